@@ -1,0 +1,76 @@
+// Package fsat does file work relative to open directories, so that no path
+// is resolved twice and no symbolic link below a root is ever followed.
+//
+// A [Dir] is an open directory. Every name passed to its methods is one path
+// element. On Unix the calls are the *at family of POSIX.1-2008 on raw
+// descriptors, which also lifts PATH_MAX from deep trees; elsewhere they go
+// through [os.Root]. Errors are *fs.PathError with the full path, so that
+// errors.Is(err, fs.ErrNotExist) and its kin work.
+package fsat
+
+import (
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// ErrLocked is returned by Dir.TryLock when another process or another
+// descriptor of this one holds the lock.
+var ErrLocked = errors.New("locked by another user")
+
+// Info is what stat(2) tells of one file. Times are nanoseconds since 1970.
+// Dev, Ino, Links and CtimeNano are 0 where the system does not give them.
+type Info struct {
+	Mode      fs.FileMode
+	Size      int64
+	Allocated int64 // bytes the file occupies on the medium; Size where unknown
+	MtimeNano int64
+	CtimeNano int64
+	Dev, Ino  uint64
+	Links     uint64
+}
+
+// SameFile tells whether both describe the same inode. It is false where the
+// system gives no inode numbers.
+func (i Info) SameFile(o Info) bool { return i.Ino != 0 && i.Ino == o.Ino && i.Dev == o.Dev }
+
+// Unchanged tells whether o is the same file with the same size and times.
+func (i Info) Unchanged(o Info) bool {
+	return i.Dev == o.Dev && i.Ino == o.Ino && i.Size == o.Size &&
+		i.MtimeNano == o.MtimeNano && i.CtimeNano == o.CtimeNano
+}
+
+// Entry is one name in a directory with its type bits (permission bits are
+// not filled in) and, where the system gives it, its inode number.
+type Entry struct {
+	Name string
+	Type fs.FileMode
+	Ino  uint64
+}
+
+// sortEntries orders entries so that a depth-first walk visits files in the
+// byte order of their slash-separated paths: a directory "a" sorts as "a/".
+func sortEntries(entries []Entry) {
+	slices.SortFunc(entries, func(a, b Entry) int {
+		return ComparePaths(a.Name, a.Type.IsDir(), b.Name, b.Type.IsDir())
+	})
+}
+
+// ComparePaths compares two names as sortEntries does.
+func ComparePaths(a string, aDir bool, b string, bDir bool) int {
+	n := min(len(a), len(b))
+	if c := strings.Compare(a[:n], b[:n]); c != 0 {
+		return c
+	}
+	next := func(s string, dir bool) int {
+		switch {
+		case len(s) > n:
+			return int(s[n])
+		case dir:
+			return '/'
+		}
+		return -1
+	}
+	return next(a, aDir) - next(b, bDir)
+}

@@ -1,0 +1,87 @@
+package fsat
+
+import (
+	"context"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+func statTimes(st *unix.Stat_t) (mtime, ctime int64) { return st.Mtim.Nano(), st.Ctim.Nano() }
+
+func renameNoReplace(oldFD int, oldName string, newFD int, newName string) error {
+	return unix.RenameatxNp(oldFD, oldName, newFD, newName, unix.RENAME_EXCL)
+}
+
+// ReadDir returns the directory's entries in path order (see sortEntries).
+// It reads the directory from its beginning at each call.
+func (d *Dir) ReadDir() ([]Entry, error) {
+	again, err := openDirAt(d.fd, ".", d.path, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(again.fd), d.path)
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := d.entriesByStat(names)
+	if err != nil {
+		return nil, err
+	}
+	sortEntries(entries)
+	return entries, nil
+}
+
+// Sync makes the file's data and metadata durable. fsync(2) does not flush
+// the drive's cache on this system; F_FULLFSYNC does (Apple, fsync(2)).
+func (f *File) Sync() error {
+	return pathErr("fsync", f.path, fullSync(f.fd))
+}
+
+func fullSync(fd int) error {
+	err := retry(func() error { _, err := unix.FcntlInt(uintptr(fd), unix.F_FULLFSYNC, 0); return err })
+	if err == unix.ENOTSUP || err == unix.EINVAL {
+		err = retry(func() error { return unix.Fsync(fd) })
+	}
+	return err
+}
+
+// StartWriteback does nothing here.
+func (f *File) StartWriteback(off, n int64) {}
+
+// WaitWriteback does nothing here.
+func (f *File) WaitWriteback(off, n int64) {}
+
+// Sync makes the directory's entries durable.
+func (d *Dir) Sync() error {
+	return pathErr("fsync", d.path, fullSync(d.fd))
+}
+
+// CanSyncFS tells whether SyncFS does anything here.
+const CanSyncFS = false
+
+// SyncFS is not to be had here.
+func (d *Dir) SyncFS() error { return pathErr("syncfs", d.path, unix.ENOTSUP) }
+
+// Space tells how many bytes and inodes a caller without privileges may still
+// use on the directory's file system, and whether files there can share
+// blocks.
+func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Fstatfs(d.fd, &st) }); err != nil {
+		return 0, 0, false, pathErr("statfs", d.path, err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Ffree), true, nil
+}
+
+// A Copier copies file contents. It may be used by several goroutines.
+type Copier struct{}
+
+// Copy fills dst, which is new and empty, with the first size bytes of src by
+// reading and writing. It returns how many bytes it could copy; fewer than
+// size means that src became shorter.
+func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(int64)) (int64, error) {
+	return copyReadWrite(ctx, dst, src, 0, info.Size, done)
+}

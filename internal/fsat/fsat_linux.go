@@ -1,0 +1,142 @@
+package fsat
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+func statTimes(st *unix.Stat_t) (mtime, ctime int64) { return st.Mtim.Nano(), st.Ctim.Nano() }
+
+func renameNoReplace(oldFD int, oldName string, newFD int, newName string) error {
+	return unix.Renameat2(oldFD, oldName, newFD, newName, unix.RENAME_NOREPLACE)
+}
+
+// ReadDir returns the directory's entries in path order (see sortEntries).
+// It reads the directory from its beginning at each call.
+func (d *Dir) ReadDir() ([]Entry, error) {
+	if err := retry(func() error { _, err := unix.Seek(d.fd, 0, 0); return err }); err != nil {
+		return nil, pathErr("readdir", d.path, err)
+	}
+	var entries []Entry
+	buf := make([]byte, 32<<10)
+	for {
+		var n int
+		err := retry(func() (err error) { n, err = unix.Getdents(d.fd, buf); return err })
+		if err != nil {
+			return nil, pathErr("readdir", d.path, err)
+		}
+		if n == 0 {
+			break
+		}
+		if entries, err = d.parseDirents(buf[:n], entries); err != nil {
+			return nil, err
+		}
+	}
+	sortEntries(entries)
+	return entries, nil
+}
+
+// parseDirents reads struct linux_dirent64 as getdents64(2) lays it out:
+// ino (8), offset (8), record length (2), type (1), NUL-terminated name.
+func (d *Dir) parseDirents(buf []byte, entries []Entry) ([]Entry, error) {
+	const header = 19
+	for len(buf) >= header {
+		ino := binary.NativeEndian.Uint64(buf)
+		length := int(binary.NativeEndian.Uint16(buf[16:]))
+		kind := buf[18]
+		if length < header || length > len(buf) {
+			return nil, pathErr("readdir", d.path, unix.EIO)
+		}
+		name, _, _ := bytes.Cut(buf[header:length], []byte{0})
+		buf = buf[length:]
+		if s := string(name); s != "." && s != ".." {
+			entry := Entry{Name: s, Ino: ino}
+			switch kind {
+			case unix.DT_REG:
+			case unix.DT_DIR:
+				entry.Type = fs.ModeDir
+			case unix.DT_LNK:
+				entry.Type = fs.ModeSymlink
+			case unix.DT_FIFO:
+				entry.Type = fs.ModeNamedPipe
+			case unix.DT_SOCK:
+				entry.Type = fs.ModeSocket
+			case unix.DT_CHR:
+				entry.Type = fs.ModeDevice | fs.ModeCharDevice
+			case unix.DT_BLK:
+				entry.Type = fs.ModeDevice
+			default: // DT_UNKNOWN: the file system does not tell
+				known, err := d.entriesByStat([]string{s})
+				if err != nil {
+					return nil, err
+				}
+				entries = append(entries, known...)
+				continue
+			}
+			entries = append(entries, entry)
+		}
+	}
+	return entries, nil
+}
+
+// Sync makes the file's data and metadata durable.
+func (f *File) Sync() error {
+	err := retry(func() error { return unix.Fsync(f.fd) })
+	return pathErr("fsync", f.path, err)
+}
+
+// StartWriteback asks the kernel to start writing dirty pages [off, off+n)
+// and does not wait. It promises nothing: Sync does.
+func (f *File) StartWriteback(off, n int64) {
+	_ = unix.SyncFileRange(f.fd, off, n, unix.SYNC_FILE_RANGE_WRITE)
+}
+
+// WaitWriteback waits until [off, off+n) has been handed to the device. A
+// caller that can be cancelled uses it piecemeal so that the Sync after it is
+// short; errors are left for that Sync to report.
+func (f *File) WaitWriteback(off, n int64) {
+	_ = unix.SyncFileRange(f.fd, off, n,
+		unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+}
+
+// Sync makes the directory's entries durable.
+func (d *Dir) Sync() error {
+	err := retry(func() error { return unix.Fsync(d.fd) })
+	return pathErr("fsync", d.path, err)
+}
+
+// CanSyncFS tells whether SyncFS does anything here.
+const CanSyncFS = true
+
+// SyncFS makes everything on the directory's file system durable. It reports
+// a lost write only if the directory was opened before that write began
+// (Linux keeps one error cursor per open file: Documentation/filesystems/vfs.rst,
+// "Handling errors during writeback").
+func (d *Dir) SyncFS() error {
+	err := retry(func() error { return unix.Syncfs(d.fd) })
+	return pathErr("syncfs", d.path, err)
+}
+
+// Space tells how many bytes and inodes a caller without privileges may still
+// use on the directory's file system, and whether files there can share
+// blocks (a copy by cloning needs no space). inodes is -1 where the file
+// system does not count them.
+func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Fstatfs(d.fd, &st) }); err != nil {
+		return 0, 0, false, pathErr("statfs", d.path, err)
+	}
+	free = int64(min(st.Bavail, 1<<62/uint64(st.Bsize))) * st.Bsize
+	inodes = int64(min(st.Ffree, 1<<62))
+	if st.Files == 0 {
+		inodes = -1
+	}
+	switch uint32(st.Type) {
+	case unix.BTRFS_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, 0xca451a4e /* bcachefs */, 0x2fc12fc1 /* zfs */, unix.OVERLAYFS_SUPER_MAGIC:
+		clones = true
+	}
+	return free, inodes, clones, nil
+}

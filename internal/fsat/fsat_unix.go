@@ -1,0 +1,437 @@
+//go:build linux || darwin
+
+package fsat
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is an open directory.
+type Dir struct {
+	fd   int
+	path string
+}
+
+// File is an open regular file. It is a bare descriptor: no poller, no
+// finalizer, one system call a method.
+type File struct {
+	fd   int
+	path string
+}
+
+func pathErr(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: path, Err: err}
+}
+
+// retry repeats a call that a signal interrupted.
+func retry(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// checkName refuses what is not one path element, so that no caller's mistake
+// lets a name leave its directory.
+func checkName(op, dir, name string) error {
+	if name == "" || name == "." || name == ".." {
+		return pathErr(op, join(dir, name), unix.EINVAL)
+	}
+	for i := range len(name) {
+		if name[i] == '/' || name[i] == 0 {
+			return pathErr(op, join(dir, name), unix.EINVAL)
+		}
+	}
+	return nil
+}
+
+// join keeps the name's bytes as they are, where filepath.Join would clean
+// them.
+func join(dir, name string) string { return dir + string(filepath.Separator) + name }
+
+// OpenDir opens a directory by its path, following symbolic links: the caller
+// trusts the path, not what lies below it.
+func OpenDir(path string) (*Dir, error) {
+	return openDirAt(unix.AT_FDCWD, path, path, 0)
+}
+
+// OpenDir opens the directory name in d and never follows a link.
+func (d *Dir) OpenDir(name string) (*Dir, error) {
+	if err := checkName("open", d.path, name); err != nil {
+		return nil, err
+	}
+	return openDirAt(d.fd, name, join(d.path, name), unix.O_NOFOLLOW)
+}
+
+func openDirAt(at int, name, full string, flags int) (*Dir, error) {
+	fd := -1
+	err := retry(func() (err error) {
+		fd, err = unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|flags, 0)
+		return err
+	})
+	if err != nil {
+		return nil, pathErr("open", full, err)
+	}
+	return &Dir{fd: fd, path: full}, nil
+}
+
+// Path returns the path the directory was opened by; it is for messages only.
+func (d *Dir) Path() string { return d.path }
+
+// Close closes the directory. A second call does nothing.
+func (d *Dir) Close() error {
+	if d == nil || d.fd < 0 {
+		return nil
+	}
+	fd := d.fd
+	d.fd = -1
+	return pathErr("close", d.path, unix.Close(fd))
+}
+
+// Stat describes the open directory itself.
+func (d *Dir) Stat() (Info, error) { return fstat(d.fd, d.path) }
+
+// Lstat describes the entry name and follows no link.
+func (d *Dir) Lstat(name string) (Info, error) {
+	full := join(d.path, name)
+	if err := checkName("lstat", d.path, name); err != nil {
+		return Info{}, err
+	}
+	var st unix.Stat_t
+	err := retry(func() error { return unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	if err != nil {
+		return Info{}, pathErr("lstat", full, err)
+	}
+	return infoOf(&st), nil
+}
+
+// Stat describes the file at path, following links. It opens nothing: a
+// descriptor of a live database must not be closed by this process.
+func Stat(path string) (Info, error) {
+	var st unix.Stat_t
+	if err := retry(func() error { return unix.Stat(path, &st) }); err != nil {
+		return Info{}, pathErr("stat", path, err)
+	}
+	return infoOf(&st), nil
+}
+
+func fstat(fd int, path string) (Info, error) {
+	var st unix.Stat_t
+	if err := retry(func() error { return unix.Fstat(fd, &st) }); err != nil {
+		return Info{}, pathErr("fstat", path, err)
+	}
+	return infoOf(&st), nil
+}
+
+func infoOf(st *unix.Stat_t) Info {
+	mode := fs.FileMode(st.Mode & 0o777)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		mode |= fs.ModeDir
+	case unix.S_IFLNK:
+		mode |= fs.ModeSymlink
+	case unix.S_IFIFO:
+		mode |= fs.ModeNamedPipe
+	case unix.S_IFSOCK:
+		mode |= fs.ModeSocket
+	case unix.S_IFCHR:
+		mode |= fs.ModeDevice | fs.ModeCharDevice
+	case unix.S_IFBLK:
+		mode |= fs.ModeDevice
+	}
+	if st.Mode&unix.S_ISUID != 0 {
+		mode |= fs.ModeSetuid
+	}
+	if st.Mode&unix.S_ISGID != 0 {
+		mode |= fs.ModeSetgid
+	}
+	if st.Mode&unix.S_ISVTX != 0 {
+		mode |= fs.ModeSticky
+	}
+	m, c := statTimes(st)
+	return Info{
+		Mode:      mode,
+		Size:      st.Size,
+		Allocated: st.Blocks * 512,
+		MtimeNano: m,
+		CtimeNano: c,
+		Dev:       uint64(st.Dev),
+		Ino:       uint64(st.Ino),
+		Links:     uint64(st.Nlink),
+	}
+}
+
+// sysMode is the inverse of infoOf for the bits chmod(2) takes.
+func sysMode(m fs.FileMode) uint32 {
+	bits := uint32(m.Perm())
+	if m&fs.ModeSetuid != 0 {
+		bits |= unix.S_ISUID
+	}
+	if m&fs.ModeSetgid != 0 {
+		bits |= unix.S_ISGID
+	}
+	if m&fs.ModeSticky != 0 {
+		bits |= unix.S_ISVTX
+	}
+	return bits
+}
+
+// Open opens the entry name for reading. It follows no link and does not
+// block on a FIFO; the caller looks at Stat before it trusts the type.
+func (d *Dir) Open(name string) (*File, error) {
+	return d.openFile(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
+// Create makes the regular file name, which must not exist, and opens it for
+// reading and writing.
+func (d *Dir) Create(name string, perm fs.FileMode) (*File, error) {
+	return d.openFile(name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, sysMode(perm))
+}
+
+// OpenRW opens the existing regular file name for reading and writing.
+func (d *Dir) OpenRW(name string) (*File, error) {
+	return d.openFile(name, unix.O_RDWR|unix.O_NONBLOCK, 0)
+}
+
+func (d *Dir) openFile(name string, flags int, perm uint32) (*File, error) {
+	if err := checkName("open", d.path, name); err != nil {
+		return nil, err
+	}
+	fd := -1
+	err := retry(func() (err error) {
+		fd, err = unix.Openat(d.fd, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
+		return err
+	})
+	if err != nil {
+		return nil, pathErr("open", join(d.path, name), err)
+	}
+	return &File{fd: fd, path: join(d.path, name)}, nil
+}
+
+// OpenFile opens the file at path for reading, following links, without
+// blocking on a FIFO.
+func OpenFile(path string) (*File, error) {
+	fd := -1
+	err := retry(func() (err error) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, pathErr("open", path, err)
+	}
+	return &File{fd: fd, path: path}, nil
+}
+
+// Mkdir makes the directory name.
+func (d *Dir) Mkdir(name string, perm fs.FileMode) error {
+	if err := checkName("mkdir", d.path, name); err != nil {
+		return err
+	}
+	err := retry(func() error { return unix.Mkdirat(d.fd, name, sysMode(perm)) })
+	return pathErr("mkdir", join(d.path, name), err)
+}
+
+// Remove unlinks the file name, or the empty directory name if dir is set.
+func (d *Dir) Remove(name string, dir bool) error {
+	if err := checkName("remove", d.path, name); err != nil {
+		return err
+	}
+	flags := 0
+	if dir {
+		flags = unix.AT_REMOVEDIR
+	}
+	err := retry(func() error { return unix.Unlinkat(d.fd, name, flags) })
+	return pathErr("remove", join(d.path, name), err)
+}
+
+// Rename moves oldName to newName in dst and replaces nothing: if newName
+// exists the error matches fs.ErrExist. The check and the move are one step
+// where the system has such a call (Linux renameat2, Darwin renameatx_np) and
+// the file system supports it; elsewhere the check comes just before.
+func (d *Dir) Rename(oldName string, dst *Dir, newName string) error {
+	if err := checkName("rename", d.path, oldName); err != nil {
+		return err
+	}
+	if err := checkName("rename", dst.path, newName); err != nil {
+		return err
+	}
+	full := join(dst.path, newName)
+	err := retry(func() error { return renameNoReplace(d.fd, oldName, dst.fd, newName) })
+	switch err {
+	case unix.EINVAL, unix.ENOSYS, unix.ENOTSUP:
+		if _, statErr := dst.Lstat(newName); statErr == nil {
+			return pathErr("rename", full, unix.EEXIST)
+		} else if !errors.Is(statErr, fs.ErrNotExist) {
+			return statErr
+		}
+		err = retry(func() error { return unix.Renameat(d.fd, oldName, dst.fd, newName) })
+	}
+	return pathErr("rename", full, err)
+}
+
+// Replace moves oldName over newName in dst, replacing a file there.
+func (d *Dir) Replace(oldName string, dst *Dir, newName string) error {
+	if err := checkName("rename", d.path, oldName); err != nil {
+		return err
+	}
+	if err := checkName("rename", dst.path, newName); err != nil {
+		return err
+	}
+	err := retry(func() error { return unix.Renameat(d.fd, oldName, dst.fd, newName) })
+	return pathErr("rename", join(dst.path, newName), err)
+}
+
+// Chmod sets the mode of the open directory.
+func (d *Dir) Chmod(mode fs.FileMode) error {
+	err := retry(func() error { return unix.Fchmod(d.fd, sysMode(mode)) })
+	return pathErr("chmod", d.path, err)
+}
+
+// Chtimes sets the access and modification time of the entry name to mtime.
+func (d *Dir) Chtimes(name string, mtimeNano int64) error {
+	ts := unix.NsecToTimespec(mtimeNano)
+	err := retry(func() error {
+		return unix.UtimesNanoAt(d.fd, name, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+	return pathErr("chtimes", join(d.path, name), err)
+}
+
+// TryLock takes an exclusive flock(2) on the directory without waiting. It
+// lasts until Close or the end of the process, whatever way that comes.
+// ErrLocked: somebody else has it. Any other error: this file system has no
+// such locks.
+func (d *Dir) TryLock() error {
+	return d.flock(unix.LOCK_EX | unix.LOCK_NB)
+}
+
+// TryRLock takes a shared flock(2) on the directory without waiting, with the
+// errors of TryLock.
+func (d *Dir) TryRLock() error {
+	return d.flock(unix.LOCK_SH | unix.LOCK_NB)
+}
+
+// Unlock gives up the lock.
+func (d *Dir) Unlock() error { return d.flock(unix.LOCK_UN) }
+
+func (d *Dir) flock(how int) error {
+	err := retry(func() error { return unix.Flock(d.fd, how) })
+	if err == unix.EWOULDBLOCK {
+		err = ErrLocked
+	}
+	return pathErr("flock", d.path, err)
+}
+
+// Path returns the path the file was opened by; it is for messages only.
+func (f *File) Path() string { return f.path }
+
+// Stat describes the open file.
+func (f *File) Stat() (Info, error) { return fstat(f.fd, f.path) }
+
+// Close closes the file. A second call does nothing.
+func (f *File) Close() error {
+	if f == nil || f.fd < 0 {
+		return nil
+	}
+	fd := f.fd
+	f.fd = -1
+	return pathErr("close", f.path, unix.Close(fd))
+}
+
+// Read implements io.Reader.
+func (f *File) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	var n int
+	err := retry(func() (err error) { n, err = unix.Read(f.fd, p); return err })
+	if err != nil {
+		return 0, pathErr("read", f.path, err)
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// ReadAt implements io.ReaderAt.
+func (f *File) ReadAt(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		var n int
+		err := retry(func() (err error) { n, err = unix.Pread(f.fd, p[done:], off+int64(done)); return err })
+		if err != nil {
+			return done, pathErr("read", f.path, err)
+		}
+		if n == 0 {
+			return done, io.EOF
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// Write implements io.Writer.
+func (f *File) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		var n int
+		err := retry(func() (err error) { n, err = unix.Write(f.fd, p[done:]); return err })
+		if err != nil {
+			return done, pathErr("write", f.path, err)
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// WriteAt implements io.WriterAt.
+func (f *File) WriteAt(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		var n int
+		err := retry(func() (err error) { n, err = unix.Pwrite(f.fd, p[done:], off+int64(done)); return err })
+		if err != nil {
+			return done, pathErr("write", f.path, err)
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// Truncate sets the file's size.
+func (f *File) Truncate(size int64) error {
+	err := retry(func() error { return unix.Ftruncate(f.fd, size) })
+	return pathErr("truncate", f.path, err)
+}
+
+// Chmod sets the file's mode, whatever the process's umask is.
+func (f *File) Chmod(mode fs.FileMode) error {
+	err := retry(func() error { return unix.Fchmod(f.fd, sysMode(mode)) })
+	return pathErr("chmod", f.path, err)
+}
+
+// entriesByStat describes names by fstatat(2), for systems and file systems
+// whose directories do not tell types. A name that is gone is left out.
+func (d *Dir) entriesByStat(names []string) ([]Entry, error) {
+	entries := make([]Entry, 0, len(names))
+	for _, name := range names {
+		info, err := d.Lstat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, Entry{Name: name, Type: info.Mode.Type(), Ino: info.Ino})
+	}
+	return entries, nil
+}

@@ -1,0 +1,213 @@
+package backup
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"slices"
+
+	"github.com/atocore/backup/internal/fsat"
+)
+
+const snapshotsName = "snapshots"
+
+// Snapshot is one entry of a list.
+type Snapshot struct {
+	// Stamp is the snapshot's name, and Path its directory.
+	Stamp, Path string
+	// HasMetadata tells whether there is anything of the name
+	// backup-metadata.json in it.
+	HasMetadata bool
+	// Metadata is what that file records; nil if it could not be read.
+	Metadata *Metadata
+	// MetadataError tells why Metadata is nil although HasMetadata is true:
+	// "invalid_json", "wrong_shape", "too_large", "not_a_file", or
+	// "unreadable: " and the reason. It is empty otherwise.
+	MetadataError string
+
+	raw json.RawMessage
+}
+
+// MarshalJSON gives the Python module's form. The metadata is whatever JSON the
+// file holds, unknown fields and wrong shapes included.
+func (s Snapshot) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `{"stamp":%s,"path":%s,"has_metadata":%t`, quoteASCII(s.Stamp), quoteASCII(s.Path), s.HasMetadata)
+	if s.HasMetadata {
+		raw, err := rawMetadata(s.Metadata, s.raw)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, `,"metadata":%s`, raw)
+	}
+	if s.MetadataError != "" {
+		fmt.Fprintf(&b, `,"metadata_error":%s`, quoteASCII(s.MetadataError))
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}
+
+func rawMetadata(m *Metadata, raw json.RawMessage) (json.RawMessage, error) {
+	switch {
+	case raw != nil:
+		return raw, nil
+	case m != nil:
+		return m.MarshalJSON()
+	}
+	return json.RawMessage("null"), nil
+}
+
+// ListRuntimeBackups returns every snapshot in opts.BackupDir, oldest first by
+// stamp, and reads no file but their metadata. It does not say whether they
+// can be trusted; [ValidateBackup] does. A backup directory that does not
+// exist has no snapshots. A damaged snapshot is listed with what is wrong with
+// its metadata and hides no other.
+//
+// Every directory in snapshots/ is one; anything else there, links included,
+// is passed over. The cost is a few system calls a snapshot, and memory for
+// the result.
+//
+// Errors: [ErrInvalidOptions] if BackupDir is empty, ctx's error, or an
+// *fs.PathError if the directory cannot be read.
+func ListRuntimeBackups(ctx context.Context, opts Options) (_ []Snapshot, err error) {
+	s, err := opts.resolve(false)
+	if err != nil {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	root, err := openSnapshots(s.BackupDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return []Snapshot{}, ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	defer root.Close()
+	entries, err := root.ReadDir()
+	if err != nil {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	snapshots := make([]Snapshot, 0, len(entries))
+	for _, entry := range entries {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("list backups: %w", err)
+		}
+		if !entry.Type.IsDir() {
+			continue
+		}
+		snapshot, ok := describeSnapshot(root, entry.Name)
+		if !ok {
+			continue
+		}
+		snapshot.Path = filepath.Join(s.BackupDir, snapshotsName, entry.Name)
+		snapshots = append(snapshots, snapshot)
+	}
+	slices.SortFunc(snapshots, func(a, b Snapshot) int { return compareStamps(a.Stamp, b.Stamp) })
+	return snapshots, nil
+}
+
+// openSnapshots opens BackupDir/snapshots and refuses a link in its place.
+func openSnapshots(backupDir string) (*fsat.Dir, error) {
+	dir, err := fsat.OpenDir(backupDir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return dir.OpenDir(snapshotsName)
+}
+
+// describeSnapshot reads one snapshot's metadata. ok is false if the directory
+// is gone by now.
+func describeSnapshot(root *fsat.Dir, name string) (s Snapshot, ok bool) {
+	s.Stamp = name
+	dir, err := root.OpenDir(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, false
+	}
+	if err != nil {
+		// Whether there is metadata cannot be told; that it could not be
+		// read can.
+		s.HasMetadata, s.MetadataError = true, unreadable(err)
+		return s, true
+	}
+	defer dir.Close()
+	data, err := readMetadataFile(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, true
+	}
+	s.HasMetadata = true
+	switch {
+	case errors.Is(err, errNotRegular):
+		s.MetadataError = "not_a_file"
+	case errors.Is(err, errTooLarge):
+		s.MetadataError = "too_large"
+	case err != nil:
+		s.MetadataError = unreadable(err)
+	default:
+		s.Metadata, err = parseMetadata(data)
+		switch {
+		case errors.Is(err, errMetadataJSON):
+			s.MetadataError = "invalid_json"
+		case err != nil:
+			s.MetadataError, s.raw = "wrong_shape", data
+		default:
+			s.raw = data
+		}
+	}
+	return s, true
+}
+
+func unreadable(err error) string {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		err = pathErr.Err
+	}
+	return "unreadable: " + err.Error()
+}
+
+var (
+	errNotRegular = errors.New("not a regular file")
+	errTooLarge   = errors.New("too large")
+)
+
+// readMetadataFile reads the metadata of the snapshot dir, at most
+// maxMetadataSize bytes of it.
+func readMetadataFile(dir *fsat.Dir) ([]byte, error) {
+	return readSmall(dir, metadataName, maxMetadataSize)
+}
+
+// readSmall reads the regular file name, which is untrusted. What is no
+// regular file is not opened.
+func readSmall(dir *fsat.Dir, name string, limit int64) ([]byte, error) {
+	info, err := dir.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode.IsRegular() {
+		return nil, errNotRegular
+	}
+	f, err := dir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err = f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode.IsRegular():
+		return nil, errNotRegular
+	case info.Size > limit:
+		return nil, errTooLarge
+	}
+	data := make([]byte, info.Size)
+	n, err := f.ReadAt(data, 0)
+	if err != nil && n < len(data) && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return data[:n], nil
+}
