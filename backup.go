@@ -1,8 +1,292 @@
 package backup
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"runtime/debug"
 
-// CreateRuntimeBackup is to be written.
-func CreateRuntimeBackup(ctx context.Context, opts Options) (*Metadata, error) {
-	panic("todo")
+	"github.com/atocore/backup/internal/fsat"
+)
+
+const (
+	dbDirName     = "db"
+	configDirName = "config"
+	chromaDirName = "chroma"
+)
+
+// CreateRuntimeBackup takes a snapshot of the machine store while it is in use
+// and returns its metadata. When it returns without an error, the snapshot is
+// complete, visible in BackupDir/snapshots and durable: it survives a power
+// cut. Otherwise no snapshot was made, nothing is left of the attempt, and the
+// error names the step and the path. A process that dies leaves a staging
+// directory that nobody takes for a snapshot; the next call removes it.
+//
+// The database is copied as it was at one moment, through a read transaction;
+// writers of a WAL database are never held up, those of a rollback-journal
+// database are while it is copied. The Chroma directory, if asked for, is
+// copied under opts.Locker together with the others, so that the three agree.
+//
+// Any number of calls may run at once, in any number of processes; each makes
+// its own snapshot. Two in the same second get different stamps.
+//
+// ctx is looked at between pieces of work of some milliseconds, and ends every
+// wait; a sync that the kernel is working on is waited for. InitDB and the
+// guard get ctx too and must heed it themselves.
+//
+// The cost is one copy and one SHA-256 of the store, and the sync of the copy;
+// the guard is held for the copy only. Memory stays at some MB, and eight
+// bytes a file, whatever the store's size.
+//
+// Errors to act on: [ErrInvalidOptions], [ErrSourceChanged],
+// [ErrSourceInvalid], [ErrUnsupportedFile], [ErrNoSpace], [ErrCrossDevice],
+// [ErrPanic], fs.ErrNotExist for a database that does not exist, ctx's error,
+// and what InitDB or the guard returned.
+func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("create backup: %w", err)
+		}
+	}()
+	defer recoverTo(&err)
+
+	// 1. Check the options.
+	s, err := opts.resolve(true)
+	if err != nil {
+		return nil, err
+	}
+	s.report(Progress{Phase: PhaseInit})
+
+	// 2. Remove what dead processes left.
+	if err := reapStaging(ctx, s.BackupDir, s.log); err != nil {
+		return nil, step("clear old staging", s.BackupDir, err)
+	}
+
+	// 3. Let the host make its schema, and look whether there is enough space.
+	if err := s.initDatabase(ctx); err != nil {
+		return nil, err
+	}
+	now := truncateToMicroseconds(s.Clock.Now())
+	if err := checkTime(now); err != nil {
+		return nil, err
+	}
+	if err := s.checkSpace(ctx); err != nil {
+		return nil, step("check free space", s.BackupDir, err)
+	}
+
+	// 4. Make staging.
+	st, err := newStaging(s.BackupDir)
+	if err != nil {
+		return nil, step("make staging", s.BackupDir, err)
+	}
+	defer func() {
+		if derr := st.discard(); derr != nil {
+			err = errors.Join(err, step("remove staging", st.path(), derr))
+		}
+	}()
+
+	// 5. Capture, under the guard if Chroma is asked for. 6. Release it.
+	captured, err := s.captureUnderGuard(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+
+	// 7. Put the database copy into its final form.
+	s.report(Progress{Phase: PhaseSeal, Path: st.path(dbDirName)})
+	if captured.dbBytes, err = s.sealDatabase(ctx, st); err != nil {
+		return nil, step("seal database copy", st.path(dbDirName, workDBName), err)
+	}
+
+	// 8. Hash and sync everything.
+	files, bytes := captured.total()
+	manifest, err := st.hashAndSync(ctx, &s, files, bytes)
+	if err != nil {
+		return nil, step("hash and sync", st.path(), err)
+	}
+
+	// 9. Write metadata and manifest, and publish.
+	meta := captured.metadata()
+	meta.CreatedAt = now
+	if err := st.publish(ctx, &s, manifest, meta, captured.paths); err != nil {
+		return nil, step("publish", st.path(), err)
+	}
+	s.log.Info("runtime_backup_created",
+		"stamp", meta.Stamp,
+		"backup_root", meta.BackupRoot,
+		"db_snapshot", meta.DBSnapshotPath,
+		"db_bytes", meta.DBSizeBytes,
+		"chroma_included", meta.ChromaSnapshotIncluded,
+		"chroma_files", meta.ChromaSnapshotFiles,
+		"chroma_bytes", meta.ChromaSnapshotBytes)
+	return meta, nil
+}
+
+// step names what failed and where. A path that the error names itself is not
+// repeated.
+func step(what, path string, err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return fmt.Errorf("%s: %s: %w", what, path, err)
+}
+
+// recoverTo turns a panic, which can only come from a function of the host,
+// into an error.
+func recoverTo(err *error) {
+	switch v := recover().(type) {
+	case nil:
+	case error:
+		*err = fmt.Errorf("%w: %w\n%s", ErrPanic, v, debug.Stack())
+	default:
+		*err = fmt.Errorf("%w: %v\n%s", ErrPanic, v, debug.Stack())
+	}
+}
+
+func (s *settings) initDatabase(ctx context.Context) error {
+	if s.InitDB != nil {
+		if err := s.InitDB(ctx); err != nil {
+			return step("init database", s.DatabasePath, err)
+		}
+	}
+	info, err := fsat.Stat(s.DatabasePath)
+	if err != nil {
+		return step("find database", s.DatabasePath, err)
+	}
+	if !info.Mode.IsRegular() {
+		return step("find database", s.DatabasePath, &fs.PathError{Op: "open", Path: s.DatabasePath, Err: errNotRegular})
+	}
+	return nil
+}
+
+// A capture is what was read of the live store.
+type capture struct {
+	paths       paths
+	dbBytes     int64
+	chromaFiles int64
+	chromaBytes int64
+}
+
+// total gives the number of files to hash and their size; a registry's few
+// bytes are left out of it.
+func (c *capture) total() (files, bytes int64) {
+	files = 1 + c.chromaFiles
+	if c.paths.registry != "" {
+		files++
+	}
+	return files, c.dbBytes + c.chromaBytes
+}
+
+func (c *capture) metadata() *Metadata {
+	m := &Metadata{
+		DBSizeBytes:            c.dbBytes,
+		ChromaSnapshotBytes:    c.chromaBytes,
+		ChromaSnapshotFiles:    c.chromaFiles,
+		ChromaSnapshotIncluded: c.paths.chroma != "",
+		VectorStoreNote:        noteWithoutChroma,
+		FormatVersion:          formatVersion,
+	}
+	if m.ChromaSnapshotIncluded {
+		m.VectorStoreNote = noteWithChroma
+	}
+	return m
+}
+
+// captureUnderGuard holds the ingestion guard, if there is a Chroma directory
+// to copy, exactly as long as the live store is being read.
+func (s *settings) captureUnderGuard(ctx context.Context, st *staging) (*capture, error) {
+	if s.IncludeChroma && s.Locker != nil {
+		s.report(Progress{Phase: PhaseGuard})
+		unlock, err := s.Locker.Lock(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("take ingestion guard: %w", err)
+		}
+		if unlock == nil {
+			return nil, errors.New("take ingestion guard: Locker returned no unlock function")
+		}
+		defer unlock()
+	}
+	return s.captureStore(ctx, st)
+}
+
+// captureStore reads the live store into staging.
+func (s *settings) captureStore(ctx context.Context, st *staging) (*capture, error) {
+	c := new(capture)
+	if err := ctx.Err(); err != nil {
+		return nil, step("capture", s.DatabasePath, err)
+	}
+	s.report(Progress{Phase: PhaseDatabase, Path: s.DatabasePath})
+	if err := st.inSubdirectory(dbDirName, func(dir *fsat.Dir) error { return s.captureDatabase(ctx, dir) }); err != nil {
+		return nil, step("capture database", s.DatabasePath, err)
+	}
+	c.paths.db = filepath.Join(dbDirName, filepath.Base(s.DatabasePath))
+
+	s.report(Progress{Phase: PhaseRegistry, Path: s.RegistryPath})
+	err := st.inSubdirectory(configDirName, func(dir *fsat.Dir) error {
+		ok, err := s.captureRegistry(ctx, dir)
+		if ok {
+			c.paths.registry = filepath.Join(configDirName, filepath.Base(s.RegistryPath))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, step("capture registry", s.RegistryPath, err)
+	}
+
+	if s.IncludeChroma {
+		s.report(Progress{Phase: PhaseChroma, Path: s.ChromaPath})
+		if err := s.captureChroma(ctx, st, c); err != nil {
+			return nil, step("capture Chroma directory", s.ChromaPath, err)
+		}
+	}
+	return c, nil
+}
+
+// inSubdirectory makes the directory name in staging and calls do with it.
+func (st *staging) inSubdirectory(name string, do func(*fsat.Dir) error) error {
+	if err := st.Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	dir, err := st.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return do(dir)
+}
+
+// captureChroma copies the Chroma directory whole: which files hold what is
+// Chroma's affair, and after a purge the vectors are in segment files only.
+func (s *settings) captureChroma(ctx context.Context, st *staging, c *capture) error {
+	src, err := s.openChroma()
+	if src == nil {
+		return err
+	}
+	defer src.Close()
+	tree := treeCopy{
+		alien: s.liveDatabase().contains,
+		progress: func(path string, files, bytes int64) {
+			s.report(Progress{Phase: PhaseChroma, Path: path, Files: files, Bytes: bytes})
+		},
+	}
+	return st.inSubdirectory(chromaDirName, func(dst *fsat.Dir) error {
+		c.chromaFiles, c.chromaBytes, err = tree.copyTree(ctx, src, dst, copyWorkers())
+		c.paths.chroma = chromaDirName
+		return err
+	})
+}
+
+// openChroma opens the Chroma directory, or returns nil if there is none.
+func (s *settings) openChroma() (*fsat.Dir, error) {
+	dir, err := fsat.OpenDir(s.ChromaPath)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return dir, err
+	}
+	if dangling, lerr := isSymlink(s.ChromaPath); lerr == nil && dangling {
+		return nil, err // a volume that is not mounted, say
+	}
+	s.log.Info("chroma_snapshot_skipped_missing", "path", s.ChromaPath)
+	return nil, nil
 }

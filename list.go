@@ -26,7 +26,7 @@ type Snapshot struct {
 	// Metadata is what that file records; nil if it could not be read.
 	Metadata *Metadata
 	// MetadataError tells why Metadata is nil although HasMetadata is true:
-	// "invalid_json", "wrong_shape", "too_large", "not_a_file", or
+	// "invalid_json", "wrong_shape", "unsupported_format", "too_large", "not_a_file", or
 	// "unreadable: " and the reason. It is empty otherwise.
 	MetadataError string
 
@@ -152,6 +152,8 @@ func describeSnapshot(root *fsat.Dir, name string) (s Snapshot, ok bool) {
 		switch {
 		case errors.Is(err, errMetadataJSON):
 			s.MetadataError = "invalid_json"
+		case errors.Is(err, errFormatVersion):
+			s.MetadataError, s.raw = "unsupported_format", data
 		case err != nil:
 			s.MetadataError, s.raw = "wrong_shape", data
 		default:

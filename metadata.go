@@ -90,11 +90,11 @@ func encodeMetadata(m *Metadata) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// errMetadataJSON and errMetadataShape tell the two ways apart in which bytes
-// can fail to be metadata.
+// These tell apart the ways in which bytes can fail to be metadata.
 var (
 	errMetadataJSON  = errors.New("not JSON")
 	errMetadataShape = errors.New("wrong shape")
+	errFormatVersion = errors.New("unsupported format version")
 )
 
 // parseMetadata reads untrusted bytes. Field names are matched exactly, where
@@ -111,6 +111,11 @@ func parseMetadata(data []byte) (*Metadata, error) {
 		return nil, fmt.Errorf("%w: %w", errMetadataShape, err)
 	}
 	m := new(Metadata)
+	if version, ok := raw["format_version"]; ok {
+		if err := json.Unmarshal(version, &m.FormatVersion); err == nil && m.FormatVersion > formatVersion {
+			return nil, fmt.Errorf("%w: %d", errFormatVersion, m.FormatVersion)
+		}
+	}
 	var faults []error
 	for _, f := range m.fields() {
 		value, ok := raw[f.name]
@@ -123,6 +128,9 @@ func parseMetadata(data []byte) (*Metadata, error) {
 		if err := f.decode(value); err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", f.name, err))
 		}
+	}
+	if _, stamped := raw["stamp"]; stamped != (m.FormatVersion > 0) {
+		faults = append(faults, errors.New("stamp and format_version go together"))
 	}
 	if len(faults) > 0 {
 		return nil, fmt.Errorf("%w: %w", errMetadataShape, joinInLine(faults))
@@ -206,8 +214,8 @@ func versionField(name string, p *int) metadataField {
 			if string(raw) == "null" || json.Unmarshal(raw, p) != nil {
 				return errors.New("not a whole number")
 			}
-			if *p == 0 {
-				return errors.New("there is no version 0")
+			if *p < 1 {
+				return fmt.Errorf("there is no version %d", *p)
 			}
 			return nil
 		},

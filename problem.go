@@ -26,26 +26,26 @@ const (
 
 // The codes that this package adds.
 const (
-	CodeStampInvalid       Code = "stamp_invalid"              // not the name of a real directory in snapshots/
-	CodeMetadataNotFile    Code = "metadata_not_a_file"        // backup-metadata.json is a link, directory, ...
-	CodeMetadataTooLarge   Code = "metadata_too_large"         // more than 1 MiB
-	CodeMetadataShape      Code = "metadata_wrong_shape"       // JSON, but not metadata
-	CodeFormatVersion      Code = "format_version_unsupported" // written by a later format
-	CodePathOutside        Code = "path_outside_snapshot"      // a recorded path leads out of the snapshot
-	CodeManifestMissing    Code = "manifest_missing"           // no SHA256SUMS, although the format has one
-	CodeManifestNotFile    Code = "manifest_not_a_file"        // SHA256SUMS is a link, directory, ...
-	CodeManifestMalformed  Code = "manifest_malformed"         // a line of SHA256SUMS is not as the format says
-	CodeFileMissing        Code = "file_missing"               // in the manifest, not in the snapshot
-	CodeFileChanged        Code = "file_changed"               // its bytes are not those of the manifest
-	CodeFileUnknown        Code = "file_unknown"               // in the snapshot, not in the manifest
-	CodeFileNotRegular     Code = "file_not_regular"           // a link, FIFO, device, ..., or a live database's own file
-	CodeDBSize             Code = "db_size_mismatch"           // not the recorded size
-	CodeDBSidecar          Code = "db_sidecar_present"         // a -wal or -journal lies beside the database copy
-	CodeDBForm             Code = "db_not_in_rollback_form"    // the copy would need a -wal to be read
-	CodeChromaFiles        Code = "chroma_files_mismatch"      // not the recorded number of files
-	CodeChromaBytes        Code = "chroma_bytes_mismatch"      // not the recorded number of bytes
-	CodeChromaDBCheck      Code = "chroma_db_check_failed"     // a row of PRAGMA quick_check on chroma.sqlite3
-	CodeTooManyProblems    Code = "too_many_problems"          // the list is cut here
+	CodeStampInvalid      Code = "stamp_invalid"              // not the name of a real directory in snapshots/
+	CodeMetadataNotFile   Code = "metadata_not_a_file"        // backup-metadata.json is a link, directory, ...
+	CodeMetadataTooLarge  Code = "metadata_too_large"         // more than 1 MiB
+	CodeMetadataShape     Code = "metadata_wrong_shape"       // JSON, but not metadata
+	CodeFormatVersion     Code = "format_version_unsupported" // written by a later format
+	CodePathOutside       Code = "path_outside_snapshot"      // a recorded path leads out of the snapshot
+	CodeManifestMissing   Code = "manifest_missing"           // no SHA256SUMS, although the format has one
+	CodeManifestNotFile   Code = "manifest_not_a_file"        // SHA256SUMS is a link, directory, ...
+	CodeManifestMalformed Code = "manifest_malformed"         // a line of SHA256SUMS is not as the format says
+	CodeFileMissing       Code = "file_missing"               // in the manifest, not in the snapshot
+	CodeFileChanged       Code = "file_changed"               // its bytes are not those of the manifest
+	CodeFileUnknown       Code = "file_unknown"               // in the snapshot, not in the manifest
+	CodeFileNotRegular    Code = "file_not_regular"           // a link, FIFO, device, ..., or a live database's own file
+	CodeDBSize            Code = "db_size_mismatch"           // not the recorded size
+	CodeDBSidecar         Code = "db_sidecar_present"         // a -wal or -journal lies beside the database copy
+	CodeDBForm            Code = "db_not_in_rollback_form"    // the copy would need a -wal to be read
+	CodeChromaFiles       Code = "chroma_files_mismatch"      // not the recorded number of files
+	CodeChromaBytes       Code = "chroma_bytes_mismatch"      // not the recorded number of bytes
+	CodeChromaDBCheck     Code = "chroma_db_check_failed"     // a row of PRAGMA quick_check on chroma.sqlite3
+	CodeTooManyProblems   Code = "too_many_problems"          // the list is cut here
 )
 
 // Problem is one reason not to trust a snapshot.

@@ -85,3 +85,6 @@ type Copier struct{}
 func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(int64)) (int64, error) {
 	return copyReadWrite(ctx, dst, src, 0, info.Size, done)
 }
+
+// SameMount tells whether a rename can move entries from a to b.
+func SameMount(a, b *Dir) (bool, error) { return sameDevice(a, b) }

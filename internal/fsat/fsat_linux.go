@@ -140,3 +140,24 @@ func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 	}
 	return free, inodes, clones, nil
 }
+
+// SameMount tells whether a rename can move entries from a to b: they are on
+// one file system and reached through one mount, which a bind mount is not
+// (rename(2), EXDEV).
+func SameMount(a, b *Dir) (bool, error) {
+	var stats [2]unix.Statx_t
+	for i, d := range []*Dir{a, b} {
+		err := retry(func() error {
+			return unix.Statx(d.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stats[i])
+		})
+		if err == unix.ENOSYS {
+			return sameDevice(a, b)
+		}
+		if err != nil {
+			return false, pathErr("statx", d.path, err)
+		}
+	}
+	x, y := &stats[0], &stats[1]
+	known := x.Mask&y.Mask&unix.STATX_MNT_ID != 0
+	return x.Dev_major == y.Dev_major && x.Dev_minor == y.Dev_minor && (!known || x.Mnt_id == y.Mnt_id), nil
+}

@@ -75,6 +75,15 @@ func (d *Dir) OpenDir(name string) (*Dir, error) {
 	return &Dir{root: root, path: full}, nil
 }
 
+// Reopen opens the same directory again.
+func (d *Dir) Reopen() (*Dir, error) {
+	root, err := d.root.OpenRoot(".")
+	if err != nil {
+		return nil, withPath(err, d.path)
+	}
+	return &Dir{root: root, path: d.path}, nil
+}
+
 // Path returns the path the directory was opened by; it is for messages only.
 func (d *Dir) Path() string { return d.path }
 
@@ -304,3 +313,6 @@ type Copier struct{}
 func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(int64)) (int64, error) {
 	return copyReadWrite(ctx, dst, src, 0, info.Size, done)
 }
+
+// SameMount cannot be told here; a rename that does not work says so itself.
+func SameMount(a, b *Dir) (bool, error) { return true, nil }

@@ -72,6 +72,9 @@ func (d *Dir) OpenDir(name string) (*Dir, error) {
 	return openDirAt(d.fd, name, join(d.path, name), unix.O_NOFOLLOW)
 }
 
+// Reopen opens the same directory again.
+func (d *Dir) Reopen() (*Dir, error) { return openDirAt(d.fd, ".", d.path, 0) }
+
 func openDirAt(at int, name, full string, flags int) (*Dir, error) {
 	fd := -1
 	err := retry(func() (err error) {
@@ -434,4 +437,13 @@ func (d *Dir) entriesByStat(names []string) ([]Entry, error) {
 		entries = append(entries, Entry{Name: name, Type: info.Mode.Type(), Ino: info.Ino})
 	}
 	return entries, nil
+}
+
+func sameDevice(a, b *Dir) (bool, error) {
+	x, err := a.Stat()
+	if err != nil {
+		return false, err
+	}
+	y, err := b.Stat()
+	return x.Dev == y.Dev, err
 }

@@ -1,0 +1,289 @@
+package backup
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"modernc.org/sqlite"
+
+	"github.com/atocore/backup/internal/fsat"
+)
+
+// workDBName is what the copy is called until it is sealed. It is short
+// because SQLite appends "-journal" and "-wal" to it, which a file name of 255
+// bytes would leave no room for.
+const workDBName = "capture.db"
+
+// A pinnedSource is a connection that holds a read transaction on the live
+// database, so that what it sees is one moment in time whatever others write.
+type pinnedSource struct {
+	*sqliteConn
+	path     string
+	mode     string // journal mode: "wal", "delete", ...
+	pageSize int64
+	pages    int64
+}
+
+// pinSource opens the live database and begins to read. Writers of a WAL
+// database go on, and its WAL grows until the pin is released; writers of a
+// rollback-journal database wait for that (sqlite.org/lockingv3.html,
+// sqlite.org/wal.html). A database that is busy is waited for until ctx is
+// done.
+//
+// The mode is rw because a read-only connection cannot recover the WAL that a
+// crashed writer left (sqlite.org/wal.html, "Read-Only Databases"). Nothing is
+// written otherwise: query_only holds. When this is the last connection to a
+// WAL database, closing it checkpoints the WAL, as SQLite always does.
+func pinSource(ctx context.Context, path string) (_ *pinnedSource, err error) {
+	conn, err := openSQLite(path, "rw", "_pragma=query_only(1)", "_pragma=busy_timeout(0)")
+	if err != nil {
+		return nil, err
+	}
+	src := &pinnedSource{sqliteConn: conn, path: path}
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	if err := conn.exec(ctx, "BEGIN"); err != nil {
+		return nil, err
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err = conn.exec(ctx, "SELECT 1 FROM sqlite_schema LIMIT 1")
+		if code := sqliteCode(err); code != sqliteBusy && code != sqliteLocked {
+			break
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return nil, err
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if src.mode, err = conn.text(ctx, "PRAGMA journal_mode"); err != nil {
+		return nil, err
+	}
+	for _, q := range []struct {
+		statement string
+		into      *int64
+	}{{"PRAGMA page_size", &src.pageSize}, {"PRAGMA page_count", &src.pages}} {
+		text, err := conn.text(ctx, q.statement)
+		if err != nil {
+			return nil, err
+		}
+		if *q.into, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return nil, err
+		}
+	}
+	if src.pages == 0 {
+		return nil, fmt.Errorf("%w: the database is empty", ErrSourceInvalid)
+	}
+	return src, nil
+}
+
+// captureDatabase copies the live database to dir/workDBName as it is at one
+// moment.
+func (s *settings) captureDatabase(ctx context.Context, dir *fsat.Dir) error {
+	src, err := pinSource(ctx, s.DatabasePath)
+	if err != nil {
+		return sourceError(err)
+	}
+	defer src.Close()
+	return s.onlineBackup(ctx, src, dir)
+}
+
+// sourceError tells a file that is no database from other failures.
+func sourceError(err error) error {
+	if code := sqliteCode(err); code == sqliteNotADB || code == sqliteCorrupt {
+		return fmt.Errorf("%w: %w", ErrSourceInvalid, err)
+	}
+	return err
+}
+
+// onlineBackup copies the pinned source page by page through SQLite's online
+// backup API (sqlite.org/backup.html).
+func (s *settings) onlineBackup(ctx context.Context, src *pinnedSource, dir *fsat.Dir) (err error) {
+	// Made here so that its mode is ours: SQLite would make it 0644.
+	if err := createEmpty(dir, workDBName); err != nil {
+		return err
+	}
+	// Nobody but us sees the copy before it is synced, so it needs neither a
+	// journal nor syncs nor locks of its own.
+	b, err := src.Conn.(interface {
+		NewBackup(uri string) (*sqlite.Backup, error)
+	}).NewBackup(sqliteURI(filepath.Join(dir.Path(), workDBName), "rw",
+		"_pragma=locking_mode(exclusive)", "_pragma=journal_mode(off)", "_pragma=synchronous(off)"))
+	if err != nil {
+		return err
+	}
+	// Finish returns nil for a backup that is incomplete as well, so only
+	// Step's word that there is no more counts.
+	complete := false
+	defer func() {
+		if ferr := b.Finish(); err == nil {
+			err = ferr
+		}
+		if err == nil && !complete {
+			err = errors.New("online backup ended early")
+		}
+	}()
+	const stepBytes = 4 << 20
+	pagesPerStep := int32(max(1, stepBytes/src.pageSize))
+	for wait := time.Millisecond; !complete; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		more, err := b.Step(pagesPerStep)
+		if code := sqliteCode(err); code == sqliteBusy || code == sqliteLocked {
+			if err := sleep(ctx, wait); err != nil {
+				return err
+			}
+			wait = min(2*wait, 50*time.Millisecond)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		complete = !more
+		total := int64(b.PageCount()) * src.pageSize
+		s.report(Progress{Phase: PhaseDatabase, Path: s.DatabasePath,
+			Bytes: total - int64(b.Remaining())*src.pageSize, TotalBytes: total})
+	}
+	return nil
+}
+
+func createEmpty(dir *fsat.Dir, name string) error {
+	f, err := dir.Create(name, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// The parts of a database file's header that this package looks at
+// (sqlite.org/fileformat2.html, "The Database Header").
+const (
+	headerSize       = 100
+	headerMagic      = "SQLite format 3\x00"
+	headerWriteForm  = 18 // 1: rollback journal, 2: WAL
+	headerReadForm   = 19
+	headerPageSize   = 16
+	headerChangeMark = 24
+	headerPageCount  = 28
+	headerValidFor   = 92
+)
+
+type dbHeader [headerSize]byte
+
+func readHeader(f *fsat.File) (h dbHeader, err error) {
+	_, err = f.ReadAt(h[:], 0)
+	if errors.Is(err, io.EOF) {
+		return h, errors.New("shorter than a database header")
+	}
+	if err == nil && string(h[:len(headerMagic)]) != headerMagic {
+		return h, errors.New("no SQLite database header")
+	}
+	return h, err
+}
+
+func (h *dbHeader) pageSize() int64 {
+	if size := int64(binary.BigEndian.Uint16(h[headerPageSize:])); size != 1 {
+		return size
+	}
+	return 65536
+}
+
+// size is how long the header says the file is, or 0 if it does not say.
+func (h *dbHeader) size() int64 {
+	if string(h[headerChangeMark:headerChangeMark+4]) != string(h[headerValidFor:headerValidFor+4]) {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint32(h[headerPageCount:])) * h.pageSize()
+}
+
+func (h *dbHeader) rollbackForm() bool { return h[headerWriteForm] == 1 && h[headerReadForm] == 1 }
+
+// sealDatabase gives the captured copy the form it is kept in: nothing of it
+// in a WAL, and marked as a rollback-journal database, so that reading it
+// never makes a -wal or -shm beside it and it opens on a read-only disk. Then
+// it gets its name. It returns the copy's size.
+func (s *settings) sealDatabase(ctx context.Context, st *staging) (int64, error) {
+	dir, err := st.OpenDir(dbDirName)
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	if err := foldWAL(ctx, dir); err != nil {
+		return 0, err
+	}
+	f, err := dir.OpenRW(workDBName)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	header, err := readHeader(f)
+	if err != nil {
+		return 0, err
+	}
+	// The two bytes are all that tells a WAL database without a WAL from a
+	// rollback-journal one; the online backup copies them as they are.
+	if !header.rollbackForm() {
+		if _, err := f.WriteAt([]byte{1, 1}, headerWriteForm); err != nil {
+			return 0, err
+		}
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if want := header.size(); info.Size < want || info.Size == 0 {
+		return 0, fmt.Errorf("the copy has %d bytes and its header says %d", info.Size, want)
+	}
+	if err := dir.Rename(workDBName, dir, filepath.Base(s.DatabasePath)); err != nil {
+		return 0, err
+	}
+	return info.Size, nil
+}
+
+// foldWAL writes what a copied WAL holds into the copied database and removes
+// it. Without a copied WAL it does nothing.
+func foldWAL(ctx context.Context, dir *fsat.Dir) (err error) {
+	info, err := dir.Lstat(workDBName + "-wal")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Size == 0 {
+		return dir.Remove(workDBName+"-wal", false)
+	}
+	// With exclusive locking from the start the WAL's index is kept in memory
+	// and no -shm is made (sqlite.org/wal.html, "Use of WAL Without
+	// Shared-Memory").
+	conn, err := openSQLite(filepath.Join(dir.Path(), workDBName), "rw",
+		"_pragma=locking_mode(exclusive)", "_pragma=synchronous(off)")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := conn.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	mode, err := conn.text(ctx, "PRAGMA journal_mode=delete")
+	if err != nil {
+		return err
+	}
+	if mode != "delete" {
+		return fmt.Errorf("folding the copied WAL left journal mode %s", mode)
+	}
+	return nil
+}
