@@ -25,11 +25,15 @@ const workDBName = "capture.db"
 // database, so that what it sees is one moment in time whatever others write.
 type pinnedSource struct {
 	*sqliteConn
-	path     string
+	path     string // with links resolved, as SQLite names the WAL
+	id       fileID
 	mode     string // journal mode: "wal", "delete", ...
 	pageSize int64
 	pages    int64
 }
+
+// A fileID tells files apart.
+type fileID struct{ dev, ino uint64 }
 
 // pinSource opens the live database and begins to read. Writers of a WAL
 // database go on, and its WAL grows until the pin is released; writers of a
@@ -42,11 +46,16 @@ type pinnedSource struct {
 // written otherwise: query_only holds. When this is the last connection to a
 // WAL database, closing it checkpoints the WAL, as SQLite always does.
 func pinSource(ctx context.Context, path string) (_ *pinnedSource, err error) {
+	path = realPath(path)
+	before, err := fsat.Stat(path)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := openSQLite(path, "rw", "_pragma=query_only(1)", "_pragma=busy_timeout(0)")
 	if err != nil {
 		return nil, err
 	}
-	src := &pinnedSource{sqliteConn: conn, path: path}
+	src := &pinnedSource{sqliteConn: conn, path: path, id: fileID{before.Dev, before.Ino}}
 	defer func() {
 		if err != nil {
 			conn.Close()
@@ -85,6 +94,13 @@ func pinSource(ctx context.Context, path string) (_ *pinnedSource, err error) {
 	if src.pages == 0 {
 		return nil, fmt.Errorf("%w: the database is empty", ErrSourceInvalid)
 	}
+	after, err := fsat.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !after.SameFile(before) && before.Ino != 0 {
+		return nil, fmt.Errorf("%w: another file took the database's place", ErrSourceChanged)
+	}
 	return src, nil
 }
 
@@ -96,6 +112,11 @@ func (s *settings) captureDatabase(ctx context.Context, dir *fsat.Dir) error {
 		return sourceError(err)
 	}
 	defer src.Close()
+	if !s.OnlineBackup {
+		if err := s.copyPinned(ctx, src, dir); !errors.Is(err, errNoPinnedCopy) {
+			return err
+		}
+	}
 	return s.onlineBackup(ctx, src, dir)
 }
 
