@@ -1,0 +1,43 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/atocore/backup"
+)
+
+type listCommand struct {
+	storeFlags
+}
+
+func (c *listCommand) Run(s *session) error {
+	if err := all("list", c.needBackupDir()); err != nil {
+		return err
+	}
+	opts := c.options()
+	s.watch(&opts)
+	snapshots, err := backup.ListRuntimeBackups(s.ctx, opts)
+	if err != nil {
+		return err
+	}
+	if err := s.deliver(array(snapshots)); err != nil {
+		return fmt.Errorf("list: %w", err)
+	}
+	s.say("%s in %s%s.", count(int64(len(snapshots)), "snapshot"), c.BackupDir, withoutMetadata(snapshots))
+	return nil
+}
+
+// withoutMetadata points at snapshots that are not whole, which a long list
+// hides.
+func withoutMetadata(snapshots []backup.Snapshot) string {
+	n := 0
+	for _, snapshot := range snapshots {
+		if snapshot.Metadata == nil {
+			n++
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d of them without readable metadata", n)
+}

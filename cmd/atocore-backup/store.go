@@ -1,0 +1,54 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/atocore/backup"
+)
+
+// storeFlags say where the machine store and its snapshots are. Every
+// subcommand takes all of them, so that one environment serves them all.
+type storeFlags struct {
+	DB        string `name:"db" placeholder:"FILE" env:"ATOCORE_DB_PATH" help:"The SQLite database."`
+	Registry  string `placeholder:"FILE" env:"ATOCORE_PROJECT_REGISTRY_PATH" help:"The project registry."`
+	Chroma    string `placeholder:"DIR" env:"ATOCORE_CHROMA_PATH" help:"The Chroma directory."`
+	BackupDir string `placeholder:"DIR" env:"ATOCORE_BACKUP_DIR" help:"Where the snapshots are, in DIR/snapshots."`
+}
+
+func (f *storeFlags) options() backup.Options {
+	return backup.Options{
+		DatabasePath: f.DB,
+		RegistryPath: f.Registry,
+		ChromaPath:   f.Chroma,
+		BackupDir:    f.BackupDir,
+	}
+}
+
+func (f *storeFlags) needBackupDir() error {
+	return need(f.BackupDir, "backup directory", "--backup-dir", "ATOCORE_BACKUP_DIR")
+}
+
+func (f *storeFlags) needDB() error {
+	return need(f.DB, "database", "--db", "ATOCORE_DB_PATH")
+}
+
+func (f *storeFlags) needChroma() error {
+	return need(f.Chroma, "Chroma directory", "--chroma", "ATOCORE_CHROMA_PATH")
+}
+
+// need speaks of flags, where the library would speak of fields of Options.
+func need(value, what, flag, variable string) error {
+	if value != "" {
+		return nil
+	}
+	return fmt.Errorf("no %s: give %s or set %s", what, flag, variable)
+}
+
+// all names the subcommand in front of its faults.
+func all(command string, faults ...error) error {
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	return nil
+}
