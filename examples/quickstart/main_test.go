@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+// useTempDir makes an empty directory the one for temporary files, and checks
+// in the end that nothing was left in it.
+func useTempDir(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"TMPDIR", "TMP", "TEMP"} {
+		t.Setenv(name, dir)
+	}
+	t.Cleanup(func() {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Empty(t, entries, "left behind")
+	})
+}
+
+// tell runs the example and returns what it printed.
+func tell(t *testing.T, keep string) string {
+	t.Helper()
+	var out bytes.Buffer
+	require.NoError(t, run(context.Background(), &out, keep))
+	return out.String()
+}
+
+// numbers gives the numbers in the only line of text that matches pattern.
+func numbers(t *testing.T, text, pattern string) (n []int) {
+	t.Helper()
+	matches := regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1)
+	require.Len(t, matches, 1, "%s in:\n%s", pattern, text)
+	for _, group := range matches[0][1:] {
+		i, err := strconv.Atoi(strings.ReplaceAll(group, ",", ""))
+		require.NoError(t, err)
+		n = append(n, i)
+	}
+	return n
+}
+
+func TestSnapshotIsOneMoment(t *testing.T) {
+	useTempDir(t)
+	out := tell(t, "")
+
+	n := numbers(t, out, `Transfers: +([\d,]+) before, ([\d,]+) in the snapshot, ([\d,]+) after`)
+	require.IsNonDecreasing(t, n)
+	require.Less(t, n[0], n[2], "the writer stood still")
+	require.Equal(t, []int{n[2] - n[0]}, numbers(t, out, `booked ([\d,]+) more`))
+	require.Equal(t, []int{0}, numbers(t, out, `sum in the snapshot is (-?\d+)`))
+
+	batches := numbers(t, out, `last batch is (\d+) in the database, (\d+) in Chroma's documents, (\d+) in its vectors`)
+	require.Equal(t, batches[0], batches[1], "database and Chroma are of different moments")
+	require.Equal(t, batches[1], batches[2], "Chroma's files are of different moments")
+}
+
+func TestGuardCoversTheCaptureOnly(t *testing.T) {
+	useTempDir(t)
+	require.Contains(t, tell(t, ""), strings.Join([]string{
+		"     everything goes on:    init, guard",
+		"     ingestion is held off: database, registry, chroma",
+		"     ingestion goes on:     seal, hash, sync, publish",
+	}, "\n"))
+}
+
+func TestDamageIsFound(t *testing.T) {
+	useTempDir(t)
+	out := tell(t, "")
+	require.Contains(t, out, ": valid true, database true, registry true, Chroma true, problems 0\n")
+
+	_, out, _ = strings.Cut(out, "Damage is found\n\n")
+	out = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`).ReplaceAllString(out, "UUID")
+	out, _, _ = strings.Cut(out, "\n\n")
+	require.Equal(t, []string{
+		"   A copy in another directory, as it is:",
+		"     valid",
+		"   A copy with one bit flipped in a text of the database, which SQLite's own check can't see:",
+		"     file_changed: db/atocore.db",
+		"   A copy with one bit flipped in a vector index of Chroma:",
+		"     file_changed: chroma/UUID/data_level0.bin",
+		"   A copy without its registry, and with a file that nobody put there:",
+		"     file_missing: config/project-registry.json",
+		"     file_unknown: config/project-registry.json.old",
+		"     registry_snapshot_missing: config/project-registry.json",
+	}, strings.Split(out, "\n"))
+}
+
+func TestKeep(t *testing.T) {
+	useTempDir(t)
+	dir := filepath.Join(t.TempDir(), "kept")
+	require.Contains(t, tell(t, dir), "stay in "+dir)
+
+	opts := backup.Options{BackupDir: filepath.Join(dir, "backups")}
+	snapshots, err := backup.ListRuntimeBackups(context.Background(), opts)
+	require.NoError(t, err)
+	require.Len(t, snapshots, 1)
+	_, err = backup.ValidateBackup(context.Background(), opts, snapshots[0].Stamp)
+	require.NoError(t, err)
+
+	require.ErrorIs(t, run(context.Background(), io.Discard, dir), fs.ErrExist, "a directory that is there is left alone")
+}
+
+// cancelAt cancels when it is told a text.
+type cancelAt struct {
+	text   string
+	cancel func()
+}
+
+func (c cancelAt) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), c.text) {
+		c.cancel()
+	}
+	return len(p), nil
+}
+
+func TestInterrupted(t *testing.T) {
+	for _, at := range []string{"A service is at work", "takes a snapshot", "can be trusted", "Damage is found"} {
+		t.Run(at, func(t *testing.T) {
+			useTempDir(t)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			require.ErrorIs(t, run(ctx, cancelAt{at, cancel}, ""), context.Canceled)
+		})
+	}
+	t.Run("before it began", func(t *testing.T) {
+		useTempDir(t)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		require.ErrorIs(t, run(ctx, io.Discard, ""), context.Canceled)
+	})
+}
+
+func TestFailureOfTheServiceIsTold(t *testing.T) {
+	useTempDir(t)
+	svc, ctx, err := startService(context.Background(), t.TempDir())
+	require.NoError(t, err)
+	svc.ingestion.Lock()
+	require.NoError(t, os.RemoveAll(svc.options.ChromaPath))
+	svc.ingestion.Unlock()
+	<-ctx.Done()
+	err = svc.stop()
+	require.ErrorIs(t, err, fs.ErrNotExist, "the ingestion has nowhere to write to")
+	require.NotErrorIs(t, err, context.Canceled)
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
+
+	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/testchroma"
+)
+
+const (
+	accounts      = 100
+	openingEvents = 5000
+)
+
+// A service stands for the program whose store is backed up.
+type service struct {
+	// options say where the store and its backups are.
+	options backup.Options
+
+	// ingestion is held by whoever writes to the Chroma directory. It is what
+	// the service's own ingestion guard is made of.
+	ingestion sync.Mutex
+
+	db      *sql.DB
+	workers *errgroup.Group
+	cancel  context.CancelFunc
+}
+
+// startService makes a machine store in dir and starts to work with it. The
+// context that it returns ends when the service fails or is stopped.
+func startService(ctx context.Context, dir string) (_ *service, _ context.Context, err error) {
+	s := &service{options: backup.Options{
+		DatabasePath:  filepath.Join(dir, "data", "atocore.db"),
+		RegistryPath:  filepath.Join(dir, "config", "project-registry.json"),
+		ChromaPath:    filepath.Join(dir, "data", "chroma"),
+		BackupDir:     filepath.Join(dir, "backups"),
+		IncludeChroma: true,
+	}}
+	if err := s.makeStore(ctx); err != nil {
+		return nil, nil, err
+	}
+	ctx, s.cancel = context.WithCancel(ctx)
+	s.workers, ctx = errgroup.WithContext(ctx)
+	writing, ingesting := make(chan struct{}), make(chan struct{})
+	s.work(ctx, writing, 0, s.transfer)
+	s.work(ctx, ingesting, 5*time.Millisecond, s.ingest)
+	for _, started := range []chan struct{}{writing, ingesting} {
+		select {
+		case <-started:
+		case <-ctx.Done():
+			return nil, nil, cmp.Or(s.stop(), ctx.Err())
+		}
+	}
+	return s, ctx, nil
+}
+
+// work does one thing after another, with a pause between them, until ctx is
+// done. started is closed when it has got going.
+func (s *service) work(ctx context.Context, started chan<- struct{}, pause time.Duration, do func(ctx context.Context, n int) error) {
+	s.workers.Go(func() error {
+		for n := 1; ; n++ {
+			err := do(ctx, n)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if n == 10 {
+				close(started)
+			}
+			time.Sleep(pause)
+		}
+	})
+}
+
+// stop ends the workers, waits for them, and tells what went wrong in them.
+func (s *service) stop() error {
+	s.cancel()
+	return errors.Join(s.workers.Wait(), s.db.Close())
+}
+
+func (s *service) makeStore(ctx context.Context) (err error) {
+	for _, file := range []string{s.options.DatabasePath, s.options.RegistryPath} {
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(s.options.RegistryPath, []byte(`{"projects": ["apollo", "gemini"]}`+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := testchroma.WriteTo(s.options.ChromaPath); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(s.options.ChromaPath, ingestedDir), 0o755); err != nil {
+		return err
+	}
+	s.db, err = openDatabase(s.options.DatabasePath,
+		"_pragma=journal_mode(wal)", "_pragma=synchronous(normal)", "_txlock=immediate")
+	if err != nil {
+		return err
+	}
+	if err := s.makeTables(ctx); err != nil {
+		return errors.Join(err, s.db.Close())
+	}
+	return nil
+}
+
+// openDatabase opens path with one connection at most, so that the goroutines
+// of this program never find the database busy.
+func openDatabase(path string, params ...string) (*sql.DB, error) {
+	slashed := filepath.ToSlash(path)
+	if !strings.HasPrefix(slashed, "/") {
+		slashed = "/" + slashed // C:/dir/file
+	}
+	uri := url.URL{Scheme: "file", Path: slashed, RawQuery: strings.Join(params, "&")}
+	db, err := sql.Open("sqlite", uri.String())
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	return db, nil
+}
+
+func (s *service) makeTables(ctx context.Context) error {
+	for _, statement := range []string{
+		"CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)",
+		"CREATE TABLE transfer (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL, note TEXT NOT NULL)",
+		"CREATE TABLE ingestion (batch INTEGER PRIMARY KEY)",
+		fmt.Sprintf("WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i < %d) INSERT INTO account SELECT i, 0 FROM n", accounts-1),
+		fmt.Sprintf("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d) INSERT INTO transfer SELECT i, 0, 'opening balance ' || hex(randomblob(150)) FROM n", openingEvents),
+	} {
+		if _, err := s.db.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// transfer moves money from one account to another and books it. The sum of
+// all balances is 0 after every transaction, though not in the midst of one.
+func (s *service) transfer(ctx context.Context, n int) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	amount := 1 + rand.IntN(1000)
+	for _, q := range []struct{ account, change int }{
+		{n % accounts, -amount},
+		{(n + 1) % accounts, amount},
+	} {
+		if _, err := tx.ExecContext(ctx, "UPDATE account SET balance = balance + ? WHERE id = ?", q.change, q.account); err != nil {
+			return err
+		}
+	}
+	if _, err := tx.ExecContext(ctx, "INSERT INTO transfer (amount, note) VALUES (?, ?)", amount, fmt.Sprintf("invoice %d", n)); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// The files that stand for what a real ingestion changes in Chroma. Both, and
+// the database, name the last batch, so a copy that was made in the midst of
+// an ingestion would show.
+const (
+	ingestedDir   = "ingested"
+	documentsFile = "documents"
+	vectorsFile   = "vectors"
+)
+
+// ingest stores batch n in all three places, under the guard.
+func (s *service) ingest(ctx context.Context, n int) error {
+	s.ingestion.Lock()
+	defer s.ingestion.Unlock()
+	for _, name := range []string{documentsFile, vectorsFile} {
+		file := filepath.Join(s.options.ChromaPath, ingestedDir, name)
+		if err := os.WriteFile(file, []byte(strconv.Itoa(n)), 0o644); err != nil {
+			return err
+		}
+	}
+	_, err := s.db.ExecContext(ctx, "INSERT INTO ingestion VALUES (?)", n)
+	return err
+}
+
+// A state is what a database holds at one moment.
+type state struct {
+	transfers, sum, batch int64
+}
+
+func readState(ctx context.Context, db *sql.DB) (st state, err error) {
+	err = db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM transfer),
+		(SELECT sum(balance) FROM account), (SELECT max(batch) FROM ingestion)`).Scan(&st.transfers, &st.sum, &st.batch)
+	return st, err
+}
