@@ -153,11 +153,11 @@ func describeSnapshot(root *fsat.Dir, name string) (s Snapshot, ok bool) {
 		case errors.Is(err, errMetadataJSON):
 			s.MetadataError = "invalid_json"
 		case errors.Is(err, errFormatVersion):
-			s.MetadataError, s.raw = "unsupported_format", data
+			s.MetadataError, s.raw = "unsupported_format", foreignJSON(data)
 		case err != nil:
-			s.MetadataError, s.raw = "wrong_shape", data
+			s.MetadataError, s.raw = "wrong_shape", foreignJSON(data)
 		default:
-			s.raw = data
+			s.raw = foreignJSON(data)
 		}
 	}
 	return s, true

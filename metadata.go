@@ -23,6 +23,10 @@ const (
 	// 1 KB plus the lengths of five paths.
 	maxMetadataSize = 1 << 20
 
+	// maxMetadataNesting bounds what is passed on of foreign metadata: indenting
+	// what is nested thousands deep blows it up a thousandfold.
+	maxMetadataNesting = 32
+
 	noteWithChroma    = "The Chroma directory was copied while ingestion was held off."
 	noteWithoutChroma = "This snapshot has no Chroma copy; ask for one (include_chroma) while ingestion is held off."
 )
@@ -106,6 +110,9 @@ func parseMetadata(data []byte) (*Metadata, error) {
 	if err := json.Unmarshal(data, new(json.RawMessage)); err != nil {
 		return nil, fmt.Errorf("%w: %w", errMetadataJSON, err)
 	}
+	if nesting(data) > maxMetadataNesting {
+		return nil, fmt.Errorf("%w: nested more than %d deep", errMetadataShape, maxMetadataNesting)
+	}
 	raw, err := splitObject(data)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errMetadataShape, err)
@@ -136,6 +143,50 @@ func parseMetadata(data []byte) (*Metadata, error) {
 		return nil, fmt.Errorf("%w: %w", errMetadataShape, joinInLine(faults))
 	}
 	return m, nil
+}
+
+// nesting gives how deep the arrays and objects of valid JSON are nested.
+func nesting(data []byte) (deepest int) {
+	depth, inString := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '[' || c == '{':
+			depth++
+			deepest = max(deepest, depth)
+		case c == ']' || c == '}':
+			depth--
+		}
+	}
+	return deepest
+}
+
+// foreignJSON gives valid JSON that somebody else wrote as it is passed on: in
+// ASCII, like all that this package writes. What is nested too deep is left
+// out.
+func foreignJSON(data []byte) json.RawMessage {
+	if nesting(data) > maxMetadataNesting {
+		return nil
+	}
+	var b bytes.Buffer
+	for len(data) > 0 {
+		r, size := utf8.DecodeRune(data)
+		switch {
+		case r < utf8.RuneSelf && r != 0x7f:
+			b.WriteByte(byte(r))
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+		data = data[size:]
+	}
+	return b.Bytes()
 }
 
 // joinInLine joins errors with "; ", for a problem stays on one line.

@@ -249,7 +249,7 @@ func (v *validation) readMetadata() error {
 	default:
 		v.problem(CodeMetadataShape, "", err.Error())
 	}
-	v.report.raw = data
+	v.report.raw = foreignJSON(data)
 	return nil
 }
 
