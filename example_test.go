@@ -1,0 +1,221 @@
+package backup_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	_ "modernc.org/sqlite"
+
+	"github.com/atocore/backup"
+)
+
+// exampleStore makes a machine store without a Chroma directory.
+func exampleStore() (opts backup.Options, remove func()) {
+	dir, err := os.MkdirTemp("", "example")
+	if err != nil {
+		panic(err)
+	}
+	opts = backup.Options{
+		DatabasePath: filepath.Join(dir, "atocore.db"),
+		ChromaPath:   filepath.Join(dir, "chroma"),
+		BackupDir:    filepath.Join(dir, "backups"),
+		Clock:        fixedClock{time.Date(2026, 11, 24, 11, 54, 19, 0, time.UTC)},
+	}
+	db, err := sql.Open("sqlite", opts.DatabasePath)
+	if err != nil {
+		panic(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("PRAGMA journal_mode=wal; CREATE TABLE memory (text TEXT); INSERT INTO memory VALUES ('hello')"); err != nil {
+		panic(err)
+	}
+	return opts, func() { os.RemoveAll(dir) }
+}
+
+// fixedClock is a backup.Clock for tests.
+type fixedClock struct{ now time.Time }
+
+func (c fixedClock) Now() time.Time { return c.now }
+
+func Example() {
+	opts, remove := exampleStore()
+	defer remove()
+	ctx := context.Background()
+
+	meta, err := backup.CreateRuntimeBackup(ctx, opts)
+	if err != nil {
+		fmt.Println("nothing is left of the attempt:", err)
+		return
+	}
+	fmt.Println("made", meta.Stamp)
+
+	snapshots, err := backup.ListRuntimeBackups(ctx, opts)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, snapshot := range snapshots {
+		report, err := backup.ValidateBackup(ctx, opts, snapshot.Stamp)
+		switch {
+		case err == nil:
+			fmt.Println(snapshot.Stamp, "can be trusted")
+		case errors.Is(err, backup.ErrInvalidBackup):
+			fmt.Println(snapshot.Stamp, "must not be trusted:", report.Problems)
+		default:
+			fmt.Println(snapshot.Stamp, "could not be checked:", err)
+		}
+	}
+	// Output:
+	// made 20261124T115419Z
+	// 20261124T115419Z can be trusted
+}
+
+// A service holds one mutex whenever it writes to its Chroma directory, and
+// gives it to the backup as the ingestion guard.
+func ExampleSyncLocker() {
+	opts, remove := exampleStore()
+	defer remove()
+	if err := os.Mkdir(opts.ChromaPath, 0o755); err != nil {
+		panic(err)
+	}
+
+	var ingestion sync.Mutex
+	ingest := func(name string) {
+		ingestion.Lock()
+		defer ingestion.Unlock()
+		if err := os.WriteFile(filepath.Join(opts.ChromaPath, name), []byte("vectors"), 0o600); err != nil {
+			panic(err)
+		}
+	}
+	ingest("data_level0.bin")
+
+	opts.IncludeChroma = true
+	opts.Locker = backup.SyncLocker(&ingestion)
+	meta, err := backup.CreateRuntimeBackup(context.Background(), opts)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("files:", meta.ChromaSnapshotFiles, "bytes:", meta.ChromaSnapshotBytes)
+	// Output:
+	// files: 1 bytes: 7
+}
+
+// A guard that can say no: the backup fails with the guard's own error, and
+// nothing was made.
+func ExampleLockerFunc() {
+	opts, remove := exampleStore()
+	defer remove()
+
+	errMigrating := errors.New("a migration is running")
+	opts.IncludeChroma = true
+	opts.Locker = backup.LockerFunc(func(context.Context) (unlock func(), err error) {
+		return nil, errMigrating
+	})
+	_, err := backup.CreateRuntimeBackup(context.Background(), opts)
+	fmt.Println(errors.Is(err, errMigrating))
+	fmt.Println(err)
+	// Output:
+	// true
+	// create backup: take ingestion guard: a migration is running
+}
+
+// With a clock that stands still the names of snapshots are known beforehand.
+func ExampleClock() {
+	opts, remove := exampleStore()
+	defer remove()
+
+	opts.Clock = fixedClock{time.Date(2000, 1, 1, 0, 30, 0, 0, time.FixedZone("CET", 3600))}
+	for range 2 {
+		meta, err := backup.CreateRuntimeBackup(context.Background(), opts)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(meta.Stamp, meta.CreatedAt.Format(time.RFC3339))
+	}
+	// Output:
+	// 19991231T233000Z 1999-12-31T23:30:00Z
+	// 19991231T233000Z-002 1999-12-31T23:30:00Z
+}
+
+// Which errors a service acts on.
+func ExampleCreateRuntimeBackup_errors() {
+	opts, remove := exampleStore()
+	defer remove()
+
+	opts.DatabasePath += ".moved"
+	for range 3 {
+		_, err := backup.CreateRuntimeBackup(context.Background(), opts)
+		switch {
+		case errors.Is(err, backup.ErrSourceChanged):
+			continue // somebody ignored the guard: try again
+		case errors.Is(err, backup.ErrNoSpace):
+			fmt.Println("make room, for instance by removing old snapshots")
+		case errors.Is(err, fs.ErrNotExist):
+			var pathErr *fs.PathError
+			fmt.Println("there is no such file:", errors.As(err, &pathErr) && pathErr.Path == opts.DatabasePath)
+		case err != nil:
+			fmt.Println(err)
+		}
+		break
+	}
+	// Output:
+	// there is no such file: true
+}
+
+// Progress of a long call, as a log line for each phase.
+func ExampleProgress() {
+	opts, remove := exampleStore()
+	defer remove()
+
+	var last backup.Phase
+	opts.OnProgress = func(p backup.Progress) {
+		if p.Phase != last {
+			fmt.Println(p.Phase)
+			last = p.Phase
+		}
+	}
+	if _, err := backup.CreateRuntimeBackup(context.Background(), opts); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// init
+	// database
+	// registry
+	// seal
+	// hash
+	// sync
+	// publish
+}
+
+// A damaged snapshot is caught, and the report says what is wrong with it.
+func ExampleValidateBackup() {
+	opts, remove := exampleStore()
+	defer remove()
+	ctx := context.Background()
+	meta, err := backup.CreateRuntimeBackup(ctx, opts)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	if err := os.WriteFile(filepath.Join(meta.BackupRoot, "note.txt"), []byte("hi"), 0o600); err != nil {
+		panic(err)
+	}
+	report, err := backup.ValidateBackup(ctx, opts, meta.Stamp)
+	fmt.Println(errors.Is(err, backup.ErrInvalidBackup), report.Valid)
+	for _, problem := range report.Problems {
+		fmt.Println(problem.Code, problem.Path)
+	}
+	// Output:
+	// true false
+	// file_unknown note.txt
+}
