@@ -1,0 +1,5 @@
+package backup_test
+
+import "syscall"
+
+func statChangeTime(st *syscall.Stat_t) any { return st.Ctim }
