@@ -2,12 +2,17 @@ package backup_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,19 +43,24 @@ func newStore(t *testing.T) *store {
 func newBareStore(t *testing.T) *store {
 	t.Helper()
 	dir := t.TempDir()
-	s := &store{t: t, dir: dir, Options: backup.Options{
-		DatabasePath:  filepath.Join(dir, "data", "atocore.db"),
-		RegistryPath:  filepath.Join(dir, "config", "project-registry.json"),
-		ChromaPath:    filepath.Join(dir, "data", "chroma"),
-		BackupDir:     filepath.Join(dir, "backups"),
-		IncludeChroma: true,
-	}}
+	s := &store{t: t, dir: dir, Options: storeIn(dir)}
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "data"), 0o755))
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "config"), 0o755))
 	makeDatabase(t, s.DatabasePath, "_pragma=journal_mode(wal)")
 	require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{\r\n  \"projects\": [\"α\"]\r\n}\r\n"), 0o640))
 	require.NoError(t, testchroma.WriteTo(s.ChromaPath))
 	return s
+}
+
+// storeIn gives the options for the machine store in dir.
+func storeIn(dir string) backup.Options {
+	return backup.Options{
+		DatabasePath:  filepath.Join(dir, "data", "atocore.db"),
+		RegistryPath:  filepath.Join(dir, "config", "project-registry.json"),
+		ChromaPath:    filepath.Join(dir, "data", "chroma"),
+		BackupDir:     filepath.Join(dir, "backups"),
+		IncludeChroma: true,
+	}
 }
 
 // openDB opens a database for the test's own use, with a pool of one.
@@ -107,6 +117,135 @@ func (s *store) create() *backup.Metadata {
 	m, err := backup.CreateRuntimeBackup(context.Background(), s.Options)
 	require.NoError(s.t, err)
 	return m
+}
+
+// createFails tries to take a snapshot and returns why it could not. Nothing
+// may be left of the attempt.
+func (s *store) createFails() error {
+	s.t.Helper()
+	m, err := backup.CreateRuntimeBackup(context.Background(), s.Options)
+	require.Error(s.t, err)
+	require.Nil(s.t, m)
+	s.requireNoSnapshot()
+	return err
+}
+
+// requireNoSnapshot checks that there is neither a snapshot nor staging.
+func (s *store) requireNoSnapshot() {
+	s.t.Helper()
+	s.requireNoStaging()
+	entries, err := os.ReadDir(s.snapshot(""))
+	if !errors.Is(err, fs.ErrNotExist) {
+		require.NoError(s.t, err)
+	}
+	require.Empty(s.t, entries, "a snapshot is visible")
+}
+
+// record makes the store log into what it returns.
+func (s *store) record() *logRecord {
+	log := new(logRecord)
+	s.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{
+		Level: slog.LevelDebug,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == slog.LevelKey && a.Value.Any() == slog.LevelInfo {
+				return slog.Attr{}
+			}
+			return a
+		},
+	}))
+	return log
+}
+
+// A logRecord holds what was logged, a line a message: the message and its
+// fields, after the level if that is not INFO.
+type logRecord struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logRecord) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logRecord) lines() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.text.Len() == 0 {
+		return nil
+	}
+	lines := strings.Split(strings.TrimSuffix(l.text.String(), "\n"), "\n")
+	for i := range lines {
+		lines[i] = strings.Replace(lines[i], "msg=", "", 1)
+	}
+	return lines
+}
+
+// removeAll removes what is at path, which must be there.
+func (s *store) removeAll(path string) {
+	s.t.Helper()
+	_, err := os.Lstat(path)
+	require.NoError(s.t, err)
+	require.NoError(s.t, os.RemoveAll(path))
+}
+
+// write makes the file path anew.
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+}
+
+// A treeFile is what readTree sees of a file.
+type treeFile struct {
+	mode  fs.FileMode
+	size  int64 // of a regular file
+	mtime int64
+	sum   [sha256.Size]byte // of a regular file's content, or of a link's target
+}
+
+// readTree describes dir and everything below it by slash-separated path.
+func readTree(t *testing.T, dir string) map[string]treeFile {
+	t.Helper()
+	tree := map[string]treeFile{}
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		file := treeFile{mode: info.Mode(), mtime: info.ModTime().UnixNano()}
+		switch {
+		case info.Mode().IsRegular():
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			file.size, file.sum = int64(len(data)), sha256.Sum256(data)
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			file.sum = sha256.Sum256([]byte(target))
+		}
+		rel, err := filepath.Rel(dir, path)
+		tree[filepath.ToSlash(rel)] = file
+		return err
+	}))
+	return tree
+}
+
+// countTransfers tells how many transfers a database copy holds.
+func countTransfers(t *testing.T, path string) (n int) {
+	t.Helper()
+	requireSound(t, path)
+	db := openDB(t, path, "mode=ro", "immutable=1")
+	defer db.Close()
+	require.NoError(t, db.QueryRow("SELECT count(*) FROM transfer").Scan(&n))
+	return n
 }
 
 // snapshot gives a path in a snapshot.
