@@ -1,0 +1,975 @@
+package backup_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+// validationTimeout is far above what cancelling may take, and far below what
+// the work takes that is cancelled.
+const validationTimeout = 3 * time.Second
+
+func TestValidateReportsASoundSnapshot(t *testing.T) {
+	s := newSpecimen(t)
+	report := s.requireProblems()
+	require.Equal(t, s.stamp, report.Stamp)
+	require.Equal(t, s.path(""), report.Path)
+	require.True(t, *report.RegistryOK)
+	require.True(t, *report.ChromaOK)
+	require.Equal(t, s.stamp, report.Metadata.Stamp)
+
+	data, err := json.Marshal(report)
+	require.NoError(t, err)
+	var got struct{ Metadata json.RawMessage }
+	require.NoError(t, json.Unmarshal(data, &got))
+	require.JSONEq(t, string(s.read(metadataFile)), string(got.Metadata))
+}
+
+func TestValidateWithoutRegistryAndChroma(t *testing.T) {
+	store := newBareStore(t)
+	store.IncludeChroma = false
+	store.RegistryPath = ""
+	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
+	report := s.requireProblems()
+	require.Nil(t, report.RegistryOK, "not applicable")
+	require.Nil(t, report.ChromaOK, "not applicable")
+
+	s.add("config/late.json", []byte("{}"))
+	s.requireProblems("file_unknown: config/late.json")
+}
+
+// Snapshots are moved, copied and renamed by people, or reached by another
+// path than the one they were made under.
+func TestValidateElsewhere(t *testing.T) {
+	made := newSpecimen(t)
+	for name, move := range map[string]func(t *testing.T, s *specimen){
+		"copied": func(t *testing.T, s *specimen) {},
+		"moved": func(t *testing.T, s *specimen) {
+			to := filepath.Join(t.TempDir(), "moved away")
+			require.NoError(t, os.Rename(s.BackupDir, to))
+			s.BackupDir = to
+		},
+		"renamed": func(t *testing.T, s *specimen) {
+			from := s.path("")
+			s.stamp = "before the upgrade, -002 (α)"
+			require.NoError(t, os.Rename(from, s.path("")))
+		},
+		"awkward name": func(t *testing.T, s *specimen) {
+			if runtime.GOOS == "windows" {
+				t.Skip("Windows has no such names")
+			}
+			from := s.path("")
+			s.stamp = "100%?mode=rw&x#y 'z' \"\n\xff"
+			require.NoError(t, os.Rename(from, s.path("")))
+		},
+		"awkward backup directory": func(t *testing.T, s *specimen) {
+			if runtime.GOOS == "windows" {
+				t.Skip("Windows has no such names")
+			}
+			to := filepath.Join(t.TempDir(), "a?b%20c#d\n\xfe")
+			require.NoError(t, os.Rename(s.BackupDir, to))
+			s.BackupDir = to
+		},
+		"relative backup directory": func(t *testing.T, s *specimen) {
+			t.Chdir(filepath.Dir(s.BackupDir))
+			s.BackupDir = filepath.Base(s.BackupDir)
+		},
+		"link to the backup directory": func(t *testing.T, s *specimen) {
+			link := filepath.Join(t.TempDir(), "link")
+			if err := os.Symlink(s.BackupDir, link); err != nil {
+				t.Skipf("no symbolic links here: %v", err)
+			}
+			s.BackupDir = link
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, form := range []string{"format 1", "Python"} {
+				t.Run(form, func(t *testing.T) {
+					s := made.copy(t)
+					if form == "Python" {
+						s.makePython()
+					}
+					move(t, s)
+					s.requireProblems()
+					// What is checked is what is there, not what was copied.
+					s.write(registryFile, []byte("{"))
+					require.NotEmpty(t, s.validate().Problems)
+					require.Equal(t, "{", string(s.read(registryFile)))
+				})
+			}
+		})
+	}
+}
+
+// What is no snapshot's name never leads anywhere.
+func TestValidateStamps(t *testing.T) {
+	s := newSpecimen(t)
+	snapshots := filepath.Join(s.BackupDir, "snapshots")
+	real := s.stamp
+	require.NoError(t, os.WriteFile(filepath.Join(snapshots, "file"), nil, 0o600))
+	for _, stamp := range []string{
+		"", ".", "..", "/", "/etc", "../x", "../snapshots", "../snapshots/" + real, "./" + real, real + "/", real + "/.",
+		real + "/db", "/" + real, real + "\x00", "\x00", "a\x00b", "a/b", strings.Repeat("a", 256), strings.Repeat("../", 100) + "etc",
+		s.path(""), "file",
+	} {
+		t.Run(fmt.Sprintf("%.30q", stamp), func(t *testing.T) {
+			bad := *s
+			bad.t, bad.stamp = t, stamp
+			report, err := backup.ValidateBackup(t.Context(), bad.Options, stamp)
+			require.ErrorIs(t, err, backup.ErrInvalidBackup)
+			requireReport(t, report, err)
+			require.Equal(t, []string{"stamp_invalid"}, brief(report.Problems))
+			require.False(t, report.Exists)
+			require.Nil(t, report.Metadata)
+			require.Equal(t, stamp, report.Stamp)
+			rel, err := filepath.Rel(snapshots, report.Path)
+			require.NoError(t, err)
+			require.True(t, filepath.IsLocal(rel), "%q leads out", report.Path)
+		})
+	}
+	for _, stamp := range []string{"link", "loop", "nothing"} {
+		t.Run(stamp, func(t *testing.T) {
+			target := map[string]string{"link": s.path(""), "loop": "loop", "nothing": "no such"}[stamp]
+			if err := os.Symlink(target, filepath.Join(snapshots, stamp)); err != nil {
+				t.Skipf("no symbolic links here: %v", err)
+			}
+			bad := *s
+			bad.t, bad.stamp = t, stamp
+			bad.requireProblems("stamp_invalid")
+		})
+	}
+	for _, stamp := range []string{"no such", "...", " ", "-", strings.Repeat("a", 255), "\xff\xfe", "-rf *", real + " "} {
+		if runtime.GOOS == "windows" {
+			break // there some of these mean other names
+		}
+		t.Run(fmt.Sprintf("%.30q", stamp), func(t *testing.T) {
+			bad := *s
+			bad.t, bad.stamp = t, stamp
+			bad.requireProblems("snapshot_directory_missing")
+		})
+	}
+}
+
+func TestValidateWithoutBackupDirectory(t *testing.T) {
+	dir := t.TempDir()
+	for name, backupDir := range map[string]string{"none": filepath.Join(dir, "no", "such"), "no snapshots": dir} {
+		t.Run(name, func(t *testing.T) {
+			report, err := backup.ValidateBackup(t.Context(), backup.Options{BackupDir: backupDir}, "x")
+			require.ErrorIs(t, err, backup.ErrInvalidBackup)
+			requireReport(t, report, err)
+			require.Equal(t, []string{"snapshot_directory_missing"}, brief(report.Problems))
+		})
+	}
+	_, err := backup.ValidateBackup(t.Context(), backup.Options{}, "x")
+	require.ErrorIs(t, err, backup.ErrInvalidOptions)
+	require.NotErrorIs(t, err, backup.ErrInvalidBackup)
+}
+
+// A link in place of snapshots/ may lead anywhere, so nothing behind it is
+// looked at, and nothing is known.
+func TestValidateDoesNotFollowALinkToSnapshots(t *testing.T) {
+	s := newSpecimen(t)
+	away := filepath.Join(t.TempDir(), "away")
+	snapshots := filepath.Join(s.BackupDir, "snapshots")
+	require.NoError(t, os.Rename(snapshots, away))
+	if err := os.Symlink(away, snapshots); err != nil {
+		t.Skipf("no symbolic links here: %v", err)
+	}
+	report, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, backup.ErrInvalidBackup)
+	require.Nil(t, report)
+	_, err = backup.ListRuntimeBackups(t.Context(), s.Options)
+	require.Error(t, err)
+
+	require.NoError(t, os.Remove(snapshots))
+	require.NoError(t, os.WriteFile(snapshots, nil, 0o600))
+	report, err = backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, backup.ErrInvalidBackup)
+	require.Nil(t, report)
+}
+
+// Each field of the metadata, given each kind of value. The manifest is
+// written anew, so that only the metadata's own checks can object.
+func TestValidateFindsEachAlteredField(t *testing.T) {
+	base := newSpecimen(t)
+	values := map[string]string{
+		"null": "null", "true": "true", "false": "false", "7": "7", "0": "0", "-1": "-1", "1.5": "1.5", "1e3": "1e3", "1e400": "1e400",
+		"long": "99999999999999999999", "string": `"x"`, "empty": `""`, "lone surrogate": `"\ud800"`, "NUL": `"\u0000"`,
+		"array": "[]", "object": "{}", "array of it": "[%s]", "number in a string": `"7"`, "leading zero": "00",
+		"not a number": "NaN", "infinite": "-Infinity", "unquoted": "x", "nothing": "",
+	}
+	const count = "7"
+	// The ones that are not of the wrong shape.
+	others := map[string]map[string][]string{
+		"backup_root": {
+			"string": {"path_outside_snapshot"}, "empty": {"path_outside_snapshot"},
+			"NUL": {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
+		},
+		"db_snapshot_path": {
+			"string": {"path_outside_snapshot"}, "empty": {"db_snapshot_missing"},
+			"NUL": {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
+		},
+		"registry_snapshot_path": {
+			// Nothing is recorded, and that a file of the manifest is no
+			// registry is allowed.
+			"string": {"path_outside_snapshot"}, "empty": {},
+			"NUL": {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
+		},
+		"chroma_snapshot_path": {
+			"string": {"path_outside_snapshot"},
+			"NUL":    {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
+		},
+		"db_size_bytes":            {count: {"db_size_mismatch: " + dbFile}, "0": {"db_size_mismatch: " + dbFile}},
+		"chroma_snapshot_bytes":    {count: {"chroma_bytes_mismatch: chroma"}, "0": {"chroma_bytes_mismatch: chroma"}},
+		"chroma_snapshot_files":    {count: {"chroma_files_mismatch: chroma"}, "0": {"chroma_files_mismatch: chroma"}},
+		"chroma_snapshot_included": {"true": {}},
+		// Words for people, and a name that may have been changed since.
+		"vector_store_note": {"string": {}, "empty": {}, "NUL": {}, "number in a string": {}},
+		"stamp":             {"string": {}, "empty": {}, "NUL": {}, "number in a string": {}},
+		"format_version":    {count: {"format_version_unsupported"}},
+	}
+	notJSON := []string{"leading zero", "not a number", "infinite", "unquoted", "nothing"}
+
+	good := base.read(metadataFile)
+	fields := base.fields()
+	require.Len(t, fields, 12)
+	for _, field := range slices.Sorted(maps.Keys(fields)) {
+		t.Run(field, func(t *testing.T) {
+			s := *base
+			s.t = t
+			set := func(raw string) {
+				old := fmt.Sprintf("%q: %s", field, fields[field])
+				require.Equal(t, 1, bytes.Count(good, []byte(old)))
+				changed := fmt.Sprintf("%q: %s", field, strings.ReplaceAll(raw, "%s", string(fields[field])))
+				s.write(metadataFile, bytes.Replace(good, []byte(old), []byte(changed), 1))
+			}
+			for name, raw := range values {
+				want := []string{"metadata_wrong_shape"}
+				if other, ok := others[field][name]; ok {
+					want = other
+				}
+				if slices.Contains(notJSON, name) {
+					want = []string{"metadata_invalid_json"}
+				}
+				if field == "chroma_snapshot_included" && name == "false" {
+					want = []string{"metadata_wrong_shape"} // disagrees with chroma_snapshot_path
+				}
+				set(raw)
+				s.reseal()
+				s.requireProblems(want...)
+			}
+			// Missing, and there twice.
+			without := maps.Clone(fields)
+			delete(without, field)
+			s.setFields(without)
+			s.reseal()
+			s.requireProblems("metadata_wrong_shape")
+			s.write(metadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", field, fields[field]), 1))
+			s.reseal()
+			s.requireProblems("metadata_wrong_shape")
+			// Names are case-sensitive, so this is another one.
+			s.write(metadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", strings.ToUpper(field), `"x"`), 1))
+			s.reseal()
+			s.requireProblems()
+			s.write(metadataFile, bytes.Replace(good, []byte(field), []byte(strings.ToUpper(field)), 1))
+			s.reseal()
+			s.requireProblems("metadata_wrong_shape")
+		})
+	}
+}
+
+// Metadata that are wrong as a whole, or look so.
+func TestValidateMetadataForms(t *testing.T) {
+	base := newSpecimen(t)
+	good := base.read(metadataFile)
+	wrap := func(before, after string) []byte { return slices.Concat([]byte(before), good, []byte(after)) }
+	with := func(field string) []byte { return bytes.Replace(good, []byte("{"), []byte("{"+field+","), 1) }
+	nest := func(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
+	for name, test := range map[string]struct {
+		data []byte
+		want []string
+	}{
+		"unknown field":         {with(`"future": {"a": [1, "\ud800", 1e400]}`), nil},
+		"white space":           {wrap(" \r\n\t", " \r\n\t"), nil},
+		"no newline":            {bytes.TrimSpace(good), nil},
+		"not ASCII":             {with(`"α": "β\u007f` + "\x7f😀" + `"`), nil},
+		"31 levels":             {with(`"deep": ` + nest(31)), nil},
+		"brackets in a string":  {with(`"deep": "` + strings.Repeat("[", 50) + `\"[["`), nil},
+		"32 levels":             {with(`"deep": ` + nest(32)), []string{"metadata_wrong_shape"}},
+		"9,999 levels":          {with(`"deep": ` + nest(9_998)), []string{"metadata_wrong_shape"}},
+		"10,000 levels":         {with(`"deep": ` + nest(10_000)), []string{"metadata_invalid_json"}},
+		"500,000 levels":        {with(`"deep": ` + nest(500_000)), []string{"metadata_invalid_json"}},
+		"500,000 levels opened": {[]byte(strings.Repeat(`{"a":`, 200_000)), []string{"metadata_invalid_json"}},
+		"just small enough":     {wrap("", strings.Repeat(" ", 1<<20-len(good))), nil},
+		"too large":             {wrap("", strings.Repeat(" ", 1<<20-len(good)+1)), []string{"metadata_too_large"}},
+		"empty":                 {nil, []string{"metadata_invalid_json"}},
+		"blank":                 {[]byte(" \n"), []string{"metadata_invalid_json"}},
+		"byte order mark":       {wrap("\ufeff", ""), []string{"metadata_invalid_json"}},
+		"not UTF-8":             {with("\"bad\": \"\xff\""), []string{"metadata_invalid_json"}},
+		"surrogate in UTF-8":    {with("\"bad\": \"\xed\xa0\x80\""), []string{"metadata_invalid_json"}},
+		"UTF-16":                {[]byte("{\x00}\x00"), []string{"metadata_invalid_json"}},
+		"something after it":    {wrap("", "{}"), []string{"metadata_invalid_json"}},
+		"comma at the end":      {bytes.Replace(good, []byte("\n}"), []byte(",\n}"), 1), []string{"metadata_invalid_json"}},
+		"comment":               {wrap("// metadata\n", ""), []string{"metadata_invalid_json"}},
+		"NUL after it":          {wrap("", "\x00"), []string{"metadata_invalid_json"}},
+		"newline in a string":   {with("\"bad\": \"a\nb\""), []string{"metadata_invalid_json"}},
+		"null":                  {[]byte("null"), []string{"metadata_wrong_shape"}},
+		"true":                  {[]byte("true"), []string{"metadata_wrong_shape"}},
+		"number":                {[]byte("1"), []string{"metadata_wrong_shape"}},
+		"string":                {[]byte(`"backup"`), []string{"metadata_wrong_shape"}},
+		"empty object":          {[]byte("{}"), []string{"metadata_wrong_shape"}},
+		"array of it":           {wrap("[", "]"), []string{"metadata_wrong_shape"}},
+		"unknown field twice":   {with(`"a": 1, "a": 2`), []string{"metadata_wrong_shape"}},
+		"the same in an escape": {with(`"\u0073tamp": "x"`), []string{"metadata_wrong_shape"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := *base
+			s.t = t
+			s.write(metadataFile, test.data)
+			s.reseal()
+			report := s.requireProblems(test.want...)
+			if test.want != nil {
+				require.Nil(t, report.Metadata)
+				require.False(t, report.DBOK, "nobody knows which file the database is")
+			}
+			// Listing bears it too, and both encode.
+			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+			require.NoError(t, err)
+			require.Len(t, list, 1)
+			data, err := json.MarshalIndent(list, "", "  ")
+			require.NoError(t, err)
+			require.Less(t, len(data), 8<<20)
+			require.Equal(t, test.want == nil, list[0].MetadataError == "")
+		})
+	}
+}
+
+// Manifests that are not as the format says, and some that only look so.
+func TestValidateManifestForms(t *testing.T) {
+	base := newSpecimen(t)
+	good := base.read(manifestFile)
+	lines := strings.SplitAfter(strings.TrimSuffix(string(good), "\n"), "\n")
+	lines[len(lines)-1] += "\n"
+	require.Len(t, lines, 12)
+	zeros := strings.Repeat("0", 64)
+	malformed := []string{"manifest_malformed"}
+	for name, test := range map[string]struct {
+		data string
+		want []string
+	}{
+		"as it was":       {string(good), nil},
+		"empty":           {"", malformed},
+		"only a newline":  {"\n", malformed},
+		"blank line":      {strings.Replace(string(good), "\n", "\n\n", 1), malformed},
+		"blank at end":    {string(good) + "\n", malformed},
+		"no last newline": {strings.TrimSuffix(string(good), "\n"), malformed},
+		"cut in a digest": {string(good[:len(good)-100]), malformed},
+		"CRLF":            {strings.ReplaceAll(string(good), "\n", "\r\n"), malformed},
+		"byte order mark": {"\ufeff" + string(good), malformed},
+		"comment":         {"# comment\n" + string(good), malformed},
+		"binary marker":   {strings.ReplaceAll(string(good), "  ", " *"), malformed},
+		"BSD form":        {"SHA256 (" + metadataFile + ") = " + lines[0][:64] + "\n", malformed},
+		"upper case": {
+			strings.ToUpper(lines[0][:64]) + lines[0][64:] + strings.Join(lines[1:], ""), malformed,
+		},
+		"short digest":        {string(good[1:]), malformed},
+		"long digest":         {"0" + string(good), malformed},
+		"MD5":                 {string(good[32:]), malformed},
+		"not hexadecimal":     {"g" + string(good[1:]), malformed},
+		"no name":             {zeros + "  \n", malformed},
+		"one space":           {zeros + " x\n", malformed},
+		"three spaces":        {zeros + "   x\n" + string(good), []string{"file_missing:  x"}},
+		"unsorted":            {lines[1] + lines[0] + strings.Join(lines[2:], ""), []string{"manifest_malformed", "file_unknown: " + metadataFile}},
+		"a line twice":        {lines[0] + string(good), malformed},
+		"two digests":         {zeros + lines[0][64:] + string(good), []string{"manifest_malformed", "file_changed: " + metadataFile}},
+		"itself":              {zeros + "  SHA256SUMS\n" + string(good), malformed},
+		"itself in another":   {zeros + "  ./SHA256SUMS\n" + string(good), malformed},
+		"absolute":            {zeros + "  /etc/passwd\n" + string(good), malformed},
+		"parent":              {zeros + "  ..\n" + string(good), malformed},
+		"outside":             {zeros + "  ../x\n" + string(good), malformed},
+		"through the outside": {zeros + "  ../" + base.stamp + "/x\n" + string(good), malformed},
+		"around":              {zeros + "  a/../" + metadataFile + "\n" + string(good), malformed},
+		"dot":                 {zeros + "  .\n" + string(good), malformed},
+		"dot before":          {zeros + "  ./" + metadataFile + "\n" + string(good), malformed},
+		"two slashes":         {zeros + "  a//b\n" + string(good), malformed},
+		"slash at the end":    {zeros + "  a/\n" + string(good), malformed},
+		"NUL":                 {zeros + "  a\x00b\n" + string(good), malformed},
+		"needless escape":     {`\` + string(good), malformed},
+		"unknown escape":      {`\` + zeros + `  a\tb` + "\n" + string(good), malformed},
+		"half an escape":      {`\` + zeros + `  a\` + "\n" + string(good), malformed},
+		"not escaped":         {zeros + `  a\\b` + "\n" + string(good), malformed},
+		"too long":            {zeros + "  " + strings.Repeat("a", 64<<10) + "\n" + string(good), malformed},
+		"endless":             {strings.Repeat("a", 3<<20), malformed},
+		"just short enough": {
+			zeros + "  " + strings.Repeat("a", 64<<10-67) + "\n" + string(good),
+			[]string{"file_missing: " + strings.Repeat("a", 64<<10-67)},
+		},
+		"too many lines": {zeros + "  a\n" + string(good) + zeros + "  z\n", []string{"file_missing: a", "file_missing: z"}},
+		"not UTF-8":      {zeros + "  a\xff\n" + string(good), []string{"file_missing: a\xff"}},
+		"escaped": {
+			`\` + zeros + `  a\nb\r\\` + "\n" + string(good), []string{"file_missing: a\nb\r\\"},
+		},
+		"a directory": {zeros + "  b\n" + string(good) + zeros + "  db2/x\n", []string{"file_missing: b", "file_missing: db2/x"}},
+		"a file as directory": {
+			strings.Join(lines[:len(lines)-1], "") + zeros + "  " + dbFile + "/x\n",
+			[]string{"file_unknown: " + dbFile, "file_missing: " + dbFile + "/x"},
+		},
+		"a digest changed": {zeros + lines[0][64:] + strings.Join(lines[1:], ""), []string{"file_changed: " + metadataFile}},
+		"only the first":   {lines[0], unknown(lines[1:])},
+		"without the first": {
+			strings.Join(lines[1:], ""), unknown(lines[:1]),
+		},
+		"without the last": {strings.Join(lines[:len(lines)-1], ""), unknown(lines[len(lines)-1:])},
+		"every other": {
+			lines[0] + lines[2] + lines[4] + lines[6] + lines[8] + lines[10],
+			unknown([]string{lines[1], lines[3], lines[5], lines[7], lines[9], lines[11]}),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := *base
+			s.t = t
+			s.write(manifestFile, []byte(test.data))
+			s.requireProblems(test.want...)
+		})
+	}
+}
+
+func unknown(lines []string) (problems []string) {
+	for _, line := range lines {
+		problems = append(problems, "file_unknown: "+line[66:len(line)-1])
+	}
+	return problems
+}
+
+// What the manifest says before a line that cannot be read still counts.
+func TestValidateJudgesWhatIsBeforeAMalformedLine(t *testing.T) {
+	s := newSpecimen(t)
+	s.write(metadataFile, append(s.read(metadataFile), '\n'))
+	s.write(dbFile, append(s.read(dbFile), 0))
+	s.add("aaa", nil)
+	s.add("zzz", nil)
+	lines := strings.SplitAfter(string(s.read(manifestFile)), "\n")
+	s.write(manifestFile, []byte(lines[0]+"?\n"+strings.Join(lines[2:], "")))
+	s.requireProblems("manifest_malformed", "file_unknown: aaa", "file_changed: "+metadataFile, "db_size_mismatch: "+dbFile)
+}
+
+// A recorded path is taken below the snapshot or not at all.
+func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
+	base := newSpecimen(t)
+	root := base.root()
+	// What they lead to is there, and would pass.
+	evil := root + "-evil"
+	require.NoError(t, os.CopyFS(evil, os.DirFS(base.path(""))))
+	outside := []string{"path_outside_snapshot"}
+	shape := []string{"metadata_wrong_shape"}
+	sep := string(filepath.Separator)
+	for name, test := range map[string]struct {
+		path string
+		want []string
+	}{
+		"parent":              {root + sep + ".." + sep + base.stamp + "-evil" + sep + "db" + sep + "atocore.db", outside},
+		"parent and back":     {root + sep + ".." + sep + base.stamp + sep + "db" + sep + "atocore.db", outside},
+		"sibling's prefix":    {evil + sep + "db" + sep + "atocore.db", outside},
+		"elsewhere":           {filepath.Join(t.TempDir(), "db", "atocore.db"), outside},
+		"relative":            {"db" + sep + "atocore.db", outside},
+		"only the parent":     {"..", outside},
+		"the root":            {root, outside},
+		"the root's parent":   {filepath.Dir(root), outside},
+		"not in db":           {root + sep + "config" + sep + "project-registry.json", shape},
+		"directly in it":      {root + sep + "atocore.db", shape},
+		"the directory":       {root + sep + "db", shape},
+		"too deep":            {root + sep + "db" + sep + "db" + sep + "atocore.db", shape},
+		"metadata":            {root + sep + metadataFile, shape},
+		"dots in the middle":  {root + sep + "." + sep + "db" + sep + sep + "atocore.db", nil},
+		"another name":        {root + sep + "db" + sep + "other.db", []string{"db_snapshot_missing"}},
+		"name of three dots":  {root + sep + "db" + sep + "...", []string{"db_snapshot_missing"}},
+		"name of 255 bytes":   {root + sep + "db" + sep + strings.Repeat("n", 255), []string{"db_snapshot_missing"}},
+		"newline in the name": {root + sep + "db" + sep + "a\nb", []string{"db_snapshot_missing"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := base.copy(t)
+			s.set(map[string]any{"db_snapshot_path": test.path})
+			s.reseal()
+			report := s.requireProblems(test.want...)
+			require.Equal(t, test.want == nil, report.DBOK)
+
+			s = base.copy(t)
+			s.makePython()
+			s.set(map[string]any{"db_snapshot_path": test.path})
+			report = s.requireProblems(test.want...)
+			require.Equal(t, test.want == nil, report.DBOK)
+		})
+	}
+	for name, changes := range map[string]map[string]any{
+		"registry":      {"registry_snapshot_path": evil + sep + "config" + sep + "project-registry.json"},
+		"Chroma":        {"chroma_snapshot_path": evil + sep + "chroma"},
+		"Chroma's root": {"chroma_snapshot_path": root},
+		"root":          {"backup_root": evil},
+		"root of all":   {"db_snapshot_path": "/etc/passwd", "backup_root": "/x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := base.copy(t)
+			s.set(changes)
+			s.reseal()
+			report := s.requireProblems(outside...)
+			if name == "registry" {
+				require.False(t, *report.RegistryOK)
+			}
+			if strings.HasPrefix(name, "Chroma") {
+				require.False(t, *report.ChromaOK)
+			}
+		})
+	}
+	// Any root will do if the parts are below it: nothing is looked up there.
+	t.Run("root that never was", func(t *testing.T) {
+		s := base.copy(t)
+		s.set(map[string]any{"backup_root": "/never", "db_snapshot_path": "/never/db/atocore.db",
+			"registry_snapshot_path": "/never/config/project-registry.json", "chroma_snapshot_path": "/never/chroma"})
+		s.reseal()
+		s.requireProblems()
+	})
+}
+
+// A directory of the snapshot that is a link: what lies behind is not looked at.
+func TestValidateFollowsNoLinkedDirectory(t *testing.T) {
+	base := newSpecimen(t)
+	for dir, want := range map[string][]string{
+		"db":     {"db_snapshot_missing", "file_missing: " + dbFile, "file_unknown: db", "file_not_regular: db"},
+		"config": {"registry_snapshot_missing", "file_missing: " + registryFile, "file_unknown: config", "file_not_regular: config"},
+		"chroma": nil,
+	} {
+		for _, python := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s python=%t", dir, python), func(t *testing.T) {
+				s := base.copy(t)
+				s.link(dir, s.aside(dir))
+				if python {
+					s.makePython()
+				}
+				found := brief(s.validate().Problems)
+				switch {
+				case dir == "chroma":
+					require.Subset(t, found, []string{"chroma_snapshot_missing", "file_not_regular: chroma"})
+				case python:
+					require.ElementsMatch(t, []string{want[0], want[3]}, found)
+				default:
+					require.ElementsMatch(t, want, found)
+				}
+			})
+		}
+	}
+}
+
+// Without manifest and format_version a snapshot is judged by what it has.
+func TestValidatePythonSnapshots(t *testing.T) {
+	base := newSpecimen(t)
+	base.makePython()
+	for name, test := range map[string]struct {
+		change func(s *specimen)
+		want   []string
+	}{
+		"as made":              {func(s *specimen) {}, nil},
+		"in WAL form":          {func(s *specimen) { setJournalForm(s, 2) }, nil},
+		"file of somebody":     {func(s *specimen) { s.add("notes.txt", []byte("x")) }, nil},
+		"changed note":         {func(s *specimen) { s.set(map[string]any{"vector_store_note": "?"}) }, nil},
+		"Chroma asked in vain": {func(s *specimen) { s.remove("chroma"); s.set(withoutChroma) }, nil},
+		"no registry": {func(s *specimen) {
+			s.remove(registryFile)
+			s.set(map[string]any{"registry_snapshot_path": ""})
+		}, nil},
+		"with zone":        {func(s *specimen) { s.set(map[string]any{"created_at": "2026-11-24T13:00:00.5+05:30"}) }, nil},
+		"without zone":     {func(s *specimen) { s.set(map[string]any{"created_at": "2026-11-24T13:00:00"}) }, nil},
+		"stamp alone":      {func(s *specimen) { s.set(map[string]any{"stamp": "x"}) }, []string{"metadata_wrong_shape"}},
+		"version alone":    {func(s *specimen) { s.set(map[string]any{"format_version": 1}) }, []string{"metadata_wrong_shape"}},
+		"version 0":        {func(s *specimen) { s.set(map[string]any{"format_version": 0}) }, []string{"metadata_wrong_shape"}},
+		"both":             {func(s *specimen) { s.set(map[string]any{"format_version": 1, "stamp": "x"}) }, []string{"manifest_missing"}},
+		"missing metadata": {func(s *specimen) { s.remove(metadataFile) }, []string{"metadata_missing"}},
+		"missing database": {func(s *specimen) { s.remove("db") }, []string{"db_snapshot_missing"}},
+		"size": {
+			func(s *specimen) { s.write(dbFile, append(s.read(dbFile), make([]byte, 4096)...)) },
+			[]string{"db_size_mismatch: " + dbFile},
+		},
+		"empty database": {
+			func(s *specimen) { s.write(dbFile, nil) },
+			[]string{"db_integrity_check_failed: " + dbFile, "db_size_mismatch: " + dbFile},
+		},
+		"corrupt index": {
+			func(s *specimen) { loseIndexEntries(s, 3) },
+			[]string{"db_integrity_check_failed: " + dbFile},
+		},
+		"WAL beside it": {
+			func(s *specimen) { s.add(dbFile+"-wal", nil) }, []string{"db_sidecar_present: " + dbFile + "-wal"},
+		},
+		"journal beside it": {
+			func(s *specimen) { s.add(dbFile+"-journal", nil) }, []string{"db_sidecar_present: " + dbFile + "-journal"},
+		},
+		"registry not JSON": {
+			func(s *specimen) { s.write(registryFile, []byte("{'a': 1}")) }, []string{"registry_invalid_json: " + registryFile},
+		},
+		"registry not UTF-8": {
+			func(s *specimen) { s.write(registryFile, []byte("\"\xff\"")) }, []string{"registry_invalid_json: " + registryFile},
+		},
+		"registry of 17 MB": {
+			func(s *specimen) { s.write(registryFile, []byte(strings.Repeat(" ", 17<<20)+"{}")) },
+			[]string{"registry_invalid_json: " + registryFile},
+		},
+		"registry gone": {func(s *specimen) { s.remove(registryFile) }, []string{"registry_snapshot_missing"}},
+		"Chroma gone":   {func(s *specimen) { s.remove("chroma") }, []string{"chroma_snapshot_missing"}},
+		"Chroma a file": {func(s *specimen) { s.remove("chroma"); s.add("chroma", nil) }, []string{"chroma_snapshot_missing"}},
+		"Chroma's database": {
+			func(s *specimen) { ruinPages(s, chromaFile) }, []string{"chroma_db_check_failed: " + chromaFile},
+		},
+		"Chroma's database no database": {
+			func(s *specimen) { s.write(chromaFile, bytes.Repeat([]byte("x"), 811008)) },
+			[]string{"chroma_db_check_failed: " + chromaFile},
+		},
+		"Chroma's database under a journal": {
+			// It may be whole together with that only.
+			func(s *specimen) { ruinPages(s, chromaFile); s.add(chromaFile+"-journal", []byte("x")) },
+			[]string{"chroma_bytes_mismatch: chroma", "chroma_files_mismatch: chroma"},
+		},
+		"a segment's file": {
+			func(s *specimen) { s.remove(s.files()[1]) },
+			[]string{"chroma_bytes_mismatch: chroma", "chroma_files_mismatch: chroma"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := base.copy(t)
+			test.change(s)
+			s.requireProblems(test.want...)
+		})
+	}
+}
+
+var withoutChroma = map[string]any{"chroma_snapshot_path": "", "chroma_snapshot_bytes": 0, "chroma_snapshot_files": 0}
+
+// A manifest that is there counts, whoever wrote it.
+func TestValidatePythonSnapshotWithManifest(t *testing.T) {
+	s := newSpecimen(t)
+	s.makePython()
+	s.reseal()
+	s.requireProblems()
+	s.flip(registryFile, 20)
+	require.Contains(t, brief(s.validate().Problems), "file_changed: "+registryFile)
+}
+
+// A schema may need what only the host's connections know. Where SQLite can
+// check the database without it, that is enough. Where it cannot, nobody can
+// say that the copy is whole, here as in the Python module.
+func TestValidateDatabasesThatNeedTheHost(t *testing.T) {
+	unchecked := []string{"collation", "function in an index"}
+	for name, statements := range map[string]string{
+		"virtual table": `INSERT INTO sqlite_schema VALUES ('table', 'vec', 'vec', 0, 'CREATE VIRTUAL TABLE vec USING vec0(a float[3])')`,
+		"collation": `CREATE TABLE word (text TEXT COLLATE nocase); INSERT INTO word VALUES ('b'), ('A');
+			CREATE INDEX word_text ON word (text);
+			UPDATE sqlite_schema SET sql = replace(sql, 'nocase', 'hosts') WHERE name = 'word'`,
+		"function in an index": `CREATE TABLE word (text TEXT); INSERT INTO word VALUES ('b'), ('A');
+			CREATE INDEX word_text ON word (upper(text));
+			UPDATE sqlite_schema SET sql = replace(sql, 'upper', 'hosts') WHERE name = 'word_text'`,
+		"function in a check": `CREATE TABLE word (text TEXT CHECK (upper(text) > '')); INSERT INTO word VALUES ('b'), ('A');
+			UPDATE sqlite_schema SET sql = replace(sql, 'upper', 'hosts') WHERE name = 'word'`,
+		"function in a generated column": `CREATE TABLE word (text TEXT, up AS (upper(text))); INSERT INTO word VALUES ('b'), ('A');
+			UPDATE sqlite_schema SET sql = replace(sql, 'upper', 'hosts') WHERE name = 'word'`,
+		"function in a trigger": `INSERT INTO sqlite_schema VALUES ('trigger', 'tr', 'account', 0,
+			'CREATE TRIGGER tr AFTER INSERT ON account BEGIN SELECT hosts(); END')`,
+		"function in a view": `INSERT INTO sqlite_schema VALUES ('view', 'v', 'v', 0, 'CREATE VIEW v AS SELECT hosts() FROM nowhere')`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSpecimen(t)
+			inDatabase(t, s.path(dbFile), func(db *sql.DB) {
+				_, err := db.Exec("PRAGMA writable_schema = on; " + statements)
+				require.NoError(t, err)
+			})
+			s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
+			s.reseal()
+			if slices.Contains(unchecked, name) {
+				s.requireProblems("db_open_failed: " + dbFile)
+			} else {
+				s.requireProblems()
+			}
+		})
+	}
+}
+
+func TestValidateReadsEveryPageSize(t *testing.T) {
+	for size := 512; size <= 65536; size *= 2 {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			s := newSpecimen(t)
+			inDatabase(t, s.path(dbFile), func(db *sql.DB) {
+				_, err := db.Exec(fmt.Sprintf("PRAGMA page_size = %d; VACUUM", size))
+				require.NoError(t, err)
+			})
+			s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
+			s.reseal()
+			s.requireProblems()
+			// The first page's tree, damaged beneath a sound header.
+			data := s.read(dbFile)
+			data[100] = 0xff
+			s.write(dbFile, data)
+			s.reseal()
+			report := s.validate()
+			require.NotEmpty(t, report.Problems)
+			require.Contains(t, []backup.Code{backup.CodeDBOpen, backup.CodeDBIntegrity}, report.Problems[0].Code)
+		})
+	}
+}
+
+// A database's header that SQLite refuses, byte by byte: always a verdict.
+func TestValidateAnyDatabaseHeader(t *testing.T) {
+	store := newBareStore(t)
+	store.IncludeChroma = false
+	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
+	good := s.read(dbFile)
+	for offset := range 100 {
+		for _, mask := range []byte{0x01, 0x02, 0xff} {
+			data := bytes.Clone(good)
+			data[offset] ^= mask
+			s.write(dbFile, data)
+			report, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+			require.ErrorIs(t, err, backup.ErrInvalidBackup, "byte %d xor %#x", offset, mask)
+			require.Contains(t, brief(report.Problems), "file_changed: "+dbFile)
+		}
+	}
+}
+
+// A cancelled call ends promptly, in each phase, and tells nothing.
+func TestValidateHeedsItsContext(t *testing.T) {
+	s := newSpecimen(t)
+	slowDatabase(t, s)
+	s.reseal()
+	// More than can be hashed in the time that is allowed, on no disk space.
+	name := s.path("chroma/sparse")
+	require.NoError(t, os.WriteFile(name, nil, 0o600))
+	require.NoError(t, os.Truncate(name, 1<<38))
+	manifest := append(s.read(manifestFile), fmt.Sprintf("%064d  zzz\n", 0)...)
+	s.write(manifestFile, manifest)
+
+	for when, reached := range map[string]func(p backup.Progress) bool{
+		"database": func(p backup.Progress) bool { return p.Phase == backup.PhaseValidateDatabase },
+		"files":    func(p backup.Progress) bool { return p.Phase == backup.PhaseValidateFiles },
+		"in a file": func(p backup.Progress) bool {
+			return p.Phase == backup.PhaseValidateFiles && p.Bytes > 20<<20
+		},
+	} {
+		t.Run(when, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			opts := s.Options
+			opts.OnProgress = func(p backup.Progress) {
+				if reached(p) {
+					cancel(errors.New("cancelled"))
+				}
+			}
+			report, err := validateInTime(t, ctx, opts, s.stamp)
+			require.ErrorIs(t, err, context.Canceled)
+			require.NotErrorIs(t, err, backup.ErrInvalidBackup)
+			require.Nil(t, report)
+		})
+	}
+	t.Run("before", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := backup.ValidateBackup(ctx, s.Options, s.stamp)
+		require.ErrorIs(t, err, context.Canceled)
+		_, err = backup.ValidateBackup(ctx, s.Options, "no such")
+		require.ErrorIs(t, err, context.Canceled)
+	})
+	t.Run("deadline", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		report, err := validateInTime(t, ctx, s.Options, s.stamp)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Nil(t, report)
+	})
+	t.Run("only the database is slow", func(t *testing.T) {
+		require.NoError(t, os.Remove(name))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		opts := s.Options
+		opts.OnProgress = func(p backup.Progress) {
+			if p.Path == "zzz" || p.Path == dbFile && p.Phase == backup.PhaseValidateFiles {
+				cancel()
+			}
+		}
+		_, err := validateInTime(t, ctx, opts, s.stamp)
+		require.ErrorIs(t, err, context.Canceled)
+	})
+}
+
+// validateInTime fails the test if the call goes on working.
+func validateInTime(t *testing.T, ctx context.Context, opts backup.Options, stamp string) (report *backup.Report, err error) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		report, err = backup.ValidateBackup(ctx, opts, stamp)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		select {
+		case <-done:
+		case <-time.After(validationTimeout):
+			require.FailNow(t, "it goes on though its context is done")
+		}
+	}
+	return report, err
+}
+
+// slowDatabase makes checking the database copy take half a minute.
+func slowDatabase(t *testing.T, s *specimen) {
+	t.Helper()
+	inDatabase(t, s.path(dbFile), func(db *sql.DB) {
+		_, err := db.Exec(`PRAGMA ignore_check_constraints = on;
+			CREATE TABLE slow (id INTEGER PRIMARY KEY, CHECK (length(hex(zeroblob(1000000))) > id));
+			WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+			INSERT INTO slow SELECT i FROM n`)
+		require.NoError(t, err)
+	})
+	s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
+}
+
+// A panic of the host's comes back as an error, and everything is let go.
+func TestValidateSurvivesAPanickingHost(t *testing.T) {
+	s := newSpecimen(t)
+	for _, phase := range []backup.Phase{backup.PhaseValidateDatabase, backup.PhaseValidateFiles} {
+		for name, value := range map[string]any{"string": "ouch", "error": fs.ErrClosed, "nil": nil} {
+			t.Run(string(phase)+" "+name, func(t *testing.T) {
+				opts := s.Options
+				opts.OnProgress = func(p backup.Progress) {
+					if p.Phase == phase {
+						panic(value)
+					}
+				}
+				report, err := backup.ValidateBackup(t.Context(), opts, s.stamp)
+				require.ErrorIs(t, err, backup.ErrPanic)
+				require.NotErrorIs(t, err, backup.ErrInvalidBackup)
+				require.Nil(t, report)
+				if name == "error" {
+					require.ErrorIs(t, err, fs.ErrClosed)
+				}
+			})
+		}
+	}
+	s.requireProblems()
+}
+
+func TestValidateReportsProgress(t *testing.T) {
+	s := newSpecimen(t)
+	opts := s.Options
+	var phases []backup.Phase
+	var last backup.Progress
+	opts.OnProgress = func(p backup.Progress) { // the race detector sees a second goroutine
+		if !slices.Contains(phases, p.Phase) {
+			phases = append(phases, p.Phase)
+		}
+		if p.Phase == backup.PhaseValidateFiles {
+			require.GreaterOrEqual(t, p.Files, last.Files)
+			require.GreaterOrEqual(t, p.Bytes, last.Bytes)
+			last = p
+		}
+	}
+	_, err := backup.ValidateBackup(t.Context(), opts, s.stamp)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []backup.Phase{backup.PhaseValidateDatabase, backup.PhaseValidateFiles}, phases)
+	require.EqualValues(t, len(s.files()), last.Files)
+	var size int64
+	for _, name := range s.files() {
+		size += int64(len(s.read(name)))
+	}
+	require.Equal(t, size, last.Bytes)
+}
+
+// Whatever comes of a call, no goroutine and no descriptor is left of it.
+func TestValidateLeavesNothingOpen(t *testing.T) {
+	sound := newSpecimen(t)
+	damaged := sound.copy(t)
+	damaged.remove("chroma")
+	damaged.flip(dbFile, 5000)
+	hostile := sound.copy(t)
+	hostile.write(metadataFile, []byte("["))
+	python := sound.copy(t)
+	python.makePython()
+	panicking := sound.copy(t)
+	panicking.OnProgress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseValidateFiles && p.Files > 2 {
+			panic("ouch")
+		}
+	}
+	missing := sound.copy(t)
+	missing.stamp = "missing"
+	all := func() {
+		for _, s := range []*specimen{sound, damaged, hostile, python, panicking, missing} {
+			backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+			backup.ListRuntimeBackups(t.Context(), s.Options)
+			ctx, cancel := context.WithCancel(t.Context())
+			opts := s.Options
+			opts.OnProgress = func(p backup.Progress) {
+				if p.Files > 1 {
+					cancel()
+				}
+			}
+			backup.ValidateBackup(ctx, opts, s.stamp)
+			cancel()
+		}
+	}
+	all()
+	descriptors := openDescriptors(t)
+	routines := runtime.NumGoroutine()
+	for range 10 {
+		all()
+	}
+	require.Equal(t, descriptors, openDescriptors(t))
+	// One that has told the others that it is done may still be on its way out.
+	for timeout := time.After(time.Minute); runtime.NumGoroutine() > routines; {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-timeout:
+			require.FailNow(t, "goroutines are left")
+		}
+	}
+}
+
+// openDescriptors counts what this process has open, where that can be told.
+func openDescriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0
+	}
+	require.NoError(t, err)
+	return len(entries)
+}
+
+// Calls for one snapshot may run at once.
+func TestValidateAtOnce(t *testing.T) {
+	s := newSpecimen(t)
+	errs := make(chan error, 8)
+	for range cap(errs) {
+		go func() {
+			_, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+			errs <- err
+		}()
+	}
+	for range cap(errs) {
+		require.NoError(t, <-errs)
+	}
+}
