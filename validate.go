@@ -543,7 +543,8 @@ func checkSQLite(ctx context.Context, dir *fsat.Dir, name, pragma string, report
 		"_pragma=trusted_schema(0)", "_pragma=cell_size_check(1)", "_pragma=temp_store(2)")
 	if err == nil {
 		defer conn.Close()
-		err = conn.query(ctx, "PRAGMA "+pragma, func(row []driver.Value) error {
+		// Without a number SQLite stops at 100 rows (sqlite.org/pragma.html).
+		err = conn.query(ctx, fmt.Sprintf("PRAGMA %s(%d)", pragma, maxProblems+1), func(row []driver.Value) error {
 			if text := fmt.Sprint(row[0]); text != "ok" {
 				report(CodeDBIntegrity, text)
 			}

@@ -671,6 +671,34 @@ func TestValidatePythonSnapshotWithManifest(t *testing.T) {
 	require.Contains(t, brief(s.validate().Problems), "file_changed: "+registryFile)
 }
 
+// Every row of SQLite's check is reported, up to the bound.
+func TestValidateReportsAllRowsOfTheIntegrityCheck(t *testing.T) {
+	store := newBareStore(t)
+	store.IncludeChroma = false
+	inDatabase(t, store.DatabasePath, func(db *sql.DB) {
+		_, err := db.Exec("PRAGMA journal_mode = delete")
+		require.NoError(t, err)
+	})
+	for _, test := range []struct{ lost, want int }{{1, 2}, {299, 301}, {2000, 1001}} {
+		t.Run(fmt.Sprint(test.lost), func(t *testing.T) {
+			loseIndexEntriesIn(t, store.DatabasePath, test.lost)
+			s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
+			report := s.validate()
+			require.Len(t, report.Problems, test.want)
+			require.False(t, report.DBOK)
+			for i, p := range report.Problems {
+				if i == 1000 {
+					require.Equal(t, backup.CodeTooManyProblems, p.Code)
+					break
+				}
+				require.Equal(t, backup.CodeDBIntegrity, p.Code)
+				require.Equal(t, dbFile, p.Path)
+				require.NotEmpty(t, p.Detail)
+			}
+		})
+	}
+}
+
 // A schema may need what only the host's connections know. Where SQLite can
 // check the database without it, that is enough. Where it cannot, nobody can
 // say that the copy is whole, here as in the Python module.
