@@ -454,9 +454,11 @@ func (v *validation) parentOf(rel string) (*fsat.Dir, error) {
 }
 
 // absent tells of errors by which a recorded entry is not there, or not as
-// such: a link in its way is reported by the walk over all files.
+// such: a link in its way is reported by the walk over all files, and no file
+// can have a name that is too long.
 func absent(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) ||
+		errors.Is(err, syscall.ENAMETOOLONG)
 }
 
 // checkDatabase judges the database copy.

@@ -502,6 +502,7 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 		"dots in the middle":  {root + sep + "." + sep + "db" + sep + sep + "atocore.db", nil},
 		"another name":        {root + sep + "db" + sep + "other.db", []string{"db_snapshot_missing"}},
 		"name of three dots":  {root + sep + "db" + sep + "...", []string{"db_snapshot_missing"}},
+		"endless name":        {root + sep + "db" + sep + strings.Repeat("n", 5000), []string{"db_snapshot_missing"}},
 		"name of 255 bytes":   {root + sep + "db" + sep + strings.Repeat("n", 255), []string{"db_snapshot_missing"}},
 		"newline in the name": {root + sep + "db" + sep + "a\nb", []string{"db_snapshot_missing"}},
 	} {
@@ -539,6 +540,12 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 			}
 		})
 	}
+	t.Run("endless registry name", func(t *testing.T) {
+		s := base.copy(t)
+		s.set(map[string]any{"registry_snapshot_path": root + sep + "config" + sep + strings.Repeat("n", 5000)})
+		s.reseal()
+		s.requireProblems("registry_snapshot_missing")
+	})
 	// Any root will do if the parts are below it: nothing is looked up there.
 	t.Run("root that never was", func(t *testing.T) {
 		s := base.copy(t)
