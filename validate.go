@@ -339,7 +339,7 @@ func (v *validation) checkFiles(ctx context.Context) error {
 	var manifest *manifestCursor
 	if v.manifest != nil {
 		manifest = &manifestCursor{r: newManifestReader(v.manifest), report: v.problem}
-		if err := manifest.advance(); err != nil {
+		if err := manifest.advance(ctx); err != nil {
 			return err
 		}
 	}
@@ -363,12 +363,12 @@ func (v *validation) checkFiles(ctx context.Context) error {
 		if manifest == nil {
 			return nil
 		}
-		return manifest.compare(f)
+		return manifest.compare(ctx, f)
 	})
 	if err != nil || manifest == nil {
 		return err
 	}
-	return manifest.drain()
+	return manifest.drain(ctx)
 }
 
 // A manifestCursor walks along the manifest while files are walked along.
@@ -380,7 +380,10 @@ type manifestCursor struct {
 	broken bool // the latter: what follows cannot be judged
 }
 
-func (c *manifestCursor) advance() (err error) {
+func (c *manifestCursor) advance(ctx context.Context) (err error) {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	c.entry, err = c.r.next()
 	switch {
 	case err == nil:
@@ -397,10 +400,10 @@ func (c *manifestCursor) advance() (err error) {
 }
 
 // compare judges one file and what the manifest names before it.
-func (c *manifestCursor) compare(f *scannedFile) error {
+func (c *manifestCursor) compare(ctx context.Context, f *scannedFile) error {
 	for !c.done && c.entry.path < f.path {
 		c.report(CodeFileMissing, c.entry.path, "")
-		if err := c.advance(); err != nil {
+		if err := c.advance(ctx); err != nil {
 			return err
 		}
 	}
@@ -421,14 +424,14 @@ func (c *manifestCursor) compare(f *scannedFile) error {
 	if !f.irregular && f.sum != c.entry.sum {
 		c.report(CodeFileChanged, f.path, "")
 	}
-	return c.advance()
+	return c.advance(ctx)
 }
 
 // drain reports what the manifest names after the last file.
-func (c *manifestCursor) drain() error {
+func (c *manifestCursor) drain(ctx context.Context) error {
 	for !c.done {
 		c.report(CodeFileMissing, c.entry.path, "")
-		if err := c.advance(); err != nil {
+		if err := c.advance(ctx); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,113 @@
+package backup_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+func TestManifestLine(t *testing.T) {
+	const empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	for name, want := range map[string]string{
+		"db/atocore.db": empty + "  db/atocore.db\n",
+		" a  b ":        empty + "   a  b \n",
+		"*a":            empty + "  *a\n",
+		"\xff\x00":      empty + "  \xff\x00\n",
+		"a\nb":          `\` + empty + `  a\nb` + "\n",
+		"a\rb":          `\` + empty + `  a\rb` + "\n",
+		`a\b`:           `\` + empty + `  a\\b` + "\n",
+		`\n` + "\n\r\\": `\` + empty + `  \\n\n\r\\` + "\n",
+	} {
+		require.Equal(t, want, backup.ManifestLine(sha256.Sum256(nil), name))
+	}
+}
+
+// awkwardNames are names of files that tools get wrong.
+var awkwardNames = []string{
+	"a b", " ", "-", "--help", "*", "a\nb", "a\rb", `a\b`, `a\nb`, "\n", `\`, "\xff\xfe", "α😀", "a'b\"c", "a\tb\x01\x7f",
+	"%", "?#", "a?b&c=d", "%2e", strings.Repeat("n", 255), strings.Repeat("\n", 255), "...", "SHA256SUMS", "backup-metadata.json",
+}
+
+// GNU coreutils write the same lines, and accept ours, whatever the names are.
+func TestManifestIsThatOfCoreutils(t *testing.T) {
+	tool, err := exec.LookPath("sha256sum")
+	if err != nil || runtime.GOOS != "linux" {
+		t.Skip("there is no sha256sum of GNU coreutils")
+	}
+	store := newBareStore(t)
+	for i, name := range awkwardNames {
+		require.NoError(t, os.WriteFile(filepath.Join(store.ChromaPath, name), []byte(fmt.Sprint(i)), 0o600))
+	}
+	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
+	s.requireProblems()
+
+	lines := strings.SplitAfter(string(s.read(manifestFile)), "\n")
+	for _, name := range awkwardNames {
+		name = "chroma/" + name
+		cmd := exec.Command(tool, "--", name)
+		cmd.Dir = s.path("")
+		line, err := cmd.Output()
+		require.NoError(t, err)
+		require.Contains(t, lines, string(line))
+	}
+	cmd := exec.Command(tool, "--check", "--strict", "--quiet", manifestFile)
+	cmd.Dir = s.path("")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	s.flip(registryFile, 0)
+	cmd = exec.Command(tool, "--check", "--strict", "--quiet", manifestFile)
+	cmd.Dir = s.path("")
+	require.Error(t, cmd.Run())
+}
+
+// Every file has its line, in the order that readers insist on, and whatever
+// is done to one with an awkward name is found.
+func TestManifestOfAwkwardNames(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("such names are not possible on every file system")
+	}
+	store := newBareStore(t)
+	for _, name := range awkwardNames {
+		require.NoError(t, os.WriteFile(filepath.Join(store.ChromaPath, name), []byte(name), 0o600))
+	}
+	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
+	s.requireProblems()
+	var named []string
+	require.NoError(t, backup.EachManifestEntry(s.read(manifestFile), func(sum [sha256.Size]byte, name string) {
+		require.Equal(t, sha256.Sum256(s.read(name)), sum)
+		named = append(named, name)
+	}))
+	require.Len(t, named, len(awkwardNames)+12)
+	for _, name := range awkwardNames {
+		name = "chroma/" + name
+		good := s.read(name)
+		s.flip(name, len(good)-1)
+		require.Equal(t, []string{"file_changed: " + name}, brief(s.validate().Problems))
+		s.remove(name)
+		require.Contains(t, brief(s.validate().Problems), "file_missing: "+name)
+		s.write(name, good)
+	}
+}
+
+// A manifest may name any number of files that are not there; giving up must
+// not wait for its end.
+func TestManifestHeedsItsContext(t *testing.T) {
+	var manifest strings.Builder
+	for i := range 1000 {
+		manifest.WriteString(backup.ManifestLine([sha256.Size]byte{}, fmt.Sprintf("missing/%08d", i)))
+	}
+	require.NoError(t, backup.DrainManifest(t.Context(), []byte(manifest.String())))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, backup.DrainManifest(ctx, []byte(manifest.String())), context.Canceled)
+}
