@@ -32,8 +32,8 @@ func TestManifestLine(t *testing.T) {
 	}
 }
 
-// awkwardNames are names of files that tools get wrong.
-var awkwardNames = []string{
+// awkwardFileNames are names of files that tools get wrong.
+var awkwardFileNames = []string{
 	"a b", " ", "-", "--help", "*", "a\nb", "a\rb", `a\b`, `a\nb`, "\n", `\`, "\xff\xfe", "α😀", "a'b\"c", "a\tb\x01\x7f",
 	"%", "?#", "a?b&c=d", "%2e", strings.Repeat("n", 255), strings.Repeat("\n", 255), "...", "SHA256SUMS", "backup-metadata.json",
 }
@@ -45,14 +45,14 @@ func TestManifestIsThatOfCoreutils(t *testing.T) {
 		t.Skip("there is no sha256sum of GNU coreutils")
 	}
 	store := newBareStore(t)
-	for i, name := range awkwardNames {
+	for i, name := range awkwardFileNames {
 		require.NoError(t, os.WriteFile(filepath.Join(store.ChromaPath, name), []byte(fmt.Sprint(i)), 0o600))
 	}
 	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
 	s.requireProblems()
 
 	lines := strings.SplitAfter(string(s.read(manifestFile)), "\n")
-	for _, name := range awkwardNames {
+	for _, name := range awkwardFileNames {
 		name = "chroma/" + name
 		cmd := exec.Command(tool, "--", name)
 		cmd.Dir = s.path("")
@@ -77,7 +77,7 @@ func TestManifestOfAwkwardNames(t *testing.T) {
 		t.Skip("such names are not possible on every file system")
 	}
 	store := newBareStore(t)
-	for _, name := range awkwardNames {
+	for _, name := range awkwardFileNames {
 		require.NoError(t, os.WriteFile(filepath.Join(store.ChromaPath, name), []byte(name), 0o600))
 	}
 	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
@@ -87,8 +87,8 @@ func TestManifestOfAwkwardNames(t *testing.T) {
 		require.Equal(t, sha256.Sum256(s.read(name)), sum)
 		named = append(named, name)
 	}))
-	require.Len(t, named, len(awkwardNames)+12)
-	for _, name := range awkwardNames {
+	require.Len(t, named, len(awkwardFileNames)+12)
+	for _, name := range awkwardFileNames {
 		name = "chroma/" + name
 		good := s.read(name)
 		s.flip(name, len(good)-1)
