@@ -129,7 +129,7 @@ func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 	if err := retry(func() error { return unix.Fstatfs(d.fd, &st) }); err != nil {
 		return 0, 0, false, pathErr("statfs", d.path, err)
 	}
-	free = int64(min(st.Bavail, 1<<62/uint64(st.Bsize))) * st.Bsize
+	free = int64(min(st.Bavail, 1<<62/uint64(st.Bsize))) * int64(st.Bsize)
 	inodes = int64(min(st.Ffree, 1<<62))
 	if st.Files == 0 {
 		inodes = -1
