@@ -1,0 +1,277 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/atocore/backup"
+
+	_ "modernc.org/sqlite"
+)
+
+const (
+	kib = int64(1) << 10
+	mib = int64(1) << 20
+	gib = int64(1) << 30
+)
+
+// have makes sure of the data called name, n large, and gives its path. They
+// are made in a child process, which keeps this one small (see peakMemory).
+// Whatever is measured reads them from the page cache.
+func (b *bench) have(ctx context.Context, name string, n int64) (path string, err error) {
+	path = filepath.Join(b.dir, "data", fmt.Sprintf("%s-%d", name, n))
+	if name == "database" {
+		path += ".db"
+	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		b.say("making %s", filepath.Base(path))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return "", err
+		}
+		part := path + ".part"
+		if err := os.RemoveAll(part); err != nil {
+			return "", err
+		}
+		argv := []string{b.self, "child", "fill", "-data", name, "-to", part, "-n", fmt.Sprint(n)}
+		if _, err := runProcess(ctx, argv); err != nil {
+			return "", err
+		}
+		if err := os.Rename(part, path); err != nil {
+			return "", err
+		}
+		syncDisks()
+	} else if err != nil {
+		return "", err
+	}
+	return path, warm(path)
+}
+
+// warm reads every file at or below path once.
+func warm(path string) error {
+	buf := make([]byte, mib)
+	return filepath.WalkDir(path, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{f}, buf)
+		return err
+	})
+}
+
+// fill makes the data called name at path.
+func fill(ctx context.Context, name, path string, n int64) error {
+	switch name {
+	case "database":
+		return fillDatabase(ctx, path, n)
+	case "small-files":
+		return fillFiles(path, n, 4*kib)
+	case "large-files":
+		return fillFiles(path, 8, n/8)
+	case "chroma":
+		return fillChroma(ctx, path, n)
+	case "snapshots":
+		return fillSnapshots(path, n)
+	case "registry":
+		return os.WriteFile(path, fmt.Appendf(nil, `{"version": 1, "projects": [%s]}`,
+			strings.TrimSuffix(strings.Repeat(`{"id": "a-project", "aliases": ["one", "two"]}, `, int(n)), ", ")), 0o600)
+	}
+	return fmt.Errorf("there are no data %q", name)
+}
+
+// filler gives bytes that no file system can make smaller; the same ones in
+// every run.
+func filler(seed int64) *rand.ChaCha8 {
+	var key [32]byte
+	copy(key[:], fmt.Sprint(seed))
+	return rand.NewChaCha8(key)
+}
+
+func fillFile(path string, size int64, from *rand.ChaCha8) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	_, err = io.CopyN(f, from, size)
+	return err
+}
+
+// fillFiles makes count files of one size, 1,000 of them in a directory.
+func fillFiles(path string, count, size int64) error {
+	from := filler(count)
+	for i := range count {
+		dir := filepath.Join(path, fmt.Sprintf("%03d", i/1000))
+		if i%1000 == 0 {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := fillFile(filepath.Join(dir, fmt.Sprintf("%05d", i)), size, from); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillChroma makes a directory with the files of a Chroma server's local
+// store, n bytes in all: its database and one directory a collection, whose
+// segment files hold the vectors.
+func fillChroma(ctx context.Context, path string, n int64) error {
+	const collections = 40
+	from := filler(n)
+	sizes := rand.New(from)
+	database := n * 3 / 10
+	segments := float64(n-database) / collections // on average
+	for range collections {
+		dir := filepath.Join(path, fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", sizes.Uint32(), sizes.Uint32N(1<<16),
+			sizes.Uint32N(1<<12), sizes.Uint32N(1<<12), sizes.Uint64N(1<<48)))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		data := int64(segments * (0.4 + 1.2*sizes.Float64()))
+		for _, f := range []struct {
+			name string
+			size int64
+		}{
+			{"data_level0.bin", data},
+			{"header.bin", 100},
+			{"length.bin", data / 400},
+			{"link_lists.bin", data / 100},
+			{"index_metadata.pickle", data / 25},
+		} {
+			if err := fillFile(filepath.Join(dir, f.name), f.size, from); err != nil {
+				return err
+			}
+		}
+	}
+	db := filepath.Join(path, "chroma.sqlite3")
+	if err := fillDatabase(ctx, db, database); err != nil {
+		return err
+	}
+	return execute(ctx, db, "PRAGMA journal_mode=delete")
+}
+
+// fillDatabase makes a WAL database of about n bytes: rows from some 60 bytes
+// to some 20 KB, text keys in random order, and indexes.
+func fillDatabase(ctx context.Context, path string, n int64) error {
+	const schema = `
+		CREATE TABLE document (id INTEGER PRIMARY KEY, project TEXT NOT NULL, body TEXT NOT NULL, created_at TEXT NOT NULL);
+		CREATE INDEX document_project ON document (project, created_at);
+		CREATE TABLE chunk (id TEXT PRIMARY KEY, document_id INTEGER NOT NULL REFERENCES document, position INTEGER NOT NULL, text TEXT NOT NULL);
+		CREATE UNIQUE INDEX chunk_position ON chunk (document_id, position);
+		CREATE TABLE embedding (id INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+		CREATE TABLE event (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
+		CREATE INDEX event_at ON event (at);
+		CREATE INDEX event_kind ON event (kind, at);`
+	// About 2.5 MB of each table and its indexes.
+	const batch = `
+		INSERT INTO document (project, body, created_at)
+			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 250)
+			SELECT 'project-' || abs(random() % 50), hex(randomblob(50 + abs(random() % 10000))),
+				datetime(1700000000 + abs(random() % 100000000), 'unixepoch') FROM n;
+		INSERT INTO chunk
+			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1600)
+			SELECT lower(hex(randomblob(16))), (SELECT count(*) FROM document) - i / 8, i, hex(randomblob(200 + abs(random() % 1000))) FROM n
+			WHERE true ON CONFLICT DO NOTHING;
+		INSERT INTO embedding (vector)
+			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 800)
+			SELECT randomblob(3072) FROM n;
+		INSERT INTO event (at, kind, detail)
+			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 14000)
+			SELECT 1700000000 + abs(random() % 100000000), 'kind-' || abs(random() % 20), hex(randomblob(10 + abs(random() % 40))) FROM n;`
+	db, err := openDatabase(path, "_pragma=journal_mode(off)", "_pragma=synchronous(off)", "_pragma=cache_size(-100000)")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(ctx, schema); err != nil {
+		return err
+	}
+	for size := int64(0); size < n; {
+		if _, err := db.ExecContext(ctx, "BEGIN;"+batch+"COMMIT"); err != nil {
+			return err
+		}
+		err := db.QueryRowContext(ctx, "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()").Scan(&size)
+		if err != nil {
+			return err
+		}
+	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	return execute(ctx, path, "PRAGMA journal_mode=wal")
+}
+
+// openDatabase opens a database as a host of the library would: one
+// connection.
+func openDatabase(path string, params ...string) (*sql.DB, error) {
+	u := url.URL{Scheme: "file", Path: filepath.ToSlash(path), RawQuery: strings.Join(params, "&")}
+	db, err := sql.Open("sqlite", u.String())
+	if err == nil {
+		db.SetMaxOpenConns(1)
+	}
+	return db, err
+}
+
+func execute(ctx context.Context, path, statement string) error {
+	db, err := openDatabase(path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(ctx, statement); err != nil {
+		return err
+	}
+	return db.Close()
+}
+
+// fillSnapshots makes a backup directory with n snapshots that can be listed:
+// their metadata are as the library writes them, and nothing else is in them.
+func fillSnapshots(path string, n int64) error {
+	first := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range n {
+		at := first.Add(time.Duration(i) * 17 * time.Minute)
+		stamp := at.Format("20060102T150405Z")
+		root := filepath.Join("/srv/atocore/backups/snapshots", stamp)
+		data, err := json.MarshalIndent(backup.Metadata{
+			CreatedAt:              at,
+			BackupRoot:             root,
+			DBSnapshotPath:         filepath.Join(root, "db", "atocore.db"),
+			DBSizeBytes:            100*mib + i,
+			RegistrySnapshotPath:   filepath.Join(root, "config", "project-registry.json"),
+			ChromaSnapshotPath:     filepath.Join(root, "chroma"),
+			ChromaSnapshotBytes:    700*mib + i,
+			ChromaSnapshotFiles:    201,
+			ChromaSnapshotIncluded: true,
+			VectorStoreNote:        "The Chroma directory was copied while ingestion was held off.",
+			FormatVersion:          1,
+			Stamp:                  stamp,
+		}, "", "  ")
+		if err != nil {
+			return err
+		}
+		dir := filepath.Join(path, "snapshots", stamp)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "backup-metadata.json"), append(data, '\n'), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}

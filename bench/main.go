@@ -1,0 +1,181 @@
+// Bench measures this library beside the ways people have today, on the
+// machine it runs on:
+//
+//	go run ./bench
+//
+// It makes its data in a temporary directory, which takes some 16 GB while it
+// runs and some minutes to fill (-quick: a twentieth of both), and prints
+// Markdown tables of medians. Each way runs as a process of its own, so that
+// its memory can be told; the ways of one table run in turn, in alternating
+// order, so that a disk that is slow for a minute is slow for all of them.
+// What a way left is removed and synced away before the next one begins, and
+// what it reads is in the page cache.
+//
+// Peers that are not installed are left out, and it is said which. As root,
+// with mkfs.xfs, a file system that shares blocks between copies is measured
+// too, on a loop device.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case err == nil:
+	case errors.Is(err, flag.ErrHelp), errors.Is(err, errUsage): // said already
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+var errUsage = errors.New("wrong arguments")
+
+// run is one call of the program, or of a child process of it.
+func run(ctx context.Context, args []string, out, log io.Writer) error {
+	if len(args) > 0 && args[0] == "child" {
+		return runChild(ctx, args[1:], out)
+	}
+	b := &bench{out: out, log: log, scale: 1}
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(log)
+	dir := flags.String("dir", "", "make the data in `DIR`, on the disk to be measured, and leave it there for the next run")
+	only := flags.String("only", "", "run only these `PARTS`, separated by commas: "+strings.Join(partNames(), ", "))
+	flags.IntVar(&b.rounds, "rounds", 5, "run each way `N` times")
+	quick := flags.Bool("quick", false, "take a twentieth of the data: to see that it works, not to measure")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *quick {
+		b.scale = 20
+	}
+	chosen, err := choose(*only)
+	if err != nil || flags.NArg() > 0 || b.rounds < 1 {
+		if err == nil {
+			err = errors.New("see -help")
+		}
+		fmt.Fprintln(log, "bench:", err)
+		return errUsage
+	}
+	return b.main(ctx, *dir, chosen)
+}
+
+// A bench is one run of the program.
+type bench struct {
+	out, log io.Writer
+	rounds   int
+	scale    int64 // sizes and counts are divided by it
+
+	dir   string // all data, on the disk that is measured
+	self  string // this program, to be run as a child
+	tools tools
+	floor float64 // bytes: the peak memory of a process of ours that does nothing
+	goals []goal
+	// leftovers are directories to be removed at the end.
+	leftovers []string
+}
+
+// A part is a table that can be asked for by name.
+type part struct {
+	name  string
+	title string
+	run   func(*bench, context.Context) error
+}
+
+var parts = []part{
+	{"guard", "How long ingestion stands still", (*bench).guard},
+	{"create", "Creating a snapshot of a database", (*bench).createDatabase},
+	{"tree", "Creating a snapshot of a tree", (*bench).createTree},
+	{"validate", "Validating", (*bench).validate},
+	{"list", "Listing", (*bench).list},
+	{"stall", "How long a writer waits", (*bench).stall},
+	{"scale", "How the cost grows", (*bench).growth},
+}
+
+func partNames() []string {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+func choose(only string) ([]part, error) {
+	if only == "" {
+		return parts, nil
+	}
+	var chosen []part
+	for _, name := range strings.Split(only, ",") {
+		i := slices.IndexFunc(parts, func(p part) bool { return p.name == strings.TrimSpace(name) })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no part %q, only %s", name, strings.Join(partNames(), ", "))
+		}
+		chosen = append(chosen, parts[i])
+	}
+	return chosen, nil
+}
+
+// main measures the chosen parts. Nothing is left of it unless keep names a
+// directory to keep the data in.
+func (b *bench) main(ctx context.Context, keep string, chosen []part) (err error) {
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	if keep == "" {
+		b.dir, err = os.MkdirTemp("", "atocore-bench-")
+	} else if b.dir, err = filepath.Abs(keep); err == nil {
+		err = os.MkdirAll(b.dir, 0o755)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if keep == "" {
+			b.leftovers = []string{b.dir}
+		}
+		for _, dir := range b.leftovers {
+			err = errors.Join(err, removeAll(dir))
+		}
+	}()
+	b.say("looking for peers")
+	if b.tools, err = b.findTools(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.tools.remove()) }()
+	nothing, err := b.compare(ctx, contest{what: "a process that does nothing", ways: []way{
+		b.tool(b.self, "nothing", func(string) []string { return []string{"child", "nothing"} }),
+	}})
+	if err != nil {
+		return err
+	}
+	b.floor = nothing[0].median(peak)
+	b.describeMachine()
+	for _, p := range chosen {
+		fmt.Fprintf(b.out, "\n## %s\n\n", p.title)
+		if err := p.run(b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
+	b.printGoals()
+	return nil
+}
+
+// say tells what is being done, for it takes its time.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.log, "bench: "+format+"\n", args...)
+}
