@@ -69,8 +69,9 @@ func rawMetadata(m *Metadata, raw json.RawMessage) (json.RawMessage, error) {
 // its metadata and hides no other.
 //
 // Every directory in snapshots/ is one; anything else there, links included,
-// is passed over. The cost is a few system calls a snapshot, and memory for
-// the result.
+// is passed over. If opts.DatabasePath is set, metadata that are a hard link
+// to the live database are not opened. The cost is a few system calls a
+// snapshot, and memory for the result.
 //
 // Errors: [ErrInvalidOptions] if BackupDir is empty, ctx's error, or an
 // *fs.PathError if the directory cannot be read.
@@ -92,6 +93,7 @@ func ListRuntimeBackups(ctx context.Context, opts Options) (_ []Snapshot, err er
 		return nil, fmt.Errorf("list backups: %w", err)
 	}
 	snapshots := make([]Snapshot, 0, len(entries))
+	live := s.liveDatabase()
 	for _, entry := range entries {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("list backups: %w", err)
@@ -99,7 +101,7 @@ func ListRuntimeBackups(ctx context.Context, opts Options) (_ []Snapshot, err er
 		if !entry.Type.IsDir() {
 			continue
 		}
-		snapshot, ok := describeSnapshot(root, entry.Name)
+		snapshot, ok := describeSnapshot(root, entry.Name, live)
 		if !ok {
 			continue
 		}
@@ -122,7 +124,7 @@ func openSnapshots(backupDir string) (*fsat.Dir, error) {
 
 // describeSnapshot reads one snapshot's metadata. ok is false if the directory
 // is gone by now.
-func describeSnapshot(root *fsat.Dir, name string) (s Snapshot, ok bool) {
+func describeSnapshot(root *fsat.Dir, name string, live liveFiles) (s Snapshot, ok bool) {
 	s.Stamp = name
 	dir, err := root.OpenDir(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -135,7 +137,7 @@ func describeSnapshot(root *fsat.Dir, name string) (s Snapshot, ok bool) {
 		return s, true
 	}
 	defer dir.Close()
-	data, err := readMetadataFile(dir)
+	data, err := readMetadataFile(dir, live)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, true
 	}
@@ -178,18 +180,18 @@ var (
 
 // readMetadataFile reads the metadata of the snapshot dir, at most
 // maxMetadataSize bytes of it.
-func readMetadataFile(dir *fsat.Dir) ([]byte, error) {
-	return readSmall(dir, metadataName, maxMetadataSize)
+func readMetadataFile(dir *fsat.Dir, live liveFiles) ([]byte, error) {
+	return readSmall(dir, metadataName, maxMetadataSize, live)
 }
 
 // readSmall reads the regular file name, which is untrusted. What is no
-// regular file is not opened.
-func readSmall(dir *fsat.Dir, name string, limit int64) ([]byte, error) {
+// regular file, or the live database's, is not opened.
+func readSmall(dir *fsat.Dir, name string, limit int64, live liveFiles) ([]byte, error) {
 	info, err := dir.Lstat(name)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode.IsRegular() {
+	if !info.Mode.IsRegular() || live.contains(info) {
 		return nil, errNotRegular
 	}
 	f, err := dir.Open(name)

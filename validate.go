@@ -224,7 +224,7 @@ func (v *validation) openSnapshot() error {
 
 // readMetadata reads backup-metadata.json, or reports why it cannot.
 func (v *validation) readMetadata() error {
-	data, err := readMetadataFile(v.dir)
+	data, err := readMetadataFile(v.dir, v.live)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		v.problem(CodeMetadataMissing, "", "")
@@ -575,16 +575,9 @@ func (v *validation) checkRegistry() error {
 	if err == nil {
 		defer dir.Close()
 	}
-	var info fsat.Info
-	if err == nil {
-		info, err = dir.Lstat(path.Base(v.registry))
-	}
-	if err == nil && v.live.contains(info) {
-		err = errNotRegular
-	}
 	var data []byte
 	if err == nil {
-		data, err = readSmall(dir, path.Base(v.registry), maxRegistrySize)
+		data, err = readSmall(dir, path.Base(v.registry), maxRegistrySize, v.live)
 	}
 	switch {
 	case err != nil && absent(err):
