@@ -534,7 +534,13 @@ func (v *validation) inRollbackForm(dir *fsat.Dir) (bool, error) {
 // is opened immutable, so that neither locks nor sidecar files are made or
 // looked for (sqlite.org/uri.html).
 func checkSQLite(ctx context.Context, dir *fsat.Dir, name, pragma string, report func(code Code, detail string)) error {
-	before, err := dir.Lstat(name)
+	// Opened here as well, since SQLite does not tell why it cannot open a file.
+	f, err := dir.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	before, err := f.Stat()
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -112,6 +113,39 @@ func (s *specimen) forUser(t *testing.T) *specimen {
 	c := s.copy(t)
 	require.NoError(t, os.Chmod(filepath.Dir(filepath.Dir(c.BackupDir)), 0o755))
 	return c
+}
+
+// What may not be read is not judged: nothing is known then.
+func TestValidateUnreadable(t *testing.T) {
+	base := newSpecimen(t)
+	require.Equal(t, "valid", findAsUser(t, base.forUser(t).BackupDir, base.stamp).Snapshots[base.stamp].Verdict)
+	for _, name := range []string{
+		metadataFile, manifestFile, dbFile, registryFile, chromaFile, base.files()[1],
+		"db", "config", "chroma", "chroma/" + strings.Split(base.files()[1], "/")[1], "", "..",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := base.forUser(t)
+			file := s.path(name)
+			info, err := os.Stat(file)
+			require.NoError(t, err)
+			require.NoError(t, os.Chmod(file, 0))
+			t.Cleanup(func() { os.Chmod(file, info.Mode()) })
+			found := findAsUser(t, s.BackupDir, s.stamp)
+			f := found.Snapshots[s.stamp]
+			require.Equal(t, "error", f.Verdict, f)
+			require.True(t, f.Permission, f.Error)
+			require.Contains(t, f.Error, filepath.Base(file), "the error names it")
+			require.False(t, f.HasReport)
+			switch name {
+			case "..":
+				require.Contains(t, found.ListError, "permission denied")
+			case "", metadataFile:
+				require.Equal(t, map[string]string{s.stamp: "unreadable: permission denied"}, found.List)
+			default:
+				require.Equal(t, map[string]string{s.stamp: ""}, found.List)
+			}
+		})
+	}
 }
 
 // Nothing needs to be written.
