@@ -953,8 +953,8 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 	missing.stamp = "missing"
 	all := func() {
 		for _, s := range []*specimen{sound, damaged, hostile, python, panicking, missing} {
-			backup.ValidateBackup(t.Context(), s.Options, s.stamp)
-			backup.ListRuntimeBackups(t.Context(), s.Options)
+			_, _ = backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+			_, _ = backup.ListRuntimeBackups(t.Context(), s.Options)
 			ctx, cancel := context.WithCancel(t.Context())
 			opts := s.Options
 			opts.OnProgress = func(p backup.Progress) {
@@ -962,7 +962,7 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 					cancel()
 				}
 			}
-			backup.ValidateBackup(ctx, opts, s.stamp)
+			_, _ = backup.ValidateBackup(ctx, opts, s.stamp)
 			cancel()
 		}
 	}

@@ -46,7 +46,7 @@ type findings struct {
 // What it does with files lies between two calls that a trace shows.
 func validateRole(p parent, args []string) error {
 	backupDir, stamps := args[0], args[1:]
-	os.Lstat(traceBegin)
+	_, _ = os.Lstat(traceBegin)
 	found := findings{Snapshots: map[string]finding{}, List: map[string]string{}}
 	opts := backup.Options{BackupDir: backupDir}
 	for _, stamp := range stamps {
@@ -69,7 +69,7 @@ func validateRole(p parent, args []string) error {
 	if err != nil {
 		found.ListError = err.Error()
 	}
-	os.Lstat(traceEnd)
+	_, _ = os.Lstat(traceEnd)
 	data, err := json.Marshal(found)
 	if err == nil {
 		p.say(string(data))
@@ -129,7 +129,7 @@ func TestValidateUnreadable(t *testing.T) {
 			info, err := os.Stat(file)
 			require.NoError(t, err)
 			require.NoError(t, os.Chmod(file, 0))
-			t.Cleanup(func() { os.Chmod(file, info.Mode()) })
+			t.Cleanup(func() { _ = os.Chmod(file, info.Mode()) })
 			found := findAsUser(t, s.BackupDir, s.stamp)
 			f := found.Snapshots[s.stamp]
 			require.Equal(t, "error", f.Verdict, f)
@@ -154,7 +154,7 @@ func TestValidateReadOnlyFiles(t *testing.T) {
 	require.NoError(t, filepath.WalkDir(s.BackupDir, func(name string, d fs.DirEntry, err error) error {
 		require.NoError(t, err)
 		if d.IsDir() {
-			t.Cleanup(func() { os.Chmod(name, 0o755) })
+			t.Cleanup(func() { _ = os.Chmod(name, 0o755) })
 			return os.Chmod(name, 0o555)
 		}
 		return os.Chmod(name, 0o444)
