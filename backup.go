@@ -152,6 +152,9 @@ func (s *settings) initDatabase(ctx context.Context) error {
 		}
 	}
 	info, err := fsat.Stat(s.DatabasePath)
+	if s.DB != nil && errors.Is(err, fs.ErrNotExist) {
+		return nil // in memory, or DB will tell
+	}
 	if err != nil {
 		return step("find database", s.DatabasePath, err)
 	}

@@ -61,38 +61,11 @@ func pinSource(ctx context.Context, path string) (_ *pinnedSource, err error) {
 			conn.Close()
 		}
 	}()
-	if err := conn.exec(ctx, "BEGIN"); err != nil {
+	if err := src.begin(ctx); err != nil {
 		return nil, err
 	}
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		err = conn.exec(ctx, "SELECT 1 FROM sqlite_schema LIMIT 1")
-		if code := sqliteCode(err); code != sqliteBusy && code != sqliteLocked {
-			break
-		}
-		if err := sleep(ctx, wait); err != nil {
-			return nil, err
-		}
-	}
-	if err != nil {
+	if err := src.pin(ctx); err != nil {
 		return nil, err
-	}
-	if src.mode, err = conn.text(ctx, "PRAGMA journal_mode"); err != nil {
-		return nil, err
-	}
-	for _, q := range []struct {
-		statement string
-		into      *int64
-	}{{"PRAGMA page_size", &src.pageSize}, {"PRAGMA page_count", &src.pages}} {
-		text, err := conn.text(ctx, q.statement)
-		if err != nil {
-			return nil, err
-		}
-		if *q.into, err = strconv.ParseInt(text, 10, 64); err != nil {
-			return nil, err
-		}
-	}
-	if src.pages == 0 {
-		return nil, fmt.Errorf("%w: the database is empty", ErrSourceInvalid)
 	}
 	after, err := fsat.Stat(path)
 	if err != nil {
@@ -104,9 +77,53 @@ func pinSource(ctx context.Context, path string) (_ *pinnedSource, err error) {
 	return src, nil
 }
 
+// begin begins a transaction, which holds nothing before it reads. Whether ctx
+// is done makes no difference, so that a failure means that there is none.
+func (src *pinnedSource) begin(ctx context.Context) error {
+	return src.exec(context.WithoutCancel(ctx), "BEGIN")
+}
+
+// pin reads once within the transaction, and looks at what it reads.
+func (src *pinnedSource) pin(ctx context.Context) (err error) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		err = src.exec(ctx, "SELECT 1 FROM sqlite_schema LIMIT 1")
+		if code := sqliteCode(err); code != sqliteBusy && code != sqliteLocked {
+			break
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if src.mode, err = src.text(ctx, "PRAGMA journal_mode"); err != nil {
+		return err
+	}
+	for _, q := range []struct {
+		statement string
+		into      *int64
+	}{{"PRAGMA page_size", &src.pageSize}, {"PRAGMA page_count", &src.pages}} {
+		text, err := src.text(ctx, q.statement)
+		if err != nil {
+			return err
+		}
+		if *q.into, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return err
+		}
+	}
+	if src.pages == 0 {
+		return fmt.Errorf("%w: the database is empty", ErrSourceInvalid)
+	}
+	return nil
+}
+
 // captureDatabase copies the live database to dir/workDBName as it is at one
 // moment.
 func (s *settings) captureDatabase(ctx context.Context, dir *fsat.Dir) error {
+	if s.DB != nil {
+		return s.captureHandle(ctx, dir)
+	}
 	src, err := pinSource(ctx, s.DatabasePath)
 	if err != nil {
 		return sourceError(err)
@@ -128,6 +145,11 @@ func sourceError(err error) error {
 	return err
 }
 
+// backuper is a connection of modernc.org/sqlite.
+type backuper interface {
+	NewBackup(uri string) (*sqlite.Backup, error)
+}
+
 // onlineBackup copies the pinned source page by page through SQLite's online
 // backup API (sqlite.org/backup.html).
 func (s *settings) onlineBackup(ctx context.Context, src *pinnedSource, dir *fsat.Dir) (err error) {
@@ -137,9 +159,7 @@ func (s *settings) onlineBackup(ctx context.Context, src *pinnedSource, dir *fsa
 	}
 	// Nobody but us sees the copy before it is synced, so it needs neither a
 	// journal nor syncs nor locks of its own.
-	b, err := src.Conn.(interface {
-		NewBackup(uri string) (*sqlite.Backup, error)
-	}).NewBackup(sqliteURI(filepath.Join(dir.Path(), workDBName), "rw",
+	b, err := src.Conn.(backuper).NewBackup(sqliteURI(filepath.Join(dir.Path(), workDBName), "rw",
 		"_pragma=locking_mode(exclusive)", "_pragma=journal_mode(off)", "_pragma=synchronous(off)"))
 	if err != nil {
 		return err

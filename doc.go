@@ -18,8 +18,8 @@
 // a process closes a descriptor of a database file drops the locks of all
 // others (sqlite.org/howtocorrupt.html, section 2.2). This package keeps to
 // that, but it opens the database with modernc.org/sqlite. A host that has it
-// open through another SQLite library in the same process must not call
-// [CreateRuntimeBackup] on it.
+// open through another SQLite library in the same process must give its handle
+// in Options.DB.
 //
 // Keep store and backups on local disks of Linux. On macOS and Windows the
 // package builds, and does what those systems allow: nothing there is

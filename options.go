@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,22 @@ type Options struct {
 	// DatabasePath is the live SQLite database. It must exist after InitDB
 	// ran; it is never created here.
 	DatabasePath string
+
+	// DB is the host's own handle of the database. With it the database is
+	// captured through one of the handle's connections, which is busy
+	// meanwhile, and no other is opened. It is for hosts that use another
+	// driver than modernc.org/sqlite, and for databases in memory. Nil, the
+	// usual case, means that DatabasePath is opened.
+	//
+	// A connection of modernc.org/sqlite is captured by the online backup API.
+	// Any other runs VACUUM INTO, which leaves out free pages and may number
+	// anew the rows of tables without an INTEGER PRIMARY KEY
+	// (sqlite.org/lang_vacuum.html), reports no progress, and waits for locks
+	// as long as the driver does.
+	//
+	// DatabasePath names the copy. If it exists it must be the file that DB
+	// has open; for a database in memory it is a mere name.
+	DB *sql.DB
 
 	// RegistryPath is the project-registry JSON file. Empty, or naming a file
 	// that does not exist: the snapshot has no registry.

@@ -81,6 +81,12 @@ const accounts = 100
 func makeDatabase(t *testing.T, path string, params ...string) {
 	t.Helper()
 	db := openDB(t, path, params...)
+	fillDatabase(t, db)
+	require.NoError(t, db.Close())
+}
+
+func fillDatabase(t *testing.T, db *sql.DB) {
+	t.Helper()
 	_, err := db.Exec(`CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL);
 		CREATE TABLE transfer (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL, note TEXT NOT NULL);
 		CREATE INDEX transfer_amount ON transfer (amount)`)
@@ -89,7 +95,6 @@ func makeDatabase(t *testing.T, path string, params ...string) {
 		_, err := db.Exec("INSERT INTO account VALUES (?, 0)", i)
 		require.NoError(t, err)
 	}
-	require.NoError(t, db.Close())
 }
 
 // transfer moves an amount between two accounts in one transaction and records
