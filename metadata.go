@@ -54,11 +54,15 @@ type Metadata struct {
 
 // MarshalJSON gives the form of backup-metadata.json, ASCII only. Bytes of a
 // path that are not UTF-8 are written as Python's surrogateescape does
-// (PEP 383), so that both sides name the same file.
+// (PEP 383), so that both sides name the same file. With FormatVersion 0 it is
+// the Python module's form, which has neither that nor a stamp.
 func (m Metadata) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteByte('{')
 	for i, f := range m.fields() {
+		if f.ours && m.FormatVersion == 0 {
+			continue
+		}
 		if i > 0 {
 			b.WriteByte(',')
 		}
