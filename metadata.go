@@ -313,7 +313,7 @@ func timeField(name string, p *time.Time) metadataField {
 				return err
 			}
 			for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05"} {
-				if t, err := time.Parse(layout, s); err == nil {
+				if t, err := time.Parse(layout, s); err == nil && checkTime(t) == nil {
 					*p = t.UTC()
 					return nil
 				}
