@@ -15,14 +15,23 @@ import (
 // roles are what this test binary can be as a process of its own. A role says
 // lines on standard output and hears lines that startChild's caller sends. It
 // does not outlive the test: when standard input ends, so does the process.
-var roles = map[string]func(p parent, args []string) error{}
+var roles = map[string]func(p parent, args []string) error{
+	"leave-behind": roleLeaveBehind,
+	"try-lock":     roleTryLock,
+	"write":        roleWrite,
+}
 
 const roleEnv = "BACKUP_TEST_ROLE"
 
 func TestMain(m *testing.M) {
-	role := roles[os.Getenv(roleEnv)]
-	if role == nil {
+	name := os.Getenv(roleEnv)
+	if name == "" {
 		os.Exit(m.Run())
+	}
+	role := roles[name]
+	if role == nil {
+		fmt.Fprintln(os.Stderr, "no such role:", name)
+		os.Exit(2)
 	}
 	p := parent{make(chan string)}
 	go func() {

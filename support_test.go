@@ -253,6 +253,13 @@ func countTransfers(t *testing.T, path string) (n int) {
 	return n
 }
 
+func fileSize(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	return info.Size()
+}
+
 // snapshot gives a path in a snapshot.
 func (s *store) snapshot(stamp string, elem ...string) string {
 	return filepath.Join(append([]string{s.BackupDir, "snapshots", stamp}, elem...)...)

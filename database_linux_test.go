@@ -1,0 +1,37 @@
+package backup_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// locksOf gives what the kernel lists of the locks on a database and its -shm.
+func locksOf(t *testing.T, path string) (locks []string) {
+	t.Helper()
+	data, err := os.ReadFile("/proc/locks")
+	require.NoError(t, err)
+	for _, file := range []string{path, path + "-shm"} {
+		info, err := os.Stat(file)
+		if os.IsNotExist(err) {
+			continue
+		}
+		require.NoError(t, err)
+		inode := fmt.Sprintf(":%d", info.Sys().(*syscall.Stat_t).Ino)
+		for line := range strings.Lines(string(data)) {
+			// number: POSIX ADVISORY READ pid major:minor:inode start end
+			fields := strings.Fields(line)
+			if len(fields) == 8 && fields[1] == "POSIX" && strings.HasSuffix(fields[5], inode) {
+				locks = append(locks, strings.Join(fields[1:], " "))
+			}
+		}
+	}
+	slices.Sort(locks)
+	require.NotEmpty(t, locks, "the host holds no lock, so there is nothing to lose")
+	return locks
+}

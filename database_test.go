@@ -1,0 +1,592 @@
+package backup_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"modernc.org/sqlite"
+
+	"github.com/atocore/backup"
+)
+
+var (
+	dbMB      = flag.Int("db-mb", 20, "size of the database in TestLargeDatabaseUnderWriters")
+	snapshots = flag.Int("snapshots", 2, "how many snapshots it takes")
+)
+
+// eachCopy runs a test for both ways of copying a database.
+func eachCopy(t *testing.T, test func(t *testing.T, online bool)) {
+	for _, online := range []bool{false, true} {
+		t.Run(map[bool]string{false: "pinned copy", true: "online backup"}[online], func(t *testing.T) {
+			test(t, online)
+		})
+	}
+}
+
+// Every journal mode and page size, with the host's connection open and
+// nothing checkpointed.
+func TestDatabaseForms(t *testing.T) {
+	eachCopy(t, func(t *testing.T, online bool) {
+		s := newStore(t)
+		s.IncludeChroma, s.OnlineBackup = false, online
+		for _, mode := range []string{"wal", "delete", "truncate", "persist", "memory", "off"} {
+			for pageSize := 512; pageSize <= 65536; pageSize *= 2 {
+				if pageSize != 4096 && mode != "wal" && mode != "delete" {
+					continue // the file is as with "delete"
+				}
+				t.Run(fmt.Sprintf("%s,%d", mode, pageSize), func(t *testing.T) {
+					s.DatabasePath = filepath.Join(s.dir, fmt.Sprintf("%s-%d.db", mode, pageSize))
+					makeDatabase(t, s.DatabasePath, fmt.Sprintf("_pragma=page_size(%d)", pageSize), "_pragma=synchronous(off)")
+					db := openDB(t, s.DatabasePath, "_pragma=journal_mode("+mode+")", "_pragma=wal_autocheckpoint(0)", "_pragma=synchronous(off)")
+					for i := range 10 {
+						require.NoError(t, transfer(t.Context(), db, i, i+1, i))
+					}
+					var is string
+					require.NoError(t, db.QueryRow("PRAGMA journal_mode").Scan(&is))
+					require.Equal(t, mode, is)
+
+					meta := s.create()
+					require.Equal(t, 10, countTransfers(t, meta.DBSnapshotPath))
+					got := openDB(t, meta.DBSnapshotPath, "mode=ro")
+					var size int
+					require.NoError(t, got.QueryRow("PRAGMA page_size").Scan(&size))
+					require.Equal(t, pageSize, size)
+				})
+			}
+		}
+	})
+}
+
+// What a database says of itself is kept.
+func TestDatabaseSettingsKept(t *testing.T) {
+	eachCopy(t, func(t *testing.T, online bool) {
+		s := newStore(t)
+		s.IncludeChroma, s.OnlineBackup = false, online
+		s.DatabasePath = filepath.Join(s.dir, "settings.db")
+		_, err := openDB(t, s.DatabasePath).Exec(`PRAGMA encoding='UTF-16be'; PRAGMA auto_vacuum=incremental;
+			PRAGMA user_version=77; PRAGMA application_id=88; PRAGMA journal_mode=wal; CREATE TABLE t (x)`)
+		require.NoError(t, err)
+		got := openDB(t, s.create().DBSnapshotPath, "mode=ro")
+		for pragma, want := range map[string]string{
+			"encoding": "UTF-16be", "auto_vacuum": "2", "user_version": "77", "application_id": "88",
+		} {
+			var is string
+			require.NoError(t, got.QueryRow("PRAGMA "+pragma).Scan(&is))
+			require.Equal(t, want, is, pragma)
+		}
+	})
+}
+
+// Names in which a URI or SQL would see something else. A database of the
+// name that they would be cut to lies beside it.
+func TestDatabaseNames(t *testing.T) {
+	names := []string{
+		"with spaces.db", "a?b.db", "a?mode=rwc", "100%.db", "a%20b.db", "%3f.db", "a#b.db", "it's.db", `say "hi".db`,
+		"a;b.db", "a&b=c+d.db", "a:b.db", "[x].db", "$HOME.db", "日本 ü.db", ".hidden", "-v",
+	}
+	if runtime.GOOS == "windows" {
+		t.Skip("many of these names are not possible on Windows")
+	}
+	longest := map[string]string{"wal": strings.Repeat("w", 255-len("-wal")), "delete": strings.Repeat("d", 255)}
+	for _, mode := range []string{"wal", "delete"} {
+		t.Run(mode, func(t *testing.T) {
+			eachCopy(t, func(t *testing.T, online bool) {
+				s := newStore(t)
+				s.IncludeChroma, s.OnlineBackup = false, online
+				require.NoError(t, os.Mkdir(filepath.Join(s.dir, "dir ?#%41;"), 0o755))
+				decoy := filepath.Join(s.dir, "dir ?#%41;", "a")
+				makeDatabase(t, decoy, "_pragma=journal_mode("+mode+")")
+				data, err := os.ReadFile(decoy)
+				require.NoError(t, err)
+				for i, name := range append(names, longest[mode]) {
+					t.Run(fmt.Sprintf("%.20q", name), func(t *testing.T) {
+						s.DatabasePath = filepath.Join(s.dir, "dir ?#%41;", name)
+						require.NoError(t, os.WriteFile(s.DatabasePath, data, 0o600))
+						db := openDB(t, s.DatabasePath, "_pragma=journal_mode("+memoryIfLong(mode, name)+")")
+						for range i + 1 {
+							require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+						}
+						meta := s.create()
+						require.Equal(t, name, filepath.Base(meta.DBSnapshotPath))
+						require.Equal(t, i+1, countTransfers(t, meta.DBSnapshotPath))
+					})
+				}
+			})
+		})
+	}
+}
+
+// memoryIfLong gives a journal mode in which a database of a name that leaves
+// no room for "-journal" can be written to.
+func memoryIfLong(mode, name string) string {
+	if mode == "delete" && len(name) > 255-len("-journal") {
+		return "memory"
+	}
+	return mode
+}
+
+// A database that is reached through links is the file they lead to, and its
+// WAL is that file's.
+func TestDatabaseThroughLinks(t *testing.T) {
+	eachCopy(t, func(t *testing.T, online bool) {
+		s := newStore(t)
+		s.IncludeChroma, s.OnlineBackup = false, online
+		db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+		require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+		require.NoError(t, os.Symlink("data", filepath.Join(s.dir, "way")))
+		require.NoError(t, os.Symlink("way/atocore.db", filepath.Join(s.dir, "link.db")))
+		s.DatabasePath = filepath.Join(s.dir, "link.db")
+		meta := s.create()
+		require.Equal(t, 1, countTransfers(t, meta.DBSnapshotPath))
+		require.Equal(t, "link.db", filepath.Base(meta.DBSnapshotPath))
+		require.True(t, readTree(t, meta.BackupRoot)["db/link.db"].mode.IsRegular())
+	})
+}
+
+// roleLeaveBehind writes to the database args[1] in journal mode args[0], part
+// of it in a transaction that is not committed, and waits to be killed.
+func roleLeaveBehind(p parent, args []string) error {
+	db, err := sql.Open("sqlite", "file:"+args[1]+"?_pragma=cache_size(5)&_pragma=cache_spill(5)&_pragma=wal_autocheckpoint(0)&_pragma=journal_mode("+args[0]+")")
+	if err != nil {
+		return err
+	}
+	db.SetMaxOpenConns(1)
+	if err := transfer(context.Background(), db, 1, 2, 10); err != nil {
+		return err
+	}
+	if _, err := db.Exec("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	if _, err := db.Exec("UPDATE account SET balance = balance + 1000"); err != nil {
+		return err
+	}
+	// More than the cache holds, so it gets into the file or the WAL.
+	if _, err := db.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 200)
+		INSERT INTO transfer (amount, note) SELECT i, hex(randomblob(1000)) FROM n`); err != nil {
+		return err
+	}
+	p.say("written")
+	p.hear()
+	return nil
+}
+
+// What a killed writer left, a hot journal or a WAL that nobody recovered, is
+// taken as SQLite takes it: what was committed, and no more.
+func TestDatabaseOfKilledWriter(t *testing.T) {
+	for mode, left := range map[string]string{"wal": "-wal", "delete": "-journal", "truncate": "-journal", "persist": "-journal"} {
+		t.Run(mode, func(t *testing.T) {
+			eachCopy(t, func(t *testing.T, online bool) {
+				s := newStore(t)
+				s.IncludeChroma, s.OnlineBackup = false, online
+				writer := startChild(t, "leave-behind", mode, s.DatabasePath)
+				require.Equal(t, "written", writer.hear())
+				writer.kill()
+
+				spilled := s.DatabasePath
+				if mode == "wal" {
+					spilled += left
+				}
+				require.Greater(t, fileSize(t, spilled), int64(200<<10), "the uncommitted transaction was not spilled")
+				require.Positive(t, fileSize(t, s.DatabasePath+left))
+				require.Equal(t, 1, countTransfers(t, s.create().DBSnapshotPath))
+				require.Equal(t, 1, countTransfers(t, s.create().DBSnapshotPath), "the second time")
+			})
+		})
+	}
+}
+
+// roleTryLock tells, of the database args[0], whether it can get the locks it
+// is asked for: it executes each line as SQL.
+func roleTryLock(p parent, args []string) error {
+	for {
+		statement := p.hear()
+		db, err := sql.Open("sqlite", "file:"+args[0]+"?_pragma=busy_timeout(0)")
+		if err != nil {
+			return err
+		}
+		_, err = db.Exec(statement)
+		if code := sqliteCode(err); code == 5 {
+			p.say("refused")
+		} else if err != nil {
+			p.say(err.Error())
+		} else {
+			p.say("got it")
+		}
+		if err := db.Close(); err != nil {
+			return err
+		}
+	}
+}
+
+func sqliteCode(err error) int {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		return e.Code() & 0xff
+	}
+	return 0
+}
+
+// Closing a descriptor of a database drops all locks that the process has on
+// it; then another process could write into the middle of the host's
+// transaction. So a snapshot must leave every lock of the host alone.
+func TestHostKeepsItsLocks(t *testing.T) {
+	const exclusive = "BEGIN EXCLUSIVE; ROLLBACK"
+	for _, tt := range []struct{ mode, host, child string }{
+		{"wal", "BEGIN IMMEDIATE; UPDATE account SET balance = balance + 1 WHERE id = 1", exclusive},
+		// In WAL mode the file itself is locked only against those who want
+		// it for themselves.
+		{"wal", "SELECT 1", "PRAGMA journal_mode=delete"},
+		{"delete", "BEGIN IMMEDIATE; UPDATE account SET balance = balance + 1 WHERE id = 1", exclusive},
+		{"delete", "BEGIN; SELECT count(*) FROM account", exclusive},
+	} {
+		t.Run(tt.mode+": "+strings.Fields(tt.host)[0]+" "+strings.Fields(tt.host)[1], func(t *testing.T) {
+			eachCopy(t, func(t *testing.T, online bool) {
+				s := newStore(t)
+				s.OnlineBackup = online
+				db := openDB(t, s.DatabasePath, "_pragma=journal_mode("+tt.mode+")")
+				conn, err := db.Conn(t.Context())
+				require.NoError(t, err)
+				defer conn.Close()
+				_, err = conn.ExecContext(t.Context(), tt.host)
+				require.NoError(t, err)
+
+				other := startChild(t, "try-lock", s.DatabasePath)
+				require.Equal(t, "refused", other.ask(tt.child), "before")
+				locks := locksOf(t, s.DatabasePath)
+				for range 3 {
+					meta := s.create()
+					require.Equal(t, locks, locksOf(t, s.DatabasePath))
+					require.Equal(t, "refused", other.ask(tt.child), "the host's locks are gone")
+					_, err := backup.ValidateBackup(t.Context(), s.Options, meta.Stamp)
+					require.NoError(t, err)
+					require.Equal(t, "refused", other.ask(tt.child), "the host's locks are gone after validating")
+				}
+
+				if strings.HasPrefix(tt.host, "BEGIN") {
+					_, err = conn.ExecContext(t.Context(), "ROLLBACK")
+					require.NoError(t, err)
+					require.Equal(t, "got it", other.ask(tt.child), "the snapshot left locks behind")
+				}
+			})
+		})
+	}
+}
+
+// A transaction that is open while the snapshot is taken is not in it.
+func TestOpenTransactionIsNotCopied(t *testing.T) {
+	for _, mode := range []string{"wal", "delete"} {
+		t.Run(mode, func(t *testing.T) {
+			eachCopy(t, func(t *testing.T, online bool) {
+				s := newStore(t)
+				s.IncludeChroma, s.OnlineBackup = false, online
+				db := openDB(t, s.DatabasePath, "_pragma=journal_mode("+mode+")")
+				tx, err := db.Begin()
+				require.NoError(t, err)
+				_, err = tx.Exec("UPDATE account SET balance = balance + 1 WHERE id = 1")
+				require.NoError(t, err)
+				_, err = tx.Exec("INSERT INTO transfer (amount, note) VALUES (1, '')")
+				require.NoError(t, err)
+				require.Equal(t, 0, countTransfers(t, s.create().DBSnapshotPath))
+				_, err = tx.Exec("UPDATE account SET balance = balance - 1 WHERE id = 2")
+				require.NoError(t, err)
+				require.NoError(t, tx.Commit())
+				require.Equal(t, 1, countTransfers(t, s.create().DBSnapshotPath))
+			})
+		})
+	}
+}
+
+// A database that somebody has for himself is waited for: until he is done, or
+// ctx is.
+func TestBusyDatabaseIsWaitedFor(t *testing.T) {
+	for _, tt := range []struct{ name, params, begin string }{
+		{"rollback journal", "_pragma=journal_mode(delete)", "BEGIN EXCLUSIVE"},
+		{"WAL, exclusive locking", "_pragma=locking_mode(exclusive)", "BEGIN IMMEDIATE"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			eachCopy(t, func(t *testing.T, online bool) {
+				s := newStore(t)
+				s.OnlineBackup = online
+				db := openDB(t, s.DatabasePath, tt.params)
+				conn, err := db.Conn(t.Context())
+				require.NoError(t, err)
+				_, err = conn.ExecContext(t.Context(), tt.begin+"; UPDATE account SET balance = 0")
+				require.NoError(t, err)
+
+				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				defer cancel()
+				_, err = backup.CreateRuntimeBackup(ctx, s.Options)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.ErrorContains(t, err, s.DatabasePath)
+				s.requireNoSnapshot()
+
+				ended := make(chan error, 1)
+				s.OnProgress = func(p backup.Progress) {
+					if p.Phase == backup.PhaseDatabase && p.Bytes == 0 {
+						go func() {
+							_, err := conn.ExecContext(context.Background(), "COMMIT")
+							ended <- errors.Join(err, conn.Close(), db.Close())
+						}()
+					}
+				}
+				requireSound(t, s.create().DBSnapshotPath)
+				require.NoError(t, <-ended)
+			})
+		})
+	}
+}
+
+// bulkRows fill a page each; together they are more than the pieces in which a
+// file is copied.
+const bulkRows = 3000
+
+// makeBulk makes a database of 12 MB and returns a connection to it that never
+// checkpoints by itself. The balances of all rows add up to 0.
+func makeBulk(t *testing.T, path, mode string) *sql.DB {
+	t.Helper()
+	db := openDB(t, path, "_pragma=page_size(4096)", "_pragma=journal_mode("+mode+")", "_pragma=synchronous(off)",
+		"_pragma=wal_autocheckpoint(0)", "_pragma=busy_timeout(0)", "_pragma=cache_size(-64000)")
+	_, err := db.Exec(fmt.Sprintf(`CREATE TABLE bulk (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL, pad BLOB NOT NULL);
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d)
+		INSERT INTO bulk SELECT i, 0, zeroblob(3900) FROM n;
+		CREATE INDEX bulk_balance ON bulk (balance);
+		PRAGMA wal_checkpoint(TRUNCATE);`, bulkRows))
+	require.NoError(t, err)
+	return db
+}
+
+// requireBulk checks a copy and returns the number of its rows.
+func requireBulk(t *testing.T, path string) (rows int) {
+	t.Helper()
+	db := openDB(t, path, "mode=ro", "immutable=1")
+	defer db.Close()
+	var text string
+	require.NoError(t, db.QueryRow("PRAGMA integrity_check").Scan(&text))
+	require.Equal(t, "ok", text)
+	var sum int
+	require.NoError(t, db.QueryRow("SELECT sum(balance), count(*) FROM bulk").Scan(&sum, &rows))
+	require.Zero(t, sum, "the copy is torn: the balances do not add up")
+	return rows
+}
+
+const (
+	// sway moves balances between the first rows and the last ones, which are
+	// in different pieces of the file.
+	sway = "UPDATE bulk SET balance = balance + CASE WHEN id <= 10 THEN 7 ELSE -7 END WHERE id <= 10 OR id > 2990;"
+	// swell makes a transaction of more than one piece of the WAL.
+	swell = "INSERT INTO bulk SELECT id + 100000, 0, zeroblob(3900) FROM bulk;"
+
+	passive = "PRAGMA wal_checkpoint(PASSIVE);"
+)
+
+// Whatever a host does to a WAL database in the middle of the copy of its
+// file or of its WAL, the copy is one moment. The host acts from OnProgress,
+// which is called between two pieces, so each case happens as written.
+func TestWALDatabaseChangedWhileCopied(t *testing.T) {
+	// In the last cases the copy begins with everything checkpointed, so the
+	// read transaction pins no part of the WAL and a writer may start it anew.
+	// The old WAL begins with transactions between the first rows alone, and
+	// only its end, behind the first piece, has one that takes from them for
+	// the last rows. If the copy has the old beginning and lacks the old end,
+	// the first rows are set back and the last ones, whose new values are in
+	// the file already, are not.
+	among := "UPDATE bulk SET balance = balance + CASE WHEN id % 2 = 0 THEN 5 ELSE -5 END WHERE id <= 400;"
+	oldWAL := strings.Repeat(among, 12) + sway + passive
+
+	for _, tt := range []struct {
+		name    string
+		prepare string
+		inWAL   bool // act when the first piece of the WAL is copied, not of the file
+		act     string
+		rows    []int // what the copy may hold
+	}{
+		{"commit into the WAL", sway, false, sway + sway, []int{bulkRows}},
+		{"checkpoint", sway, false, passive, []int{bulkRows}},
+		{"commit and checkpoint", sway, false, sway + passive + sway + passive, []int{bulkRows}},
+		{"grow and checkpoint", sway, false, swell + passive, []int{2 * bulkRows}},
+		{"shrink and checkpoint", swell + sway, false, "DELETE FROM bulk WHERE id > 100000; VACUUM; " + passive, []int{bulkRows}},
+		{"everything checkpointed before, then a commit", sway + passive, false, sway + passive + swell, []int{bulkRows, 2 * bulkRows}},
+		{"WAL grows", swell, true, sway + "DELETE FROM bulk WHERE id > 100000;", []int{2 * bulkRows}},
+		{"WAL begins anew", oldWAL, true, swell, []int{2 * bulkRows}},
+		{"WAL begins anew and grows", oldWAL, true, swell + sway + "DELETE FROM bulk WHERE id > 100000;", []int{bulkRows}},
+		{"WAL is truncated", oldWAL, true, "PRAGMA wal_checkpoint(TRUNCATE);", []int{bulkRows}},
+		{"WAL is truncated and begins anew", oldWAL, true, "PRAGMA wal_checkpoint(TRUNCATE);" + swell, []int{2 * bulkRows}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newBareStore(t)
+			s.IncludeChroma = false
+			s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+			db := makeBulk(t, s.DatabasePath, "wal")
+			_, err := db.Exec(tt.prepare)
+			require.NoError(t, err)
+
+			watched := s.DatabasePath
+			if tt.inWAL {
+				watched += "-wal"
+			}
+			size := fileSize(t, watched)
+			require.Greater(t, size, int64(9<<20), "one piece is no middle")
+			acted, cloned := false, false
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase != backup.PhaseDatabase || p.TotalBytes != size || acted {
+					return
+				}
+				cloned = p.Bytes == p.TotalBytes
+				acted = true
+				_, err := db.Exec(tt.act)
+				require.NoError(t, err)
+			}
+			meta := s.create()
+			if runtime.GOOS != "linux" || cloned {
+				t.Skip("here files are not copied in pieces")
+			}
+			require.True(t, acted)
+			require.Contains(t, tt.rows, requireBulk(t, meta.DBSnapshotPath))
+		})
+	}
+}
+
+// Through the online backup, what is committed while it runs is not in the
+// copy, and does not make it begin anew.
+func TestOnlineBackupIsOneMoment(t *testing.T) {
+	s := newBareStore(t)
+	s.IncludeChroma, s.OnlineBackup = false, true
+	s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+	db := makeBulk(t, s.DatabasePath, "wal")
+	steps, last := 0, int64(0)
+	s.OnProgress = func(p backup.Progress) {
+		if p.TotalBytes == 0 || p.Phase != backup.PhaseDatabase {
+			return
+		}
+		steps++
+		require.Greater(t, p.Bytes, last, "it went back")
+		last = p.Bytes
+		_, err := db.Exec(sway + "INSERT INTO bulk VALUES (NULL, 0, '');" + passive)
+		require.NoError(t, err)
+	}
+	meta := s.create()
+	require.Equal(t, bulkRows, requireBulk(t, meta.DBSnapshotPath))
+	require.Greater(t, steps, 1, "one step is no middle")
+}
+
+// While a rollback-journal database is copied its writers have to wait, and
+// they can go on when the copy is made, long before the snapshot is.
+func TestRollbackJournalWritersWait(t *testing.T) {
+	eachCopy(t, func(t *testing.T, online bool) {
+		s := newBareStore(t)
+		s.IncludeChroma, s.OnlineBackup = false, online
+		s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+		db := makeBulk(t, s.DatabasePath, "delete")
+		refused := 0
+		written := false
+		s.OnProgress = func(p backup.Progress) {
+			switch {
+			case p.Phase == backup.PhaseDatabase && p.TotalBytes > 0:
+				_, err := db.Exec("INSERT INTO bulk VALUES (NULL, 0, '')")
+				require.Equal(t, 5, sqliteCode(err), "%v", err)
+				refused++
+			case p.Phase == backup.PhaseRegistry:
+				_, err := db.Exec("INSERT INTO bulk VALUES (NULL, 0, '')")
+				require.NoError(t, err)
+				written = true
+			}
+		}
+		meta := s.create()
+		require.Positive(t, refused)
+		require.True(t, written)
+		require.Equal(t, bulkRows, requireBulk(t, meta.DBSnapshotPath))
+	})
+}
+
+// A WAL database's last connection checkpoints and removes the WAL, as it
+// always does; and one that is only looked at is not changed.
+func TestIdleDatabaseIsLeftAsItIs(t *testing.T) {
+	for _, mode := range []string{"wal", "delete"} {
+		t.Run(mode, func(t *testing.T) {
+			eachCopy(t, func(t *testing.T, online bool) {
+				s := newStore(t)
+				s.OnlineBackup = online
+				makeDatabase(t, filepath.Join(s.dir, "idle.db"), "_pragma=journal_mode("+mode+")")
+				s.DatabasePath = filepath.Join(s.dir, "idle.db")
+				before, err := os.ReadFile(s.DatabasePath)
+				require.NoError(t, err)
+				mtime := readTree(t, s.dir)["idle.db"].mtime
+				s.create()
+				after, err := os.ReadFile(s.DatabasePath)
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(before, after), "the database was written to")
+				tree := readTree(t, s.dir)
+				require.Equal(t, mtime, tree["idle.db"].mtime)
+				for _, suffix := range []string{"-wal", "-shm", "-journal"} {
+					require.NotContains(t, tree, "idle.db"+suffix)
+				}
+			})
+		})
+	}
+}
+
+// roleWrite makes transfers in the database args[0] until it is killed.
+func roleWrite(p parent, args []string) error {
+	db, err := sql.Open("sqlite", "file:"+args[0]+"?_pragma=busy_timeout(60000)&_pragma=synchronous(off)&_txlock=immediate")
+	if err != nil {
+		return err
+	}
+	db.SetMaxOpenConns(1)
+	for i := 0; ; i++ {
+		if err := transfer(context.Background(), db, i%accounts, i*7%accounts, i%1000); err != nil {
+			return err
+		}
+		if i == 100 {
+			p.say("busy")
+		}
+	}
+}
+
+// Two processes write without pause while snapshots are taken. The full size:
+//
+//	go test -run TestLargeDatabaseUnderWriters -db-mb 300 -snapshots 50 -v .
+func TestLargeDatabaseUnderWriters(t *testing.T) {
+	eachCopy(t, func(t *testing.T, online bool) {
+		s := newBareStore(t)
+		s.OnlineBackup = online
+		db := openDB(t, s.DatabasePath, "_pragma=synchronous(off)")
+		_, err := db.Exec(fmt.Sprintf(`CREATE TABLE ballast (pad BLOB);
+			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d)
+			INSERT INTO ballast SELECT randomblob(10000) FROM n;
+			PRAGMA wal_checkpoint(TRUNCATE)`, *dbMB*100))
+		require.NoError(t, err)
+		require.NoError(t, db.Close())
+
+		writers := []*child{startChild(t, "write", s.DatabasePath), startChild(t, "write", s.DatabasePath)}
+		for _, writer := range writers {
+			require.Equal(t, "busy", writer.hear())
+		}
+		transfers := 0
+		for range *snapshots {
+			meta := s.create()
+			require.Greater(t, meta.DBSizeBytes, int64(*dbMB*1_000_000))
+			n := countTransfers(t, meta.DBSnapshotPath)
+			require.Greater(t, n, transfers, "the writers stood still")
+			transfers = n
+			s.removeAll(meta.BackupRoot)
+		}
+		t.Logf("%d snapshots of %d MB; %d transfers in the last", *snapshots, *dbMB, transfers)
+		for _, writer := range writers {
+			require.Nil(t, writer.cmd.ProcessState, "a writer ended: %s", writer.stderr)
+			writer.kill()
+			require.Empty(t, writer.stderr.String())
+		}
+	})
+}
