@@ -17,6 +17,7 @@ var (
 	QuoteASCII     = quoteASCII
 	UnquoteJSON    = unquoteJSON
 	ManifestLine   = manifestLine
+	RelativeTo     = relativeTo
 )
 
 // EachManifestEntry reads a manifest to its end or its first fault.
