@@ -1,0 +1,207 @@
+package backup_test
+
+import (
+	"bufio"
+	"bytes"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+// A python is a process that stands in for the Python module.
+type python struct {
+	t      *testing.T
+	stdin  io.Writer
+	stdout *bufio.Reader
+	stderr *bytes.Buffer
+}
+
+func startPython(t *testing.T) *python {
+	t.Helper()
+	program, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("no python3 to compare with:", err)
+	}
+	cmd := exec.Command(program, "-B", filepath.Join("testdata", "atocore_backup.py"))
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	p := &python{t: t, stdin: stdin, stdout: bufio.NewReader(stdout), stderr: new(bytes.Buffer)}
+	cmd.Stderr = p.stderr
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		stdin.Close()
+		require.NoError(t, cmd.Wait(), p.stderr)
+	})
+	return p
+}
+
+// call gives the JSON of a result. Arguments are strings and booleans.
+func (p *python) call(args ...any) string {
+	p.t.Helper()
+	texts := make([]string, len(args))
+	for i, arg := range args {
+		texts[i] = fmt.Sprint(arg)
+		if s, ok := arg.(string); ok {
+			texts[i] = backup.QuoteASCII(s)
+		}
+	}
+	_, err := fmt.Fprintf(p.stdin, "[%s]\n", strings.Join(texts, ", "))
+	require.NoError(p.t, err)
+	line, err := p.stdout.ReadString('\n')
+	require.NoError(p.t, err, p.stderr)
+	return line
+}
+
+// jsonOf gives what a shell would see.
+func jsonOf(t *testing.T, v any) string {
+	t.Helper()
+	data, err := json.Marshal(v)
+	require.NoError(t, err)
+	return string(data)
+}
+
+// pythonStores are stores of the kinds that both sides must agree on.
+var pythonStores = map[string]func(t *testing.T, s *store){
+	"whole":      func(t *testing.T, s *store) {},
+	"no Chroma":  func(t *testing.T, s *store) { s.IncludeChroma = false },
+	"lost parts": func(t *testing.T, s *store) { require.NoError(t, os.Remove(s.RegistryPath)); s.ChromaPath += "-not" },
+	"rollback journal": func(t *testing.T, s *store) {
+		inDatabase(t, s.DatabasePath, func(db *sql.DB) {
+			_, err := db.Exec("PRAGMA journal_mode = delete")
+			require.NoError(t, err)
+		})
+	},
+	"awkward names": func(t *testing.T, s *store) {
+		if runtime.GOOS != "linux" {
+			t.Skip("such names are not possible on every file system")
+		}
+		for _, path := range []*string{&s.DatabasePath, &s.RegistryPath, &s.ChromaPath} {
+			to := filepath.Join(filepath.Dir(*path), "é😀 \xff?%20#'\n"+filepath.Base(*path))
+			require.NoError(t, os.Rename(*path, to))
+			*path = to
+		}
+		s.BackupDir += "\xfe \u2028"
+	},
+}
+
+// What we make, Python lists and finds valid, and leaves as it is.
+func TestPythonReadsOurSnapshots(t *testing.T) {
+	python := startPython(t)
+	for name, prepare := range pythonStores {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			prepare(t, s)
+			stamps := []string{s.create().Stamp, s.create().Stamp}
+			require.NoError(t, os.Mkdir(s.snapshot("zzz"), 0o700))
+			require.NoError(t, os.Mkdir(s.snapshot("zzz-cut"), 0o700))
+			require.NoError(t, os.WriteFile(s.snapshot("zzz-cut", metadataFile), []byte("{"), 0o600))
+			before := (&specimen{t: t, Options: s.Options}).tree()
+
+			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+			require.NoError(t, err)
+			require.Len(t, list, 4)
+			require.JSONEq(t, python.call("list", s.BackupDir), jsonOf(t, list))
+			for _, stamp := range stamps {
+				report, err := backup.ValidateBackup(t.Context(), s.Options, stamp)
+				require.NoError(t, err)
+				out := python.call("validate", s.BackupDir, stamp)
+				require.JSONEq(t, out, jsonOf(t, report))
+				require.Contains(t, out, `"valid": true`)
+			}
+			require.Equal(t, before, (&specimen{t: t, Options: s.Options}).tree(), "Python changed a snapshot of ours")
+			for _, stamp := range []string{"zzz", "zzz-cut"} {
+				require.NoError(t, os.RemoveAll(s.snapshot(stamp)))
+			}
+		})
+	}
+}
+
+// What Python makes, we list and find valid, wherever it has been moved.
+func TestWeReadPythonsSnapshots(t *testing.T) {
+	python := startPython(t)
+	for name, prepare := range pythonStores {
+		t.Run(name, func(t *testing.T) {
+			s := newBareStore(t)
+			prepare(t, s)
+			stamps := map[string]string{
+				"20260102T030405Z": "2026-01-02T03:04:05.678901+00:00",
+				"20260102T030406Z": "2026-01-02T03:04:06+00:00",
+				"20260102T030407Z": "2026-01-02T03:04:07",
+				"20260102T083408Z": "2026-01-02T08:34:08.000001+05:30", // it takes the zone's own time
+			}
+			for _, time := range stamps {
+				python.call("create", s.BackupDir, s.DatabasePath, s.RegistryPath, s.ChromaPath, time, s.IncludeChroma)
+			}
+			ours := s.create().Stamp // both kinds in one directory
+			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+			require.NoError(t, err)
+			require.Len(t, list, len(stamps)+1)
+			require.JSONEq(t, python.call("list", s.BackupDir), jsonOf(t, list))
+			for _, snapshot := range list {
+				require.NotNil(t, snapshot.Metadata, snapshot.MetadataError)
+				require.Equal(t, snapshot.Stamp == ours, snapshot.Metadata.FormatVersion == 1)
+			}
+			for stamp := range stamps {
+				report := (&specimen{t: t, Options: s.Options, stamp: stamp}).requireProblems()
+				require.JSONEq(t, python.call("validate", s.BackupDir, stamp), jsonOf(t, report))
+			}
+
+			moved := s.BackupDir + "-moved"
+			require.NoError(t, os.Rename(s.BackupDir, moved))
+			for stamp := range stamps {
+				(&specimen{t: t, Options: backup.Options{BackupDir: moved}, stamp: stamp}).requireProblems()
+			}
+		})
+	}
+}
+
+// Where both look, both find the same.
+func TestPythonAgreesOnDamage(t *testing.T) {
+	python := startPython(t)
+	made := newBareStore(t)
+	meta := made.create()
+	s := &specimen{t: t, Options: backup.Options{BackupDir: made.BackupDir}, stamp: meta.Stamp}
+	for _, test := range []struct {
+		code   backup.Code
+		damage func()
+	}{
+		{backup.CodeRegistryInvalidJSON, func() { s.write(registryFile, []byte("{")) }},
+		{backup.CodeRegistryMissing, func() { s.remove(registryFile) }},
+		{backup.CodeChromaMissing, func() { s.remove("chroma") }},
+		{backup.CodeDBIntegrity, func() { loseIndexEntries(s, 1) }},
+		{backup.CodeDBOpen, func() { s.write(dbFile, bytes.Repeat([]byte("x"), 8192)) }},
+		{backup.CodeDBMissing, func() { s.remove(dbFile) }},
+		{backup.CodeMetadataInvalidJSON, func() { s.write(metadataFile, []byte("[")) }},
+		{backup.CodeMetadataMissing, func() { s.remove(metadataFile) }},
+		{backup.CodeSnapshotMissing, func() { s.remove("") }},
+	} {
+		test.damage() // on top of what was done before
+		var theirs struct{ Errors []string }
+		require.NoError(t, json.Unmarshal([]byte(python.call("validate", s.BackupDir, s.stamp)), &theirs))
+		codes := make(map[string]bool)
+		for _, problem := range brief(s.validate().Problems) {
+			code, _, _ := bytes.Cut([]byte(problem), []byte(":"))
+			codes[string(code)] = true
+		}
+		found := false
+		for _, text := range theirs.Errors {
+			code, _, _ := bytes.Cut([]byte(text), []byte(":"))
+			require.True(t, codes[string(code)], "only Python finds %s", text)
+			found = found || string(code) == string(test.code)
+		}
+		require.True(t, found, "Python does not find %s but %v", test.code, theirs.Errors)
+	}
+}
