@@ -339,7 +339,9 @@ func syncFile(ctx context.Context, f *fsat.File, size int64) error {
 			return err
 		}
 		if size > step {
-			f.WaitWriteback(off, step)
+			if err := f.WaitWriteback(off, step); err != nil {
+				return err
+			}
 		}
 	}
 	return f.Sync()

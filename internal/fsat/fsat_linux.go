@@ -82,10 +82,11 @@ func (d *Dir) parseDirents(buf []byte, entries []Entry) ([]Entry, error) {
 	return entries, nil
 }
 
-// Sync makes the file's data and metadata durable.
+// Sync makes the file's data and metadata durable. It is not repeated when a
+// signal interrupts it, and no other sync here is: the call may have taken the
+// one report of a lost write that there is, and a second one would succeed.
 func (f *File) Sync() error {
-	err := retry(func() error { return unix.Fsync(f.fd) })
-	return pathErr("fsync", f.path, err)
+	return pathErr("fsync", f.path, unix.Fsync(f.fd))
 }
 
 // StartWriteback asks the kernel to start writing dirty pages [off, off+n)
@@ -96,16 +97,20 @@ func (f *File) StartWriteback(off, n int64) {
 
 // WaitWriteback waits until [off, off+n) has been handed to the device. A
 // caller that can be cancelled uses it piecemeal so that the Sync after it is
-// short; errors are left for that Sync to report.
-func (f *File) WaitWriteback(off, n int64) {
-	_ = unix.SyncFileRange(f.fd, off, n,
+// short. Its error is final: a lost write that it reports, Sync does not
+// report again (file_fdatawait_range in Linux's mm/filemap.c).
+func (f *File) WaitWriteback(off, n int64) error {
+	err := unix.SyncFileRange(f.fd, off, n,
 		unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	if err == unix.ENOSYS {
+		return nil
+	}
+	return pathErr("sync_file_range", f.path, err)
 }
 
 // Sync makes the directory's entries durable.
 func (d *Dir) Sync() error {
-	err := retry(func() error { return unix.Fsync(d.fd) })
-	return pathErr("fsync", d.path, err)
+	return pathErr("fsync", d.path, unix.Fsync(d.fd))
 }
 
 // CanSyncFS tells whether SyncFS does anything here.
@@ -116,8 +121,7 @@ const CanSyncFS = true
 // (Linux keeps one error cursor per open file: Documentation/filesystems/vfs.rst,
 // "Handling errors during writeback").
 func (d *Dir) SyncFS() error {
-	err := retry(func() error { return unix.Syncfs(d.fd) })
-	return pathErr("syncfs", d.path, err)
+	return pathErr("syncfs", d.path, unix.Syncfs(d.fd))
 }
 
 // Space tells how many bytes and inodes a caller without privileges may still

@@ -302,7 +302,7 @@ func (f *File) Sync() error { return withPath(f.f.Sync(), f.path) }
 func (f *File) StartWriteback(off, n int64) {}
 
 // WaitWriteback does nothing here.
-func (f *File) WaitWriteback(off, n int64) {}
+func (f *File) WaitWriteback(off, n int64) error { return nil }
 
 // A Copier copies file contents. It may be used by several goroutines.
 type Copier struct{}
