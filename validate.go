@@ -530,46 +530,87 @@ func (v *validation) inRollbackForm(dir *fsat.Dir) (bool, error) {
 	return err != nil || header.rollbackForm(), nil
 }
 
-// checkSQLite runs one of SQLite's checks on a file that nothing writes to. It
-// is opened immutable, so that neither locks nor sidecar files are made or
-// looked for (sqlite.org/uri.html).
+// A finding is what SQLite has to say against a database.
+type finding struct {
+	code   Code
+	detail string
+}
+
+// checkSQLite runs one of SQLite's checks on a file that nothing writes to.
+//
+// SQLite tells of a page that it could not read as it does of a damaged one
+// (sqlite.org/rescode.html, SQLITE_IOERR_CORRUPTFS; integrity_check's "unable
+// to get the page"). So what it says against the file counts only if the file
+// can be read, and if it says so again then.
 func checkSQLite(ctx context.Context, dir *fsat.Dir, name, pragma string, report func(code Code, detail string)) error {
-	// Opened here as well, since SQLite does not tell why it cannot open a file.
-	f, err := dir.Open(name)
-	if err != nil {
+	findings, err := runSQLiteCheck(ctx, dir, name, pragma)
+	if err != nil || len(findings) == 0 {
 		return err
 	}
-	defer f.Close()
-	before, err := f.Stat()
-	if err != nil {
+	if err := readThrough(ctx, dir, name); err != nil {
 		return err
+	}
+	if findings, err = runSQLiteCheck(ctx, dir, name, pragma); err != nil {
+		return err
+	}
+	for _, f := range findings {
+		report(f.code, f.detail)
+	}
+	return nil
+}
+
+// runSQLiteCheck opens the file immutable, so that neither locks nor sidecar
+// files are made or looked for (sqlite.org/uri.html).
+func runSQLiteCheck(ctx context.Context, dir *fsat.Dir, name, pragma string) (findings []finding, err error) {
+	before, err := dir.Lstat(name)
+	if err != nil {
+		return nil, err
 	}
 	file := filepath.Join(dir.Path(), name)
 	if there, err := fsat.Stat(file); err != nil {
-		return err
+		return nil, err
 	} else if there.Dev != before.Dev || there.Ino != before.Ino {
-		return fmt.Errorf("%s was replaced while it was checked", file)
+		return nil, fmt.Errorf("%s was replaced while it was checked", file)
 	}
 	conn, err := openSQLite(file, "ro", "immutable=1",
 		"_pragma=trusted_schema(0)", "_pragma=cell_size_check(1)", "_pragma=temp_store(2)")
 	if err == nil {
 		defer conn.Close()
-		// Without a number SQLite stops at 100 rows (sqlite.org/pragma.html).
-		err = conn.query(ctx, fmt.Sprintf("PRAGMA %s(%d)", pragma, maxProblems+1), func(row []driver.Value) error {
-			if text := fmt.Sprint(row[0]); text != "ok" {
-				report(CodeDBIntegrity, text)
+		err = conn.query(ctx, "PRAGMA "+pragma, func(row []driver.Value) error {
+			if text := fmt.Sprint(row[0]); text != "ok" && len(findings) <= maxProblems {
+				findings = append(findings, finding{CodeDBIntegrity, text})
 			}
 			return nil
 		})
 	}
 	switch sqliteCode(err) {
 	case 0:
-		return err
+		return findings, err
 	case sqliteError, sqliteCorrupt, sqliteNotADB, sqliteFormat:
-		report(CodeDBOpen, err.Error())
-		return nil
+		return append(findings, finding{CodeDBOpen, err.Error()}), nil
 	}
-	return fmt.Errorf("check %s: %w", file, err)
+	return nil, fmt.Errorf("check %s: %w", file, err)
+}
+
+// readThrough reads the file to its end.
+func readThrough(ctx context.Context, dir *fsat.Dir, name string) error {
+	f, err := dir.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, hashChunk)
+	for off := int64(0); ; off += hashChunk {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		switch _, err := f.ReadAt(buf, off); {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
 }
 
 // checkRegistry judges the registry copy.
@@ -648,7 +689,11 @@ func (v *validation) checkChromaDatabase(ctx context.Context) (problems []Proble
 		return nil, nil // for checkFiles to report
 	}
 	for _, suffix := range []string{"-wal", "-journal"} {
-		if side, err := dir.Lstat(name + suffix); err == nil && side.Size > 0 {
+		side, err := dir.Lstat(name + suffix)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil && side.Size > 0 {
 			return nil, nil
 		}
 	}
