@@ -161,6 +161,18 @@ func (o outcome) stamp(t *testing.T) string {
 // not be done, and a path.
 var failure = regexp.MustCompile(`^atocore-backup: create backup: ((check|clear|make|find|capture|seal|hash|publish|remove|take) ?[^/:]*): .*/[^\n]*\n$`)
 
+// memoryDir is a directory in memory if there is one, for tests that make no
+// use of a disk but would wait for it.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "faults")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
 // A store is a machine store and its backup directory.
 type store struct {
 	t                             *testing.T
@@ -192,7 +204,7 @@ func newStore(t *testing.T, dir, mode string) *store {
 	require.NoError(t, os.MkdirAll(deep, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(deep, "new\nline"), []byte("deep"), 0o400))
 	require.NoError(t, os.Chmod(closed, 0o555))
-	t.Cleanup(func() { os.Chmod(closed, 0o755) })
+	t.Cleanup(func() { require.NoError(t, os.Chmod(closed, 0o755)) })
 	return s
 }
 

@@ -1,0 +1,433 @@
+//go:build amd64 || arm64
+
+package faults
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+var injectAll = flag.Bool("inject-all", false, "fail every call with every error, not a sample")
+
+var injected = []unix.Errno{unix.EIO, unix.ENOSPC, unix.EDQUOT, unix.EACCES, unix.EMFILE, unix.EINTR}
+
+// kill is no error: the process ends instead of making the call.
+const kill = unix.Errno(0xffff)
+
+// A fault is one call that fails, counted over all threads from the start.
+type fault struct {
+	call   string
+	n      int
+	err    unix.Errno
+	onward bool // every later one fails as well
+}
+
+func (f fault) String() string {
+	what := f.err.Error()
+	if f.err == kill {
+		what = "killed"
+	}
+	onward := ""
+	if f.onward {
+		onward = " and onward"
+	}
+	return fmt.Sprintf("%s %d%s: %s", f.call, f.n, onward, what)
+}
+
+// A hit is the call that a fault met.
+type hit struct {
+	call
+	on string // what it works on
+}
+
+// in makes f happen in a run. met is nil if the run made too few calls for it.
+func (f fault) in(run func(decide func(*call) verdict) outcome) (o outcome, met *hit) {
+	count := 0
+	o = run(func(c *call) verdict {
+		if f.onward && strings.HasPrefix(f.call, "write") && c.args[0] <= 2 {
+			return 0 // or nobody would hear of it
+		}
+		count++
+		if count != f.n && (!f.onward || count < f.n) {
+			return 0
+		}
+		if met == nil {
+			met = &hit{call: *c, on: c.on()}
+		}
+		if f.err == kill {
+			_ = unix.Kill(int(c.pid), unix.SIGKILL)
+			return 0
+		}
+		return f.err
+	})
+	return o, met
+}
+
+// on names what a call works on, for messages.
+func (c *call) on() string {
+	switch c.name() {
+	case "openat", "newfstatat", "mkdirat", "unlinkat", "statx", "utimensat", "faccessat":
+		return c.fd(0) + " " + c.text(1)
+	case "renameat2", "renameat":
+		return c.fd(0) + " " + c.text(1) + " to " + c.fd(2) + " " + c.text(3)
+	case "open", "stat", "lstat", "access", "unlink", "rmdir", "mkdir", "readlink":
+		return c.text(0)
+	case "mmap":
+		return c.fd(4)
+	}
+	return c.fd(0)
+}
+
+// A scenario is a command that faults are let loose on.
+type scenario struct {
+	store *store
+	calls []string // nil: all
+	// sample is how many faults there are without -inject-all.
+	sample int
+	// reset puts the store back to what it was.
+	reset func()
+	// run does it.
+	run func(decide func(*call) verdict, calls []string) outcome
+	// judge says whether the outcome keeps the promises.
+	judge func(t *testing.T, f fault, h *hit, o outcome)
+}
+
+func everyCall() []string {
+	return slices.Compact(slices.Sorted(maps.Values(callNames)))
+}
+
+// locks are the calls by which SQLite takes locks. That it never gets one looks
+// to it like a database that is busy, and a busy one is waited for until the
+// context ends.
+var locks = map[string]bool{"fcntl": true}
+
+// torment lets every fault of a scenario happen, or a sample of them.
+func (sc *scenario) torment(t *testing.T) {
+	calls := sc.calls
+	if calls == nil {
+		calls = everyCall()
+	}
+	counts := map[string]int{}
+	sc.reset()
+	sc.run(func(c *call) verdict { counts[c.name()]++; return 0 }, calls)
+
+	random := random(t)
+	faults, exits := 0, map[int]int{}
+	// try tells whether the fault met a call.
+	try := func(f fault) (met bool) {
+		sc.reset()
+		o, h := f.in(func(decide func(*call) verdict) outcome { return sc.run(decide, []string{f.call}) })
+		if h == nil {
+			return false
+		}
+		faults++
+		exits[o.code]++
+		t.Run(f.String(), func(t *testing.T) {
+			sc.store.t = t
+			t.Logf("on %s\nexit %d\n%s", h.on, o.code, o.stderr)
+			sc.judge(t, f, h, o)
+		})
+		sc.store.t = t
+		return true
+	}
+	errs := slices.Concat(injected, []unix.Errno{kill})
+	calls = slices.DeleteFunc(calls, func(name string) bool { return counts[name] == 0 })
+	for i := range sc.sample {
+		if *injectAll {
+			break
+		}
+		if i%len(calls) == 0 {
+			random.Shuffle(len(calls), func(i, j int) { calls[i], calls[j] = calls[j], calls[i] })
+		}
+		name := calls[i%len(calls)]
+		f := fault{call: name, n: 1 + random.IntN(counts[name]), err: errs[random.IntN(len(errs))]}
+		if random.IntN(3) == 0 && !locks[name] {
+			f.err, f.onward = unix.EIO, true
+		}
+		try(f)
+	}
+	for _, name := range calls {
+		if !*injectAll {
+			break
+		}
+		for _, err := range errs {
+			for n := 1; try(fault{call: name, n: n, err: err}); n++ {
+			}
+		}
+		for _, err := range []unix.Errno{unix.EIO, unix.ENOSPC} {
+			if locks[name] {
+				break
+			}
+			for n := 1; try(fault{call: name, n: n, err: err, onward: true}); n++ {
+			}
+		}
+	}
+	t.Logf("%d faults in %d calls, by exit status: %v", faults, len(counts), exits)
+}
+
+// files are the contents of the live database's files, to be put back.
+type files map[string][]byte
+
+func (s *store) keepDatabase() (restore func()) {
+	t := s.t
+	kept := files{}
+	for _, suffix := range []string{"", "-wal", "-journal"} {
+		data, err := os.ReadFile(s.db + suffix)
+		if !os.IsNotExist(err) {
+			require.NoError(t, err)
+			kept[suffix] = data
+		}
+	}
+	return func() {
+		for _, suffix := range []string{"", "-wal", "-journal", "-shm"} {
+			require.NoError(t, ignoreNotExist(os.Remove(s.db+suffix)))
+			if data, ok := kept[suffix]; ok {
+				require.NoError(t, os.WriteFile(s.db+suffix, data, 0o644))
+			}
+		}
+	}
+}
+
+func ignoreNotExist(err error) error {
+	if os.IsNotExist(err) {
+		return nil
+	}
+	return err
+}
+
+// clearBackups empties the backup directory but for what a dead process might
+// have left.
+func (s *store) clearBackups() {
+	require.NoError(s.t, os.RemoveAll(s.backups))
+	dead := filepath.Join(s.backups, deadStaging, "chroma", "sub")
+	require.NoError(s.t, os.MkdirAll(dead, 0o700))
+	require.NoError(s.t, os.WriteFile(filepath.Join(dead, "file"), nil, 0o600))
+}
+
+const deadStaging = ".atocore-staging-00000000000000dd"
+
+// createScenario lets faults loose on create.
+func createScenario(s *store, sample int) *scenario {
+	restore := s.keepDatabase()
+	return &scenario{
+		store:  s,
+		sample: sample,
+		reset:  func() { restore(); s.clearBackups() },
+		run: func(decide func(*call) verdict, calls []string) outcome {
+			return intercept(s.t, s.create(), calls, decide)
+		},
+		judge: s.judgeCreate,
+	}
+}
+
+// judgeCreate: either a snapshot that validates, or an error that names step
+// and path and nothing left.
+func (s *store) judgeCreate(t *testing.T, f fault, h *hit, o outcome) {
+	stamps := s.requireValid()
+	switch {
+	case f.err == kill:
+		require.Equal(t, -1, o.code)
+	case o.code == 0:
+		require.Equal(t, []string{o.stamp(t)}, stamps)
+		do(t, s.validate(stamps[0])).requireDone(t)
+		require.Subset(t, []string{deadStaging}, s.dead())
+		if s.inBackups(h) {
+			// It may have taken the only report of a lost write.
+			waits := h.name() == "sync_file_range" && h.args[3]&unix.SYNC_FILE_RANGE_WAIT_AFTER != 0
+			require.False(t, waits || slices.Contains([]string{"fsync", "fdatasync", "syncfs"}, h.name()),
+				"a failed sync was taken for a success")
+		}
+	case strings.Contains(o.stderr, " is complete: print the result: "):
+		require.Equal(t, 2, o.code)
+		require.Len(t, stamps, 1)
+	case strings.Contains(o.stderr, " is visible but may not survive a power cut: "):
+		require.Equal(t, 2, o.code)
+		require.Len(t, stamps, 1)
+		require.True(t, f.onward, "one fault is no reason")
+	default:
+		require.Equal(t, 2, o.code)
+		require.Empty(t, o.stdout)
+		require.Regexp(t, failure, o.stderr)
+		require.Empty(t, stamps)
+		left := slices.DeleteFunc(s.dead(), func(name string) bool { return name == deadStaging })
+		if len(left) > 0 {
+			require.Contains(t, o.stderr, "remove staging: ", "left behind without a word")
+		}
+	}
+	s.requireLiveSound()
+	// The next one is not impaired, and clears what is left.
+	do(t, s.create()).requireDone(t)
+	require.Empty(t, s.dead())
+}
+
+// inBackups tells whether a call worked on the backup directory.
+func (s *store) inBackups(h *hit) bool {
+	return strings.Contains(h.on, s.backups+"/") || strings.HasSuffix(h.on, s.backups)
+}
+
+// TestInjectCreate fails system calls of create, one at a time.
+func TestInjectCreate(t *testing.T) {
+	t.Run("idle WAL database", func(t *testing.T) {
+		// The command's connection is the only one: it recovers the WAL, and
+		// checkpoints it when it is closed.
+		createScenario(newStore(t, memoryDir(t), "wal"), 30).torment(t)
+	})
+	t.Run("hot journal", func(t *testing.T) {
+		s := newStore(t, memoryDir(t), "delete")
+		leaveHotJournal(t, s.db)
+		createScenario(s, 10).torment(t)
+	})
+	t.Run("many files", func(t *testing.T) {
+		sc := createScenario(newStore(t, memoryDir(t), "wal").addFiles(1000), 7)
+		sc.calls = []string{"syncfs", "fsync", "write", "pwrite64", "renameat2", "ftruncate", "flock"}
+		sc.torment(t)
+	})
+	t.Run("large file", func(t *testing.T) {
+		s := newStore(t, memoryDir(t), "wal")
+		require.NoError(t, os.WriteFile(filepath.Join(s.chroma, "large"), make([]byte, 17<<20), 0o600))
+		sc := createScenario(s, 5)
+		sc.calls = []string{"sync_file_range", "copy_file_range", "fallocate", "fsync", "ftruncate"}
+		sc.torment(t)
+	})
+	t.Run("in vain", func(t *testing.T) {
+		// It fails anyway, so that faults meet the clearing up.
+		s := newStore(t, memoryDir(t), "wal")
+		require.NoError(t, unix.Mkfifo(filepath.Join(s.chroma, "zzz"), 0o600))
+		sc := createScenario(s, 15)
+		sc.judge = func(t *testing.T, f fault, h *hit, o outcome) {
+			if f.err != kill {
+				require.Equal(t, 2, o.code)
+			}
+			require.NoError(t, os.Remove(filepath.Join(s.chroma, "zzz")))
+			s.judgeCreate(t, f, h, o)
+			require.NoError(t, unix.Mkfifo(filepath.Join(s.chroma, "zzz"), 0o600))
+		}
+		sc.torment(t)
+	})
+}
+
+// leaveHotJournal gives the database the files that a writer leaves that died
+// in the midst of writing a transaction to it.
+func leaveHotJournal(t *testing.T, path string) {
+	t.Helper()
+	db := openDB(t, path, "_pragma=cache_size(1)", "_pragma=synchronous(full)")
+	before, err := os.ReadFile(path)
+	require.NoError(t, err)
+	tx, err := db.Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec("UPDATE bulk SET pad = randomblob(1500); UPDATE account SET balance = 7")
+	require.NoError(t, err)
+	torn := map[string][]byte{}
+	for _, suffix := range []string{"", "-journal"} {
+		torn[suffix], err = os.ReadFile(path + suffix)
+		require.NoError(t, err)
+	}
+	require.NotEqual(t, before, torn[""], "nothing was written yet")
+	require.NoError(t, tx.Rollback())
+	require.NoError(t, db.Close())
+	for suffix, data := range torn {
+		require.NoError(t, os.WriteFile(path+suffix, data, 0o644))
+	}
+}
+
+// TestInjectValidate fails system calls of validate, one at a time: a snapshot
+// that cannot be read is neither valid nor invalid.
+func TestInjectValidate(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		damage func(t *testing.T, dir string)
+		right  int
+	}{
+		{"good", func(*testing.T, string) {}, 0},
+		{"good, of the Python module", asPython, 0},
+		{"a flipped bit", func(t *testing.T, dir string) { flip(t, filepath.Join(dir, "db", "atocore.db"), 40_000) }, 1},
+		{"a torn database of the Python module", func(t *testing.T, dir string) {
+			asPython(t, dir)
+			f, err := os.OpenFile(filepath.Join(dir, "db", "atocore.db"), os.O_WRONLY, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt(make([]byte, 4096), 3*4096)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+		}, 1},
+		{"a missing file", func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, "chroma", "closed", "a", "b", "c", "new\nline")))
+		}, 1},
+		{"an added file", func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "config", "z"), nil, 0o600))
+		}, 1},
+		{"no manifest", func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "SHA256SUMS"))) }, 1},
+		{"a journal beside the database", func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "db", "atocore.db-journal"), nil, 0o600))
+		}, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newStore(t, memoryDir(t), "wal")
+			stamp := do(t, s.create()).requireDone(t).stamp(t)
+			test.damage(t, s.snapshot(stamp))
+			require.Equal(t, test.right, do(t, s.validate(stamp)).code)
+			before := picture(t, s.snapshot(stamp), nil)
+			sc := scenario{
+				store:  s,
+				sample: 8,
+				reset:  func() {},
+				run: func(decide func(*call) verdict, calls []string) outcome {
+					return intercept(s.t, s.validate(stamp), calls, decide)
+				},
+				judge: func(t *testing.T, f fault, h *hit, o outcome) {
+					switch {
+					case f.err == kill:
+						require.Equal(t, -1, o.code)
+					case o.code == test.right:
+						require.NotEmpty(t, o.stdout)
+					default:
+						require.Equal(t, 2, o.code, o.stdout)
+						require.Regexp(t, `^atocore-backup: (validate backup "`+stamp+`"|validate: print the result): [^\n]*/[^\n]*\n$`, o.stderr)
+					}
+				},
+			}
+			sc.torment(t)
+			require.Equal(t, before, picture(t, s.snapshot(stamp), nil))
+		})
+	}
+}
+
+// flip inverts one byte of a file.
+func flip(t *testing.T, path string, offset int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	var b [1]byte
+	_, err = f.ReadAt(b[:], offset)
+	require.NoError(t, err)
+	b[0] = ^b[0]
+	_, err = f.WriteAt(b[:], offset)
+	require.NoError(t, err)
+}
+
+// asPython makes a snapshot one of the Python module, which has no manifest:
+// only SQLite's checks can find damage.
+func asPython(t *testing.T, dir string) {
+	t.Helper()
+	require.NoError(t, os.Remove(filepath.Join(dir, "SHA256SUMS")))
+	path := filepath.Join(dir, "backup-metadata.json")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var meta map[string]any
+	require.NoError(t, json.Unmarshal(data, &meta))
+	delete(meta, "format_version")
+	delete(meta, "stamp")
+	data, err = json.Marshal(meta)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, data, 0o600))
+}
