@@ -623,10 +623,17 @@ func TestValidatePythonSnapshots(t *testing.T) {
 			[]string{"db_integrity_check_failed: " + dbFile},
 		},
 		"WAL beside it": {
-			func(s *specimen) { s.add(dbFile+"-wal", nil) }, []string{"db_sidecar_present: " + dbFile + "-wal"},
+			func(s *specimen) { s.add(dbFile+"-wal", []byte("x")) }, []string{"db_sidecar_present: " + dbFile + "-wal"},
 		},
 		"journal beside it": {
-			func(s *specimen) { s.add(dbFile+"-journal", nil) }, []string{"db_sidecar_present: " + dbFile + "-journal"},
+			func(s *specimen) { s.add(dbFile+"-journal", []byte("x")) }, []string{"db_sidecar_present: " + dbFile + "-journal"},
+		},
+		"what Python's check leaves": {
+			func(s *specimen) { s.add(dbFile+"-wal", nil); s.add(dbFile+"-shm", make([]byte, 32768)) }, nil,
+		},
+		"WAL that is a link": {
+			func(s *specimen) { s.link(dbFile+"-wal", "nothing") },
+			[]string{"db_sidecar_present: " + dbFile + "-wal", "file_not_regular: " + dbFile + "-wal"},
 		},
 		"registry not JSON": {
 			func(s *specimen) { s.write(registryFile, []byte("{'a': 1}")) }, []string{"registry_invalid_json: " + registryFile},

@@ -80,8 +80,9 @@ def check_database(path):
     if not path.exists():
         return "db_snapshot_missing"
     try:
-        # Opened for writing, as AtoCore does.
-        with contextlib.closing(sqlite3.connect(str(path))) as db:
+        # For writing, and left to the garbage collector to close, as AtoCore
+        # does: until then a WAL database has a -wal and a -shm beside it.
+        with sqlite3.connect(str(path)) as db:
             first = db.execute("PRAGMA integrity_check").fetchone()
     except sqlite3.DatabaseError as error:
         return f"db_open_failed: {error}"
