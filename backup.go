@@ -59,7 +59,12 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 	}
 	s.report(Progress{Phase: PhaseInit})
 
-	// 2. Remove what dead processes left.
+	// 2. Keep restores away, and remove what dead processes left.
+	entered, err := s.enterBackupDir()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, step("enter backup directory", s.BackupDir, err)
+	}
+	defer entered.Close()
 	if err := reapStaging(ctx, s.BackupDir, s.log); err != nil {
 		return nil, step("clear old staging", s.BackupDir, err)
 	}
@@ -76,7 +81,16 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 		return nil, step("check free space", s.BackupDir, err)
 	}
 
-	// 4. Make staging.
+	// 4. Make staging, and the backup directory if this is its first snapshot.
+	if entered == nil {
+		if err := makeDir(s.BackupDir); err != nil {
+			return nil, step("make backup directory", s.BackupDir, err)
+		}
+		if entered, err = s.enterBackupDir(); err != nil {
+			return nil, step("enter backup directory", s.BackupDir, err)
+		}
+		defer entered.Close()
+	}
 	st, err := newStaging(s.BackupDir)
 	if err != nil {
 		return nil, step("make staging", s.BackupDir, err)

@@ -42,6 +42,23 @@ var (
 	// single rename can publish a snapshot.
 	ErrCrossDevice = errors.New("snapshots are on another file system than the backup directory")
 
+	// ErrRestoreUnfinished is returned by every function while the store is
+	// half restored: a restore was cut off by a kill or a power cut, or could
+	// not undo what it had begun. RestoreRuntimeBackup with the same paths
+	// finishes or undoes it. ListRuntimeBackups and ValidateBackup return
+	// their result with it. CreateRuntimeBackup and PruneRuntimeBackups return
+	// it beside a restore that is running, too; they did nothing then.
+	ErrRestoreUnfinished = errors.New("a restore is unfinished")
+
+	// ErrBusy is returned by RestoreRuntimeBackup while a create, a prune or
+	// another restore is at work in the same backup directory. Nothing was
+	// done.
+	ErrBusy = errors.New("the backup directory is in use")
+
+	// ErrDatabaseInUse is returned by RestoreRuntimeBackup while somebody has
+	// the live database open. Nothing was replaced.
+	ErrDatabaseInUse = errors.New("the database is in use")
+
 	// ErrPanic is returned when a function of the host (InitDB, Locker,
 	// OnProgress, Clock, Logger) panicked. The error carries the value and the
 	// stack. Everything was released and removed, as for any other error.

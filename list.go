@@ -74,29 +74,43 @@ func rawMetadata(m *Metadata, raw json.RawMessage) (json.RawMessage, error) {
 // snapshot, and memory for the result.
 //
 // Errors: [ErrInvalidOptions] if BackupDir is empty, ctx's error, or an
-// *fs.PathError if the directory cannot be read.
+// *fs.PathError if the directory cannot be read. [ErrRestoreUnfinished] comes
+// with the whole list.
 func ListRuntimeBackups(ctx context.Context, opts Options) (_ []Snapshot, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("list backups: %w", err)
+		}
+	}()
 	s, err := opts.resolve(false)
 	if err != nil {
-		return nil, fmt.Errorf("list backups: %w", err)
+		return nil, err
 	}
+	list, err := s.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return list, s.restoreCutOff()
+}
+
+func (s *settings) list(ctx context.Context) ([]Snapshot, error) {
 	root, err := openSnapshots(s.BackupDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return []Snapshot{}, ctx.Err()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list backups: %w", err)
+		return nil, err
 	}
 	defer root.Close()
 	entries, err := root.ReadDir()
 	if err != nil {
-		return nil, fmt.Errorf("list backups: %w", err)
+		return nil, err
 	}
 	snapshots := make([]Snapshot, 0, len(entries))
 	live := s.liveDatabase()
 	for _, entry := range entries {
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("list backups: %w", err)
+			return nil, err
 		}
 		if !entry.Type.IsDir() {
 			continue

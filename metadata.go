@@ -50,6 +50,7 @@ type Metadata struct {
 	VectorStoreNote        string    // the same in words
 	FormatVersion          int       // 1; 0 for a snapshot of the Python module
 	Stamp                  string    // the name it was published under; empty for the Python module's
+	SafetyOf               string    // the snapshot whose restore took this one first; empty for all others
 }
 
 // MarshalJSON gives the form of backup-metadata.json, ASCII only. Bytes of a
@@ -60,13 +61,14 @@ func (m Metadata) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteByte('{')
 	for i, f := range m.fields() {
-		if f.ours && m.FormatVersion == 0 {
+		value := f.encode()
+		if f.ours && m.FormatVersion == 0 || f.optional && value == `""` {
 			continue
 		}
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(&b, "%q:%s", f.name, f.encode())
+		fmt.Fprintf(&b, "%q:%s", f.name, value)
 	}
 	b.WriteByte('}')
 	return b.Bytes(), nil
@@ -204,10 +206,11 @@ func joinInLine(errs []error) error {
 
 // A metadataField connects one JSON name with its place in a Metadata.
 type metadataField struct {
-	name   string
-	ours   bool // not among the Python module's ten
-	encode func() string
-	decode func(raw []byte) error
+	name     string
+	ours     bool // not among the Python module's ten
+	optional bool // one of ours that is left out where it is empty
+	encode   func() string
+	decode   func(raw []byte) error
 }
 
 func (m *Metadata) fields() []metadataField {
@@ -224,7 +227,13 @@ func (m *Metadata) fields() []metadataField {
 		stringField("vector_store_note", &m.VectorStoreNote, false),
 		versionField("format_version", &m.FormatVersion),
 		stringField("stamp", &m.Stamp, true),
+		optionalField(stringField("safety_of", &m.SafetyOf, true)),
 	}
+}
+
+func optionalField(f metadataField) metadataField {
+	f.optional = true
+	return f
 }
 
 func stringField(name string, p *string, ours bool) metadataField {

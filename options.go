@@ -173,8 +173,8 @@ type Progress struct {
 // beginning. Phases may be added.
 type Phase string
 
-// The phases of creating a snapshot, in order, and then those of validating
-// one.
+// The phases of creating a snapshot, in order, and then those of the other
+// calls.
 const (
 	PhaseInit     Phase = "init"     // checking options, clearing remains, InitDB
 	PhaseGuard    Phase = "guard"    // waiting for the ingestion guard
@@ -185,6 +185,12 @@ const (
 	PhaseHash     Phase = "hash"     // hashing the copies while they are written out
 	PhaseSync     Phase = "sync"     // making everything durable
 	PhasePublish  Phase = "publish"  // writing metadata and manifest, renaming
+
+	PhasePrune Phase = "prune" // removing snapshots
+
+	PhaseStage  Phase = "stage"  // copying a snapshot beside the live store
+	PhaseSwap   Phase = "swap"   // putting it in the live store's place
+	PhaseVerify Phase = "verify" // comparing what was restored with the snapshot
 
 	PhaseValidateFiles    Phase = "validate_files"    // comparing files with the manifest
 	PhaseValidateDatabase Phase = "validate_database" // SQLite's own checks

@@ -16,12 +16,21 @@ import (
 )
 
 // stagingPrefix begins the names of staging directories in BackupDir; 16
-// hexadecimal digits follow.
+// hexadecimal digits follow. A snapshot that is being removed gets such a name
+// too.
 const stagingPrefix = ".atocore-staging-"
 
 func isStagingName(name string) bool {
 	digits, ok := strings.CutPrefix(name, stagingPrefix)
 	return ok && len(digits) == 16 && strings.Trim(digits, "0123456789abcdef") == ""
+}
+
+func newStagingName() string { return stagingPrefix + randomHex() }
+
+func randomHex() string {
+	var random [8]byte
+	rand.Read(random[:]) // never fails: crypto/rand
+	return hex.EncodeToString(random[:])
 }
 
 // reapStaging removes the staging directories that dead processes left in
@@ -48,10 +57,12 @@ func reapStaging(ctx context.Context, backupDir string, log *slog.Logger) error 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := reapOne(root, entry.Name)
+		err := reapOne(ctx, root, entry.Name)
 		switch {
 		case err == nil:
 			log.Info("stale_staging_removed", "path", filepath.Join(backupDir, entry.Name))
+		case ctx.Err() != nil:
+			return err
 		case errors.Is(err, fsat.ErrLocked), errors.Is(err, fs.ErrNotExist):
 		default:
 			log.Warn("stale_staging_left", "path", filepath.Join(backupDir, entry.Name), "error", err)
@@ -60,7 +71,7 @@ func reapStaging(ctx context.Context, backupDir string, log *slog.Logger) error 
 	return nil
 }
 
-func reapOne(root *fsat.Dir, name string) error {
+func reapOne(ctx context.Context, root *fsat.Dir, name string) error {
 	dir, err := root.OpenDir(name)
 	if err != nil {
 		return err
@@ -69,12 +80,12 @@ func reapOne(root *fsat.Dir, name string) error {
 	if err := dir.TryLock(); err != nil {
 		return err
 	}
-	return removeTree(root, name)
+	return removeTree(ctx, root, name)
 }
 
 // removeTree removes the directory name and all below it, following no link
 // and entering no mount point.
-func removeTree(parent *fsat.Dir, name string) error {
+func removeTree(ctx context.Context, parent *fsat.Dir, name string) error {
 	dir, err := parent.OpenDir(name)
 	if err != nil {
 		return err
@@ -94,8 +105,11 @@ func removeTree(parent *fsat.Dir, name string) error {
 		return err
 	}
 	for _, entry := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if entry.Type.IsDir() {
-			err = removeTree(dir, entry.Name)
+			err = removeTree(ctx, dir, entry.Name)
 		} else {
 			err = dir.Remove(entry.Name, false)
 		}
@@ -116,8 +130,8 @@ type staging struct {
 	published bool
 }
 
-// newStaging makes a staging directory in backupDir, and backupDir and
-// snapshots/ where they are missing.
+// newStaging makes a staging directory in backupDir, and snapshots/ if it is
+// missing.
 func newStaging(backupDir string) (_ *staging, err error) {
 	st := new(staging)
 	defer func() {
@@ -125,9 +139,6 @@ func newStaging(backupDir string) (_ *staging, err error) {
 			st.closeAll()
 		}
 	}()
-	if err := makeDir(backupDir); err != nil {
-		return nil, err
-	}
 	if st.backupDir, err = fsat.OpenDir(backupDir); err != nil {
 		return nil, err
 	}
@@ -156,9 +167,7 @@ func newStaging(backupDir string) (_ *staging, err error) {
 // and take it for a dead process's; then another one is made.
 func (st *staging) make() error {
 	for range 100 {
-		var random [8]byte
-		rand.Read(random[:]) // never fails: crypto/rand
-		st.name = stagingPrefix + hex.EncodeToString(random[:])
+		st.name = newStagingName()
 		if err := st.backupDir.Mkdir(st.name, 0o700); errors.Is(err, fs.ErrExist) {
 			continue
 		} else if err != nil {
@@ -193,7 +202,7 @@ func (st *staging) path(elem ...string) string {
 // discard removes the staging directory unless it was published.
 func (st *staging) discard() (err error) {
 	if !st.published {
-		if err = removeTree(st.backupDir, st.name); errors.Is(err, fs.ErrNotExist) {
+		if err = removeTree(context.Background(), st.backupDir, st.name); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
 	}

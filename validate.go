@@ -28,7 +28,8 @@ const maxProblems = 1000
 //     most 1,000 of them.
 //   - any other error: the check could not be finished, nothing is known, and
 //     there is no report. [ErrInvalidOptions], [ErrPanic], ctx's error, or a
-//     file that cannot be read.
+//     file that cannot be read. Only [ErrRestoreUnfinished] comes with the
+//     report.
 //
 // A snapshot of this package is compared with its manifest byte by byte, its
 // metadata are compared with what is there, its database gets SQLite's
@@ -46,7 +47,11 @@ const maxProblems = 1000
 // databases, by SQLite, side by side. Memory stays at some MB.
 func ValidateBackup(ctx context.Context, opts Options, stamp string) (report *Report, err error) {
 	defer func() {
-		if err != nil && !errors.Is(err, ErrInvalidBackup) {
+		switch {
+		case err == nil, errors.Is(err, ErrInvalidBackup):
+		case report != nil && errors.Is(err, ErrRestoreUnfinished):
+			err = fmt.Errorf("validate backup %q: %w", stamp, err)
+		default:
 			report, err = nil, fmt.Errorf("validate backup %q: %w", stamp, err)
 		}
 	}()
@@ -55,10 +60,21 @@ func ValidateBackup(ctx context.Context, opts Options, stamp string) (report *Re
 	if err != nil {
 		return nil, err
 	}
+	report, err = s.validate(ctx, stamp)
+	if report == nil {
+		return nil, err
+	}
+	if cutOff := s.restoreCutOff(); cutOff != nil {
+		err = errors.Join(err, cutOff)
+	}
+	return report, err
+}
+
+func (s *settings) validate(ctx context.Context, stamp string) (*Report, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	v := validation{settings: &s, live: s.liveDatabase()}
+	v := validation{settings: s, live: s.liveDatabase()}
 	v.report = &Report{Stamp: stamp, Path: filepath.Join(s.BackupDir, snapshotsName, stamp)}
 	if err := v.run(ctx); err != nil {
 		return nil, err
@@ -133,7 +149,7 @@ func within1(path, dir string) bool { return path == dir || strings.HasPrefix(pa
 
 // run makes every check that can be made.
 func (v *validation) run(ctx context.Context) error {
-	if err := v.openSnapshot(); err != nil || v.dir == nil {
+	if err := v.openSnapshot(ctx); err != nil || v.dir == nil {
 		return err
 	}
 	defer v.dir.Close()
@@ -191,7 +207,7 @@ func (v *validation) run(ctx context.Context) error {
 }
 
 // openSnapshot opens the snapshot's directory, or reports why there is none.
-func (v *validation) openSnapshot() error {
+func (v *validation) openSnapshot(ctx context.Context) error {
 	stamp := v.report.Stamp
 	if !isStamp(stamp) {
 		v.report.Path = filepath.Join(v.BackupDir, snapshotsName)
@@ -218,8 +234,20 @@ func (v *validation) openSnapshot() error {
 		v.problem(CodeStampInvalid, "", fmt.Sprintf("%q is not a directory", stamp))
 		return nil
 	}
-	v.dir, err = root.OpenDir(stamp)
-	return err
+	dir, err := root.OpenDir(stamp)
+	if err != nil {
+		return err
+	}
+	gone, err := holdSnapshot(ctx, root, dir, stamp)
+	if gone {
+		v.problem(CodeSnapshotMissing, "", "")
+	}
+	if gone || err != nil {
+		dir.Close()
+		return err
+	}
+	v.dir = dir
+	return nil
 }
 
 // readMetadata reads backup-metadata.json, or reports why it cannot.
