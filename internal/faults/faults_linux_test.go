@@ -204,7 +204,7 @@ func newStore(t *testing.T, dir, mode string) *store {
 	require.NoError(t, os.MkdirAll(deep, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(deep, "new\nline"), []byte("deep"), 0o400))
 	require.NoError(t, os.Chmod(closed, 0o555))
-	t.Cleanup(func() { require.NoError(t, os.Chmod(closed, 0o755)) })
+	t.Cleanup(func() { _ = os.Chmod(closed, 0o755) }) // so that it can be removed
 	return s
 }
 
@@ -254,8 +254,8 @@ func (s *store) requireValid() []string {
 	s.t.Helper()
 	stamps := s.stamps()
 	for _, stamp := range stamps {
-		report, err := backup.ValidateBackup(context.Background(), backup.Options{BackupDir: s.backups}, stamp)
-		require.NoError(s.t, err, "%+v", report)
+		_, err := backup.ValidateBackup(context.Background(), backup.Options{BackupDir: s.backups}, stamp)
+		require.NoError(s.t, err)
 	}
 	return stamps
 }
