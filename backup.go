@@ -57,6 +57,9 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 	if err != nil {
 		return nil, err
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	s.report(Progress{Phase: PhaseInit})
 
 	// 2. Keep restores away, and remove what dead processes left.
@@ -126,6 +129,14 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 	if err := st.publish(ctx, &s, manifest, meta, captured.paths); err != nil {
 		return nil, step("publish", st.path(), err)
 	}
+	s.logCreated(meta)
+	return meta, nil
+}
+
+// logCreated tells of a snapshot that is there. A Logger that panics does not
+// undo it, so an error would be wrong.
+func (s *settings) logCreated(meta *Metadata) {
+	defer func() { _ = recover() }()
 	s.log.Info("runtime_backup_created",
 		"stamp", meta.Stamp,
 		"backup_root", meta.BackupRoot,
@@ -134,7 +145,6 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 		"chroma_included", meta.ChromaSnapshotIncluded,
 		"chroma_files", meta.ChromaSnapshotFiles,
 		"chroma_bytes", meta.ChromaSnapshotBytes)
-	return meta, nil
 }
 
 // step names what failed and where. A path that the error names itself is not
@@ -180,20 +190,20 @@ func (s *settings) initDatabase(ctx context.Context) error {
 
 // A capture is what was read of the live store.
 type capture struct {
-	paths       paths
-	dbBytes     int64
-	chromaFiles int64
-	chromaBytes int64
+	paths         paths
+	dbBytes       int64
+	registryBytes int64
+	chromaFiles   int64
+	chromaBytes   int64
 }
 
-// total gives the number of files to hash and their size; a registry's few
-// bytes are left out of it.
+// total gives the number of files to hash and their size.
 func (c *capture) total() (files, bytes int64) {
 	files = 1 + c.chromaFiles
 	if c.paths.registry != "" {
 		files++
 	}
-	return files, c.dbBytes + c.chromaBytes
+	return files, c.dbBytes + c.registryBytes + c.chromaBytes
 }
 
 func (c *capture) metadata() *Metadata {
@@ -242,8 +252,9 @@ func (s *settings) captureStore(ctx context.Context, st *staging) (*capture, err
 
 	s.report(Progress{Phase: PhaseRegistry, Path: s.RegistryPath})
 	err := st.inSubdirectory(configDirName, func(dir *fsat.Dir) error {
-		ok, err := s.captureRegistry(ctx, dir)
+		size, ok, err := s.captureRegistry(ctx, dir)
 		if ok {
+			c.registryBytes = size
 			c.paths.registry = filepath.Join(configDirName, filepath.Base(s.RegistryPath))
 		}
 		return err

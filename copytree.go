@@ -74,6 +74,7 @@ func (t *treeCopy) copyTree(ctx context.Context, src, dst *fsat.Dir, workers int
 	if err := t.copyAll(ctx, src, dst, workers); err != nil {
 		return 0, 0, t.changedIfGone(err)
 	}
+	t.tell(src.Path())
 	if err := t.compare(ctx, src, dst); err != nil {
 		return 0, 0, t.changedIfGone(err)
 	}
@@ -130,12 +131,16 @@ func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir, workers int)
 	for {
 		select {
 		case path := <-ping:
-			if t.progress != nil {
-				t.progress(path, t.files.Load(), t.bytes.Load())
-			}
+			t.tell(path)
 		case <-done:
 			return group.Wait()
 		}
+	}
+}
+
+func (t *treeCopy) tell(path string) {
+	if t.progress != nil {
+		t.progress(path, t.files.Load(), t.bytes.Load())
 	}
 }
 

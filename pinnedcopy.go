@@ -74,12 +74,12 @@ func (s *settings) copyPinned(ctx context.Context, src *pinnedSource, dir *fsat.
 		return errNoPinnedCopy // encrypted, or kept in another way by a VFS
 	}
 	wal := src.mode == "wal"
-	copied, err := s.copyFile(ctx, dir, workDBName, live, info)
+	copied, err := s.copyFile(ctx, dir, workDBName, live, info, 0)
 	if err != nil {
 		return err
 	}
 	if wal {
-		return s.copyWAL(ctx, src, dir)
+		return s.copyWAL(ctx, src, dir, copied)
 	}
 	if copied < src.pages*src.pageSize {
 		return fmt.Errorf("%w: the database file has %d bytes and should have %d", ErrSourceInvalid, copied, src.pages*src.pageSize)
@@ -87,8 +87,9 @@ func (s *settings) copyPinned(ctx context.Context, src *pinnedSource, dir *fsat.
 	return nil
 }
 
-// copyFile copies src to dir/name and returns how many bytes there were.
-func (s *settings) copyFile(ctx context.Context, dir *fsat.Dir, name string, src *fsat.File, info fsat.Info) (int64, error) {
+// copyFile copies src to dir/name and returns how many bytes there were. before
+// is how many the phase has copied already.
+func (s *settings) copyFile(ctx context.Context, dir *fsat.Dir, name string, src *fsat.File, info fsat.Info, before int64) (int64, error) {
 	dst, err := dir.Create(name, 0o600)
 	if err != nil {
 		return 0, err
@@ -98,7 +99,7 @@ func (s *settings) copyFile(ctx context.Context, dir *fsat.Dir, name string, src
 	var done int64
 	n, err := copier.Copy(ctx, dst, src, info, func(n int64) {
 		done += n
-		s.report(Progress{Phase: PhaseDatabase, Path: s.DatabasePath, Bytes: done, TotalBytes: info.Size})
+		s.report(Progress{Phase: PhaseDatabase, Path: s.DatabasePath, Bytes: before + done, TotalBytes: before + info.Size})
 	})
 	if err != nil {
 		return n, err
@@ -108,7 +109,7 @@ func (s *settings) copyFile(ctx context.Context, dir *fsat.Dir, name string, src
 
 // copyWAL copies one generation of the live WAL. An absent or empty one is no
 // WAL at all.
-func (s *settings) copyWAL(ctx context.Context, src *pinnedSource, dir *fsat.Dir) error {
+func (s *settings) copyWAL(ctx context.Context, src *pinnedSource, dir *fsat.Dir, copied int64) error {
 	const name = workDBName + "-wal"
 	for {
 		if err := ctx.Err(); err != nil {
@@ -122,31 +123,34 @@ func (s *settings) copyWAL(ctx context.Context, src *pinnedSource, dir *fsat.Dir
 		if err != nil {
 			return err
 		}
-		whole, err := s.copyWALOnce(ctx, wal, dir, name)
-		wal.Close()
+		n, whole, err := s.copyWALOnce(ctx, wal, dir, name, copied)
 		if err != nil || whole {
 			return err
 		}
+		copied += n
 		if err := dir.Remove(name, false); err != nil {
 			return err
 		}
 	}
 }
 
-func (s *settings) copyWALOnce(ctx context.Context, wal *fsat.File, dir *fsat.Dir, name string) (whole bool, err error) {
+// copyWALOnce copies wal, closes it, and tells whether the copy is of one
+// generation.
+func (s *settings) copyWALOnce(ctx context.Context, wal *fsat.File, dir *fsat.Dir, name string, copied int64) (n int64, whole bool, err error) {
+	defer wal.Close()
 	before, err := readWALHeader(wal)
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	info, err := wal.Stat()
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
-	if _, err := s.copyFile(ctx, dir, name, wal, info); err != nil {
-		return false, err
+	if n, err = s.copyFile(ctx, dir, name, wal, info, copied); err != nil {
+		return n, false, err
 	}
 	after, err := readWALHeader(wal)
-	return before == after, err
+	return n, before == after, err
 }
 
 // readWALHeader gives the header, or zeros if there is none yet.

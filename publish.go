@@ -22,13 +22,14 @@ const syncFSFrom = 1000
 // hashAndSync makes all that was captured durable, and writes the manifest's
 // lines for it into SHA256SUMS. The manifest's first line, which is the
 // metadata's, is left for publish: its stamp is not known yet.
-func (st *staging) hashAndSync(ctx context.Context, s *settings, files, bytes int64) (manifest *fsat.File, err error) {
-	manifest, err = st.Create(manifestName, 0o600)
+func (st *staging) hashAndSync(ctx context.Context, s *settings, files, bytes int64) (*fsat.File, error) {
+	manifest, err := st.Create(manifestName, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
+	handedOver := false
+	defer func() { // when OnProgress panics too
+		if !handedOver {
 			manifest.Close()
 		}
 	}()
@@ -76,7 +77,11 @@ func (st *staging) hashAndSync(ctx context.Context, s *settings, files, bytes in
 		return nil, err
 	}
 	s.report(Progress{Phase: PhaseSync, Files: files, TotalFiles: files, Bytes: bytes, TotalBytes: bytes})
-	return manifest, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	handedOver = true
+	return manifest, nil
 }
 
 // A manifestWriter collects lines and writes them in large pieces.

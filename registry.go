@@ -19,14 +19,15 @@ import (
 const maxRegistrySize = 16 << 20
 
 // captureRegistry copies the registry file into dir, byte for byte, with its
-// mode and modification time. ok is false if there is none.
+// mode and modification time, and returns its size. ok is false if there is
+// none.
 //
 // Some writers replace the file, others write into it; so it is read until two
 // readings in a row are the same file with the same times and bytes, and are
 // JSON: half of a file that is just being written is not.
-func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir) (ok bool, err error) {
+func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir) (size int64, ok bool, err error) {
 	if s.RegistryPath == "" {
-		return false, nil
+		return 0, false, nil
 	}
 	const attempts = 20
 	var lastData []byte
@@ -36,10 +37,10 @@ func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir) (ok bool,
 		data, info, err := readRegistry(s.RegistryPath)
 		if errors.Is(err, fs.ErrNotExist) && attempt == 0 {
 			s.log.Info("registry_snapshot_skipped_missing", "path", s.RegistryPath)
-			return false, nil
+			return 0, false, nil
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // gone between two readings: replaced
-			return false, err
+			return 0, false, err
 		}
 		switch {
 		case err != nil || attempt == 0 || !info.Unchanged(lastInfo) || !bytes.Equal(data, lastData):
@@ -47,15 +48,15 @@ func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir) (ok bool,
 		case !isJSON(data):
 			fault = fmt.Errorf("%w: not JSON", ErrSourceInvalid)
 		default:
-			return true, writeRegistry(dir, filepath.Base(s.RegistryPath), data, info)
+			return int64(len(data)), true, writeRegistry(dir, filepath.Base(s.RegistryPath), data, info)
 		}
 		lastData, lastInfo = data, info
 		if attempt == attempts {
-			return false, fault
+			return 0, false, fault
 		}
 		if attempt > 0 {
 			if err := sleep(ctx, 20*time.Millisecond); err != nil {
-				return false, err
+				return 0, false, err
 			}
 		}
 	}

@@ -174,6 +174,12 @@ func (l *logRecord) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
+func (l *logRecord) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+}
+
 func (l *logRecord) lines() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

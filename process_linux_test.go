@@ -42,3 +42,18 @@ func locksOf(t *testing.T, path string) (locks []string) {
 	require.NotEmpty(t, locks, "the host holds no lock, so there is nothing to lose")
 	return locks
 }
+
+// openFiles tells what this process has open.
+func openFiles(t *testing.T) (files []string) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	for _, entry := range entries {
+		target, err := os.Readlink("/proc/self/fd/" + entry.Name())
+		if err == nil { // one of them was ReadDir's own
+			files = append(files, target)
+		}
+	}
+	slices.Sort(files)
+	return files
+}

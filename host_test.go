@@ -1,0 +1,670 @@
+package backup_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+// A guard is a Locker that keeps account of its use.
+type guard struct {
+	taken, released int
+	held            bool
+	events          *[]string
+}
+
+func (g *guard) Lock(context.Context) (func(), error) {
+	g.taken++
+	g.held = true
+	g.note("lock")
+	return func() {
+		g.released++
+		g.held = false
+		g.note("unlock")
+	}, nil
+}
+
+func (g *guard) note(event string) {
+	if g.events != nil {
+		*g.events = append(*g.events, event)
+	}
+}
+
+// requireReleased checks that the guard is not held, and that each time it was
+// taken it was released once.
+func (g *guard) requireReleased(t *testing.T) {
+	t.Helper()
+	require.False(t, g.held, "the guard is still held")
+	require.Equal(t, g.taken, g.released)
+}
+
+// The guard is taken only for the Chroma directory, covers all that is read of
+// the live store, and is free before anything takes long.
+func TestGuardCoversTheCapture(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*store)
+		want   string
+	}{
+		{"with Chroma", func(*store) {},
+			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
+		{"Chroma missing", func(s *store) { s.removeAll(s.ChromaPath) },
+			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
+		{"no registry", func(s *store) { s.RegistryPath = "" },
+			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
+		{"without Chroma", func(s *store) { s.IncludeChroma = false },
+			"init InitDB Clock database registry seal hash sync publish"},
+		{"no guard", func(s *store) { s.Locker = nil },
+			"init InitDB Clock database registry chroma seal hash sync publish"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStore(t)
+			var events []string
+			g := &guard{events: &events}
+			s.Locker = g
+			s.OnProgress = func(p backup.Progress) {
+				if len(events) == 0 || events[len(events)-1] != string(p.Phase) {
+					if slices.Contains(events, string(p.Phase)) && (events[len(events)-1] == "lock" || events[len(events)-1] == "unlock") {
+						return
+					}
+					events = append(events, string(p.Phase))
+				}
+			}
+			s.InitDB = func(context.Context) error { events = append(events, "InitDB"); return nil }
+			s.Clock = clockFunc(func() time.Time { events = append(events, "Clock"); return noon.now })
+			tt.change(s)
+			s.create()
+			require.Equal(t, tt.want, strings.Join(events, " "))
+			g.requireReleased(t)
+		})
+	}
+}
+
+type clockFunc func() time.Time
+
+func (f clockFunc) Now() time.Time { return f() }
+
+// A guard that cannot be taken fails the backup before anything is read.
+func TestGuardFails(t *testing.T) {
+	busy := errors.New("ingestion will not stop")
+	for name, lock := range map[string]func(ctx context.Context) (func(), error){
+		"error":            func(context.Context) (func(), error) { return nil, busy },
+		"error and unlock": func(context.Context) (func(), error) { return func() { panic("released what was not taken") }, busy },
+		"no unlock":        func(context.Context) (func(), error) { return nil, nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			log := s.record()
+			s.Locker = backup.LockerFunc(lock)
+			s.OnProgress = func(p backup.Progress) {
+				require.NotEqual(t, backup.PhaseDatabase, p.Phase, "it went on without the guard")
+			}
+			err := s.createFails()
+			if name == "no unlock" {
+				require.ErrorContains(t, err, "no unlock function")
+			} else {
+				require.ErrorIs(t, err, busy)
+			}
+			require.ErrorContains(t, err, "take ingestion guard")
+			require.Empty(t, log.lines(), "an error was returned and logged")
+		})
+	}
+}
+
+func TestGuardIsWaitedForUntilCancelled(t *testing.T) {
+	s := newStore(t)
+	var ingestion sync.Mutex
+	ingestion.Lock()
+	s.Locker = backup.SyncLocker(&ingestion)
+	ctx, cancel := context.WithCancel(t.Context())
+	s.OnProgress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseGuard {
+			cancel()
+		}
+	}
+	_, err := backup.CreateRuntimeBackup(ctx, s.Options)
+	require.ErrorIs(t, err, context.Canceled)
+	s.requireNoSnapshot()
+
+	s.OnProgress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseGuard {
+			go ingestion.Unlock()
+		}
+	}
+	s.create()
+	require.True(t, ingestion.TryLock(), "the mutex is still locked")
+}
+
+// errHandler panics with an error.
+var errHandler = errors.New("handler broke")
+
+// Each function of the host may panic: the guard is released once, nothing is
+// left, and the error says where it happened.
+func TestPanicOfTheHost(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*store)
+	}{
+		{"InitDB", func(s *store) { s.InitDB = func(context.Context) error { panic(errHandler) } }},
+		{"Clock", func(s *store) { s.Clock = clockFunc(func() time.Time { panic(errHandler) }) }},
+		{"Locker", func(s *store) {
+			s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { panic(errHandler) })
+		}},
+		{"unlock", func(s *store) {
+			s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { return func() { panic(errHandler) }, nil })
+		}},
+		{"Logger", func(s *store) {
+			s.removeAll(s.RegistryPath)
+			s.Logger = slog.New(panickingHandler{})
+		}},
+		{"nil pointer", func(s *store) { s.Clock = (*fixedClock)(nil) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStore(t)
+			g := new(guard)
+			s.Locker = g
+			tt.change(s)
+			err := s.createFails()
+			require.ErrorIs(t, err, backup.ErrPanic)
+			if tt.name != "nil pointer" {
+				require.ErrorIs(t, err, errHandler)
+			}
+			require.ErrorContains(t, err, "host_test.go", "the stack is missing")
+			g.requireReleased(t)
+		})
+	}
+	// The last message comes when the snapshot is visible already. Then it is
+	// there, and the error must not deny it.
+	t.Run("Logger at the end", func(t *testing.T) {
+		s := newStore(t)
+		s.Logger = slog.New(panickingHandler{})
+		_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
+		list, listErr := backup.ListRuntimeBackups(t.Context(), s.Options)
+		require.NoError(t, listErr)
+		require.Equal(t, err == nil, len(list) == 1, "an error means that no snapshot was made")
+	})
+}
+
+type panickingHandler struct{ slog.Handler }
+
+func (panickingHandler) Enabled(context.Context, slog.Level) bool  { return true }
+func (panickingHandler) Handle(context.Context, slog.Record) error { panic(errHandler) }
+
+// Whatever the host does in OnProgress, at whichever report: cancel, panic, or
+// end its goroutine. Each phase's first report, then its second, until it has
+// no more.
+func TestInterruptedAtEveryReport(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		interrupt func(cancel context.CancelFunc)
+		want      error // nil: the call does not return
+	}{
+		{"cancelled", func(cancel context.CancelFunc) { cancel() }, context.Canceled},
+		{"panic", func(context.CancelFunc) { panic("enough") }, backup.ErrPanic},
+		{"goroutine ends", func(context.CancelFunc) { runtime.Goexit() }, nil},
+	} {
+		for _, online := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,online=%t", tt.name, online), func(t *testing.T) {
+				t.Parallel()
+				s := newStore(t)
+				s.OnlineBackup = online
+				db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+				require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+				log := s.record()
+				for i, at := 0, 1; i < len(phases); at++ {
+					g := new(guard)
+					s.Locker = g
+					ctx, cancel := context.WithCancel(t.Context())
+					calls := 0
+					s.OnProgress = func(p backup.Progress) {
+						if p.Phase != phases[i] {
+							return
+						}
+						if calls++; calls == at {
+							tt.interrupt(cancel)
+						}
+					}
+					var meta *backup.Metadata
+					var err error
+					returned := false
+					var call sync.WaitGroup
+					call.Go(func() {
+						meta, err = backup.CreateRuntimeBackup(ctx, s.Options)
+						returned = true
+					})
+					call.Wait()
+					cancel()
+					g.requireReleased(t)
+					if calls < at { // that phase has no more reports
+						require.Greater(t, at, 1, "%s is not reported", phases[i])
+						require.NoError(t, err)
+						s.removeAll(meta.BackupRoot)
+						log.clear()
+						i, at = i+1, 0
+						continue
+					}
+					require.Equal(t, tt.want != nil, returned)
+					require.ErrorIs(t, err, tt.want)
+					require.Nil(t, meta)
+					s.requireNoSnapshot()
+					require.Empty(t, log.lines(), "an error was returned and logged")
+				}
+			})
+		}
+	}
+}
+
+// phases are those of creating a snapshot, in their documented order.
+var phases = []backup.Phase{
+	backup.PhaseInit, backup.PhaseGuard, backup.PhaseDatabase, backup.PhaseRegistry, backup.PhaseChroma,
+	backup.PhaseSeal, backup.PhaseHash, backup.PhaseSync, backup.PhasePublish,
+}
+
+// In the middle of a large file the call ends after the piece it is at.
+func TestCancelledWithinAFile(t *testing.T) {
+	for _, phase := range []backup.Phase{backup.PhaseDatabase, backup.PhaseChroma, backup.PhaseHash} {
+		t.Run(string(phase), func(t *testing.T) {
+			eachCopy(t, func(t *testing.T, online bool) {
+				s := newBareStore(t)
+				s.OnlineBackup = online
+				s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+				db := makeBulk(t, s.DatabasePath, "wal")
+				_, err := db.Exec("INSERT INTO bulk SELECT id + 10000, 0, zeroblob(3900) FROM bulk; PRAGMA wal_checkpoint(TRUNCATE)")
+				require.NoError(t, err)
+				require.NoError(t, os.Rename(s.ChromaPath, s.ChromaPath+".small"))
+				require.NoError(t, os.Mkdir(s.ChromaPath, 0o755))
+				require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "large"), bytes.Repeat([]byte("x"), 40<<20), 0o600))
+
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				var after int64 // how much was done when it was cancelled, and after
+				s.OnProgress = func(p backup.Progress) {
+					if ctx.Err() != nil {
+						require.Less(t, p.Bytes, after+(32<<20), "it goes on and on")
+					} else if p.Phase == phase && p.Bytes > 0 {
+						after = p.Bytes
+						cancel()
+					}
+				}
+				_, err = backup.CreateRuntimeBackup(ctx, s.Options)
+				require.ErrorIs(t, err, context.Canceled)
+				s.requireNoSnapshot()
+			})
+		})
+	}
+}
+
+// A ctx that is done already: nothing is done, not even for the host.
+func TestDoneContext(t *testing.T) {
+	s := newStore(t)
+	s.InitDB = func(context.Context) error { panic("called though ctx is done") }
+	s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { panic("called though ctx is done") })
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	expired, cancel := context.WithTimeout(t.Context(), -time.Second)
+	defer cancel()
+	before := readTree(t, s.dir)
+	_, err := backup.CreateRuntimeBackup(cancelled, s.Options)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = backup.CreateRuntimeBackup(expired, s.Options)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Equal(t, before, readTree(t, s.dir))
+}
+
+// A deadline that passes in the middle of the work ends it.
+func TestDeadline(t *testing.T) {
+	for _, phase := range phases {
+		t.Run(string(phase), func(t *testing.T) {
+			s := newStore(t)
+			g := new(guard)
+			s.Locker = g
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			late := &lateContext{Context: ctx}
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase == phase {
+					late.expire()
+				}
+			}
+			_, err := backup.CreateRuntimeBackup(late, s.Options)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			g.requireReleased(t)
+			s.requireNoSnapshot()
+		})
+	}
+}
+
+// A lateContext has a deadline that passes when the test says so.
+type lateContext struct {
+	context.Context
+	once sync.Once
+	mu   sync.Mutex
+	done chan struct{}
+	err  error
+}
+
+func (c *lateContext) expire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = context.DeadlineExceeded
+	c.once.Do(func() { close(c.channel()) })
+}
+
+func (c *lateContext) channel() chan struct{} {
+	if c.done == nil {
+		c.done = make(chan struct{})
+	}
+	return c.done
+}
+
+func (c *lateContext) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.channel()
+}
+
+func (c *lateContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// OnProgress is called on the caller's goroutine, one call at a time; phases
+// come in their order, each with a report at its beginning; counts only grow,
+// and end at the totals.
+func TestProgress(t *testing.T) {
+	eachCopy(t, func(t *testing.T, online bool) {
+		s := newStore(t)
+		s.OnlineBackup = online
+		s.Locker = new(guard)
+		db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)") // so that there is a WAL to copy
+		for range 100 {
+			require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+		}
+		for i := range 200 {
+			require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, fmt.Sprint("file-", i)), make([]byte, 100*i), 0o600))
+		}
+		caller := goroutine()
+		var running atomic.Bool
+		var order []backup.Phase
+		var last backup.Progress
+		ends := map[backup.Phase]backup.Progress{}
+		s.OnProgress = func(p backup.Progress) {
+			require.True(t, running.CompareAndSwap(false, true), "two calls at once")
+			defer running.Store(false)
+			require.Equal(t, caller, goroutine(), "not on the caller's goroutine")
+			if p.Phase != last.Phase {
+				order = append(order, p.Phase)
+				require.Zero(t, p.Bytes, "%s does not begin at its beginning", p.Phase)
+				require.Zero(t, p.Files, "%s does not begin at its beginning", p.Phase)
+			} else {
+				require.GreaterOrEqual(t, p.Bytes, last.Bytes, p.Phase)
+				require.GreaterOrEqual(t, p.Files, last.Files, p.Phase)
+				require.GreaterOrEqual(t, p.TotalBytes, last.TotalBytes, p.Phase)
+			}
+			if p.TotalBytes > 0 {
+				require.LessOrEqual(t, p.Bytes, p.TotalBytes, p.Phase)
+			}
+			if p.TotalFiles > 0 {
+				require.LessOrEqual(t, p.Files, p.TotalFiles, p.Phase)
+			}
+			last = p
+			ends[p.Phase] = p
+		}
+		meta := s.create()
+		require.Equal(t, phases, order)
+
+		database := ends[backup.PhaseDatabase]
+		require.Equal(t, s.DatabasePath, database.Path)
+		require.Equal(t, database.TotalBytes, database.Bytes)
+		if online {
+			require.Equal(t, meta.DBSizeBytes, database.Bytes)
+		} else {
+			require.Equal(t, fileSize(t, s.DatabasePath)+fileSize(t, s.DatabasePath+"-wal"), database.Bytes)
+		}
+		require.Equal(t, meta.ChromaSnapshotFiles, ends[backup.PhaseChroma].Files)
+		require.Equal(t, meta.ChromaSnapshotBytes, ends[backup.PhaseChroma].Bytes)
+		files := meta.ChromaSnapshotFiles + 2
+		size := meta.ChromaSnapshotBytes + meta.DBSizeBytes + fileSize(t, s.RegistryPath)
+		for _, phase := range []backup.Phase{backup.PhaseHash, backup.PhaseSync} {
+			end := ends[phase]
+			require.Equal(t, files, end.TotalFiles, phase)
+			require.Equal(t, size, end.TotalBytes, phase)
+			require.Equal(t, files, end.Files, phase)
+			require.Equal(t, size, end.Bytes, phase)
+		}
+	})
+}
+
+// goroutine names the running goroutine.
+func goroutine() string {
+	stack := make([]byte, 64)
+	stack = stack[:runtime.Stack(stack, false)]
+	name, _, _ := bytes.Cut(stack, []byte(" ["))
+	return string(name)
+}
+
+// Nothing is open and nothing runs after a call, however it ended, but the one
+// descriptor of each live database.
+func TestNothingStaysOpen(t *testing.T) {
+	s := newStore(t)
+	missing := s.Options
+	missing.DatabasePath = filepath.Join(s.dir, "missing.db")
+	badRegistry := s.Options
+	badRegistry.RegistryPath = s.DatabasePath + ".json"
+	write(t, badRegistry.RegistryPath, "{")
+	badChroma := s.Options
+	badChroma.ChromaPath = filepath.Join(s.dir, "other", "chroma")
+	require.NoError(t, os.MkdirAll(filepath.Join(badChroma.ChromaPath, "a", "b", "c"), 0o755))
+	require.NoError(t, os.Symlink("a", filepath.Join(badChroma.ChromaPath, "a", "b", "c", "link")))
+	noDatabase := s.Options
+	noDatabase.DatabasePath = badRegistry.RegistryPath
+	online := s.Options
+	online.OnlineBackup = true
+	fails := func(opts backup.Options, ctx context.Context) {
+		_, err := backup.CreateRuntimeBackup(ctx, opts)
+		require.Error(t, err)
+	}
+	cancelledAt := func(phase backup.Phase) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		opts := s.Options
+		opts.OnProgress = func(p backup.Progress) {
+			if p.Phase == phase {
+				cancel()
+			}
+		}
+		fails(opts, ctx)
+	}
+	panicsAt := func(phase backup.Phase) {
+		opts := s.Options
+		opts.OnProgress = func(p backup.Progress) {
+			if p.Phase == phase {
+				panic("enough")
+			}
+		}
+		fails(opts, t.Context())
+	}
+	round := func() {
+		s.create()
+		_, err := backup.CreateRuntimeBackup(t.Context(), online)
+		require.NoError(t, err)
+		fails(missing, t.Context())
+		fails(badChroma, t.Context())
+		fails(noDatabase, t.Context())
+		for _, phase := range phases {
+			if phase != backup.PhaseGuard { // there is none
+				cancelledAt(phase)
+				panicsAt(phase)
+			}
+		}
+	}
+	round() // opens what stays open
+	fails(badRegistry, t.Context())
+	fds, goroutines := openFiles(t), runtime.NumGoroutine()
+	for range 3 {
+		round()
+	}
+	require.Equal(t, fds, openFiles(t), "descriptors were left open")
+	for range 1000 { // a goroutine that has done its work may still be there for a moment
+		if runtime.NumGoroutine() <= goroutines {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	stacks := make([]byte, 1<<20)
+	require.Fail(t, "goroutines were left", "%s", stacks[:runtime.Stack(stacks, true)])
+}
+
+// Stamps of one second are numbered, and the clock may be in any zone, stand
+// still or go back.
+func TestStamps(t *testing.T) {
+	s := newStore(t)
+	s.IncludeChroma = false
+	east := time.FixedZone("east", 14*3600)
+	west := time.FixedZone("west", -12*3600)
+	for _, tt := range []struct {
+		now  time.Time
+		want string
+	}{
+		{noon.now, "20261124T120000Z"},
+		{noon.now, "20261124T120000Z-002"},
+		{noon.now.Add(999 * time.Millisecond).Truncate(time.Second), "20261124T120001Z"},
+		{noon.now.In(east), "20261124T120000Z-003"},
+		{noon.now.In(west).Add(time.Second), "20261124T120001Z-002"},
+		{noon.now.Add(-time.Hour), "20261124T110000Z"},
+		{time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC), "20261231T235959Z"},
+		{time.Date(2027, 1, 1, 13, 59, 59, 0, east), "20261231T235959Z-002"},
+		{time.Date(2028, 2, 29, 0, 0, 0, 0, time.UTC), "20280229T000000Z"},
+		{time.Unix(0, 0), "19700101T000000Z"},
+		{time.Time{}, "00010101T000000Z"},
+		{time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), "99991231T235959Z"},
+		{time.Date(10000, 1, 1, 0, 0, 0, 0, east), "99991231T100000Z"},
+		{time.Date(0, 12, 31, 23, 0, 0, 0, west), "00010101T110000Z"},
+	} {
+		s.Clock = fixedClock{tt.now}
+		meta := s.create()
+		require.Equal(t, tt.want, meta.Stamp, tt.now)
+		require.True(t, meta.CreatedAt.Equal(tt.now.Truncate(time.Microsecond)), tt.now)
+	}
+}
+
+func TestClockOutOfRange(t *testing.T) {
+	for _, now := range []time.Time{
+		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("west", -12*3600)),
+		time.Date(0, 12, 31, 23, 59, 59, 0, time.UTC),
+		time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Unix(1<<60, 0),
+	} {
+		s := newStore(t)
+		s.Clock = fixedClock{now}
+		require.ErrorContains(t, s.createFails(), "year", now.String())
+	}
+}
+
+// What is returned is what a reader of the file gets: UTC, microseconds, no
+// monotonic reading.
+func TestCreatedAt(t *testing.T) {
+	s := newStore(t)
+	s.IncludeChroma = false
+	for _, clock := range []backup.Clock{
+		nil, // the system's, which has a monotonic reading and nanoseconds
+		fixedClock{time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.FixedZone("east", 5*3600))},
+		fixedClock{time.Date(2026, 1, 2, 3, 4, 5, 999, time.UTC)},
+		fixedClock{time.Date(1969, 1, 2, 3, 4, 5, 999999999, time.UTC)},
+	} {
+		s.Clock = clock
+		meta := s.create()
+		list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+		require.NoError(t, err)
+		i := slices.IndexFunc(list, func(l backup.Snapshot) bool { return l.Stamp == meta.Stamp })
+		require.Equal(t, *meta, *list[i].Metadata)
+		require.Equal(t, time.UTC, meta.CreatedAt.Location())
+		require.Zero(t, meta.CreatedAt.Nanosecond()%1000)
+	}
+}
+
+func TestSyncLocker(t *testing.T) {
+	for name, l := range map[string]sync.Locker{
+		"Mutex":   new(sync.Mutex),
+		"RWMutex": new(sync.RWMutex),
+	} {
+		t.Run(name+" is free", func(t *testing.T) {
+			unlock, err := backup.SyncLocker(l).Lock(t.Context())
+			require.NoError(t, err)
+			require.False(t, l.(interface{ TryLock() bool }).TryLock(), "it is not locked")
+			unlock()
+			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it is still locked")
+			l.Unlock()
+		})
+		t.Run(name+" is released", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l.Lock()
+				time.AfterFunc(time.Hour, l.Unlock)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour+time.Second)
+				defer cancel()
+				unlock, err := backup.SyncLocker(l).Lock(ctx)
+				require.NoError(t, err, "it was not noticed within a second")
+				unlock()
+			})
+		})
+		t.Run(name+" is never released", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l.Lock()
+				defer l.Unlock()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				_, err := backup.SyncLocker(l).Lock(ctx)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			})
+		})
+		t.Run(name+" and ctx is done", func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, err := backup.SyncLocker(l).Lock(ctx)
+			require.ErrorIs(t, err, context.Canceled)
+			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it was locked though ctx was done")
+			l.Unlock()
+		})
+	}
+	t.Run("without TryLock", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l := plainLocker{make(chan struct{}, 1)}
+			l.Lock()
+			time.AfterFunc(time.Hour, l.Unlock)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			unlock, err := backup.SyncLocker(l).Lock(ctx)
+			require.NoError(t, err, "it cannot be cancelled, and what it got must be kept")
+			unlock()
+			select {
+			case l.c <- struct{}{}:
+			default:
+				require.Fail(t, "it is still locked")
+			}
+		})
+	})
+}
+
+// A plainLocker can do no more than a sync.Locker must.
+type plainLocker struct{ c chan struct{} }
+
+func (l plainLocker) Lock()   { l.c <- struct{}{} }
+func (l plainLocker) Unlock() { <-l.c }
