@@ -178,20 +178,47 @@ func (st *staging) make() error {
 			continue
 		}
 		if err != nil {
-			return errors.Join(err, st.backupDir.Remove(st.name, true))
+			return errors.Join(err, st.unmake())
 		}
-		// On a file system without such locks nobody can take the directory
-		// for a dead process's either.
-		locked := dir.TryLock()
-		mine, err := dir.Stat()
-		there, thereErr := st.backupDir.Lstat(st.name)
-		if !errors.Is(locked, fsat.ErrLocked) && err == nil && thereErr == nil && mine.Ino == there.Ino {
+		kept, err := st.keep(dir)
+		if kept {
 			st.Dir = dir
 			return nil
 		}
 		dir.Close()
+		if err != nil {
+			return errors.Join(err, st.unmake())
+		}
 	}
 	return fmt.Errorf("no staging directory could be kept in %s", st.backupDir.Path())
+}
+
+// keep locks the directory that was just made and tells whether it is still
+// there: a reaper may have been faster.
+func (st *staging) keep(dir *fsat.Dir) (bool, error) {
+	// Any other error: on a file system without such locks nobody can take the
+	// directory for a dead process's either.
+	if errors.Is(dir.TryLock(), fsat.ErrLocked) {
+		return false, nil
+	}
+	mine, err := dir.Stat()
+	if err != nil {
+		return false, err
+	}
+	there, err := st.backupDir.Lstat(st.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && mine.Ino == there.Ino, err
+}
+
+// unmake removes the directory that was just made.
+func (st *staging) unmake() error {
+	err := st.backupDir.Remove(st.name, true)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return step("remove staging", st.path(), err)
 }
 
 // path gives the path of a file in staging for calls that need one.
