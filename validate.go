@@ -594,7 +594,13 @@ func checkSQLite(ctx context.Context, dir *fsat.Dir, name, pragma string, report
 // runSQLiteCheck opens the file immutable, so that neither locks nor sidecar
 // files are made or looked for (sqlite.org/uri.html).
 func runSQLiteCheck(ctx context.Context, dir *fsat.Dir, name, pragma string) (findings []finding, err error) {
-	before, err := dir.Lstat(name)
+	// Opened here as well, since SQLite does not tell why it cannot open a file.
+	f, err := dir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	before, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
@@ -608,7 +614,8 @@ func runSQLiteCheck(ctx context.Context, dir *fsat.Dir, name, pragma string) (fi
 		"_pragma=trusted_schema(0)", "_pragma=cell_size_check(1)", "_pragma=temp_store(2)")
 	if err == nil {
 		defer conn.Close()
-		err = conn.query(ctx, "PRAGMA "+pragma, func(row []driver.Value) error {
+		// Without a number SQLite stops at 100 rows (sqlite.org/pragma.html).
+		err = conn.query(ctx, fmt.Sprintf("PRAGMA %s(%d)", pragma, maxProblems+1), func(row []driver.Value) error {
 			if text := fmt.Sprint(row[0]); text != "ok" && len(findings) <= maxProblems {
 				findings = append(findings, finding{CodeDBIntegrity, text})
 			}
