@@ -10,6 +10,7 @@ import (
 	"database/sql"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/url"
 	"os"
@@ -177,4 +178,89 @@ func requireSound(t *testing.T, path string) (generation int) {
 	require.NoError(t, db.QueryRow("SELECT count(DISTINCT gen), max(gen) FROM bulk").Scan(&kinds, &generation))
 	require.Equal(t, 1, kinds, "half of a transaction")
 	return generation
+}
+
+// TestRestartedWAL begins the WAL anew while it is being copied, after all of it
+// had been checkpointed. The beginning of the old WAL before the new one's
+// frames would put old versions of pages over newer ones.
+func TestRestartedWAL(t *testing.T) {
+	const (
+		customers = 6000    // each has a page of its own
+		copyStep  = 8 << 20 // of the copy; only between two of them can we act
+	)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "live.db")
+	db := open(path, "_pragma=journal_mode(wal)", "_pragma=wal_autocheckpoint(0)")
+	defer db.Close()
+	_, err := db.Exec(fmt.Sprintf(`CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL, pad BLOB);
+		WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i < %d) INSERT INTO account SELECT i, 0, zeroblob(3000) FROM n;
+		PRAGMA wal_checkpoint(TRUNCATE)`, customers))
+	require.NoError(t, err)
+
+	// The bank, account 0, pays one customer after the other, so that each
+	// commit has a new version of its page and the first one of a customer's.
+	paid := 0
+	pay := func(bytes int64) {
+		for range bytes / (2 * 4096) {
+			paid++
+			_, err := db.Exec(fmt.Sprintf(`BEGIN IMMEDIATE;
+				UPDATE account SET balance = balance - 1 WHERE id = 0;
+				UPDATE account SET balance = balance + 1 WHERE id = %d;
+				COMMIT`, 1+paid%customers))
+			require.NoError(t, err)
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 3))
+	inTheMidst := 0
+	for range max(3, *snapshots/5) {
+		pay(3 * copyStep)
+		_, err := db.Exec("PRAGMA wal_checkpoint(PASSIVE)")
+		require.NoError(t, err)
+		before := walHeader(t, path)
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+
+		opts := backup.Options{DatabasePath: path, BackupDir: filepath.Join(dir, "backups")}
+		act, steps := 1+random.IntN(2), 0
+		opts.OnProgress = func(p backup.Progress) {
+			if p.Phase != backup.PhaseDatabase || p.Bytes <= info.Size() || p.Bytes == p.TotalBytes {
+				return
+			}
+			if steps++; steps == act {
+				pay(int64(act)*copyStep + random.Int64N(2*copyStep)) // past where the copy is
+				require.NotEqual(t, before, walHeader(t, path), "the WAL did not begin anew")
+				inTheMidst++
+			}
+		}
+		paidBefore := paid
+		meta, err := backup.CreateRuntimeBackup(context.Background(), opts)
+		require.NoError(t, err)
+
+		copied := open(meta.DBSnapshotPath, "mode=ro", "immutable=1")
+		var text string
+		require.NoError(t, copied.QueryRow("PRAGMA integrity_check").Scan(&text))
+		require.Equal(t, "ok", text)
+		var sum, bank int
+		require.NoError(t, copied.QueryRow("SELECT sum(balance), max(-balance) FROM account").Scan(&sum, &bank))
+		require.Zero(t, sum, "the balances do not add up")
+		require.GreaterOrEqual(t, bank, paidBefore, "the copy is older than the call")
+		require.NoError(t, copied.Close())
+		require.NoError(t, os.RemoveAll(meta.BackupRoot))
+	}
+	if inTheMidst == 0 {
+		t.Skip("here a WAL is copied at one blow, or not at all")
+	}
+	t.Logf("the WAL began anew in the midst of %d copies", inTheMidst)
+}
+
+// walHeader is the part of the WAL that changes when it begins anew.
+func walHeader(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path + "-wal") // it carries no locks
+	require.NoError(t, err)
+	defer f.Close()
+	header := make([]byte, 32)
+	_, err = io.ReadFull(f, header)
+	require.NoError(t, err)
+	return string(header)
 }
