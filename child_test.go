@@ -16,6 +16,7 @@ import (
 // lines on standard output and hears lines that startChild's caller sends. It
 // does not outlive the test: when standard input ends, so does the process.
 var roles = map[string]func(p parent, args []string) error{
+	"create":       roleCreate,
 	"leave-behind": roleLeaveBehind,
 	"try-lock":     roleTryLock,
 	"write":        roleWrite,

@@ -91,6 +91,13 @@ func removeTree(ctx context.Context, parent *fsat.Dir, name string) error {
 		return err
 	}
 	defer dir.Close()
+	same, err := fsat.SameMount(parent, dir)
+	if err != nil {
+		return err
+	}
+	if !same {
+		return fmt.Errorf("%s is a mount point", dir.Path())
+	}
 	info, err := dir.Stat()
 	if err != nil {
 		return err

@@ -124,6 +124,12 @@ func (s *store) create() *backup.Metadata {
 	return m
 }
 
+// createWith takes a snapshot with these options.
+func createWith(t *testing.T, opts backup.Options) (*backup.Metadata, error) {
+	t.Helper()
+	return backup.CreateRuntimeBackup(context.Background(), opts)
+}
+
 // createFails tries to take a snapshot and returns why it could not. Nothing
 // may be left of the attempt.
 func (s *store) createFails() error {
