@@ -151,8 +151,14 @@ func (t *treeCopy) walk(ctx context.Context, src, dst *fsat.Dir, jobs chan<- cop
 		if dir.info, err = dir.src.Stat(); err != nil {
 			return err
 		}
-		if dir.info.Dev != t.top.Dev {
-			return fmt.Errorf("%w: %s is a mount point", ErrUnsupportedFile, dir.src.Path())
+		if dir.parent != nil {
+			same, err := fsat.SameMount(dir.parent.src, dir.src)
+			if err != nil {
+				return err
+			}
+			if !same {
+				return fmt.Errorf("%w: %s is a mount point", ErrUnsupportedFile, dir.src.Path())
+			}
 		}
 		entries, err := dir.src.ReadDir()
 		if err != nil {

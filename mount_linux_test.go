@@ -71,3 +71,36 @@ func TestNotEnoughSpace(t *testing.T) {
 		})
 	}
 }
+
+// What is mounted below the Chroma directory is not Chroma's.
+func TestTreeWithMountPoint(t *testing.T) {
+	for name, mount := range map[string]func(t *testing.T, s *store){
+		"another file system":  func(t *testing.T, s *store) { mountTmpfs(t, s.chroma("b/c"), "") },
+		"another mount of one": func(t *testing.T, s *store) { mountBind(t, filepath.Join(s.dir, "config"), s.chroma("b/c")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newTree(t)
+			mount(t, s)
+			err := s.createFails()
+			require.ErrorIs(t, err, backup.ErrUnsupportedFile)
+			require.ErrorContains(t, err, s.chroma("b/c")+" is a mount point")
+		})
+	}
+	t.Run("a file", func(t *testing.T) {
+		s := newTree(t)
+		other := filepath.Join(s.dir, "other")
+		require.NoError(t, os.Mkdir(other, 0o755))
+		mountTmpfs(t, other, "")
+		write(t, filepath.Join(other, "file"), "x")
+		mountBind(t, filepath.Join(other, "file"), s.chroma("b/3"))
+		err := s.createFails()
+		require.ErrorIs(t, err, backup.ErrUnsupportedFile)
+		require.ErrorContains(t, err, s.chroma("b/3")+" is a mount point")
+	})
+	t.Run("the root", func(t *testing.T) {
+		s := newTree(t)
+		mountTmpfs(t, s.ChromaPath, "")
+		write(t, s.chroma("file"), "x")
+		require.EqualValues(t, 1, s.create().ChromaSnapshotFiles)
+	})
+}

@@ -1,0 +1,246 @@
+package backup_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+// newTree is newStore with a Chroma directory that the tests below change.
+func newTree(t *testing.T) *store {
+	t.Helper()
+	s := newStore(t)
+	s.removeAll(s.ChromaPath)
+	for _, dir := range []string{"", "a", "a/empty", "b", "b/c"} {
+		require.NoError(t, os.Mkdir(s.chroma(dir), 0o755))
+	}
+	for _, file := range []string{"1", "a/2", "b/3", "b/c/4", "b/c/5"} {
+		write(t, s.chroma(file), "content of "+file)
+	}
+	return s
+}
+
+func (s *store) chroma(path string) string {
+	return filepath.Join(s.ChromaPath, filepath.FromSlash(path))
+}
+
+// Whatever changes in the Chroma directory once it has been looked at, it is
+// noticed, and named. The change is made when all is copied and before it is
+// compared.
+func TestTreeChangedWhileCopied(t *testing.T) {
+	must := func(errs ...error) { require.NoError(t, errors.Join(errs...)) }
+	for _, tt := range []struct {
+		name    string
+		change  func(s *store)
+		mention string
+	}{
+		{"grown", func(s *store) { must(appendTo(s.chroma("b/3"), "more")) }, "b/3"},
+		{"shrunk", func(s *store) { must(os.Truncate(s.chroma("b/3"), 3)) }, "b/3"},
+		{"emptied", func(s *store) { must(os.Truncate(s.chroma("1"), 0)) }, "chroma/1"},
+		{"rewritten in the same size", func(s *store) { write(t, s.chroma("b/3"), "CONTENT of b/3") }, "b/3"},
+		{"rewritten with its time kept", func(s *store) {
+			info, err := os.Stat(s.chroma("b/c/5"))
+			must(err)
+			write(t, s.chroma("b/c/5"), "CONTENT of b/c/5")
+			must(os.Chtimes(s.chroma("b/c/5"), info.ModTime(), info.ModTime()))
+		}, "b/c"},
+		{"touched", func(s *store) { must(os.Chtimes(s.chroma("1"), noon.now, noon.now)) }, "chroma/1"},
+		{"replaced", func(s *store) {
+			write(t, s.chroma("new"), "content of 1")
+			must(os.Rename(s.chroma("new"), s.chroma("1")))
+		}, "chroma"},
+		{"swapped", func(s *store) {
+			must(os.Rename(s.chroma("b/c/4"), s.chroma("x")),
+				os.Rename(s.chroma("b/c/5"), s.chroma("b/c/4")),
+				os.Rename(s.chroma("x"), s.chroma("b/c/5")))
+		}, "chroma"},
+		{"file appeared", func(s *store) { write(t, s.chroma("b/new"), "") }, "b/new appeared"},
+		{"file appeared at the end", func(s *store) { write(t, s.chroma("zzz"), "") }, "zzz appeared"},
+		{"file vanished", func(s *store) { must(os.Remove(s.chroma("b/c/4"))) }, "b/c/4 vanished"},
+		{"last file vanished", func(s *store) { must(os.Remove(s.chroma("a/2"))) }, "a/2 vanished"},
+		{"directory appeared", func(s *store) { must(os.Mkdir(s.chroma("a/new"), 0o755)) }, "a/new appeared"},
+		{"empty directory vanished", func(s *store) { must(os.Remove(s.chroma("a/empty"))) }, "a/empty vanished"},
+		{"directory vanished", func(s *store) { must(os.RemoveAll(s.chroma("b/c"))) }, "b/c vanished"},
+		{"renamed", func(s *store) { must(os.Rename(s.chroma("b/3"), s.chroma("b/33"))) }, "b/3"},
+		{"directory renamed", func(s *store) { must(os.Rename(s.chroma("b/c"), s.chroma("b/d"))) }, "b/"},
+		{"directory replaced by an equal one", func(s *store) {
+			must(os.Rename(s.chroma("b/c"), filepath.Join(s.dir, "away")), os.Mkdir(s.chroma("b/c"), 0o755))
+			write(t, s.chroma("b/c/4"), "content of b/c/4")
+			write(t, s.chroma("b/c/5"), "content of b/c/5")
+		}, "b/c"},
+		{"file turned into a directory", func(s *store) { must(os.Remove(s.chroma("b/3")), os.Mkdir(s.chroma("b/3"), 0o755)) }, "b/3"},
+		{"directory turned into a file", func(s *store) {
+			must(os.Remove(s.chroma("a/empty")))
+			write(t, s.chroma("a/empty"), "")
+		}, "a/empty"},
+		{"moved to another directory", func(s *store) { must(os.Rename(s.chroma("1"), s.chroma("b/1"))) }, "1"},
+		{"mode changed", func(s *store) { must(os.Chmod(s.chroma("1"), 0o640)) }, "chroma/1"},
+		{"directory's mode changed", func(s *store) { must(os.Chmod(s.chroma("b/c"), 0o700)) }, "b/c"},
+		{"all vanished", func(s *store) { must(os.RemoveAll(s.ChromaPath)) }, "chroma"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if runtime.GOOS == "windows" {
+				t.Skip("files that are open cannot be changed like this on Windows")
+			}
+			s := newTree(t)
+			done := false
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseChroma && p.Files == 5 && !done {
+					done = true
+					tt.change(s)
+				}
+			}
+			err := s.createFails()
+			require.True(t, done)
+			require.ErrorIs(t, err, backup.ErrSourceChanged)
+			require.ErrorContains(t, err, tt.mention)
+		})
+	}
+}
+
+func appendTo(path, text string) error {
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// A file that changes between two pieces of its own copy.
+func TestFileChangedBetweenPieces(t *testing.T) {
+	for name, change := range map[string]func(path string) error{
+		"grows":            func(path string) error { return appendTo(path, "more") },
+		"shrinks":          func(path string) error { return os.Truncate(path, 1<<20) },
+		"is emptied":       func(path string) error { return os.Truncate(path, 0) },
+		"vanishes":         os.Remove,
+		"is written into":  func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte("y"), 24<<20), 0) },
+		"is moved":         func(path string) error { return os.Rename(path, path+"2") },
+		"becomes a hole":   func(path string) error { return errors.Join(os.Truncate(path, 0), os.Truncate(path, 24<<20)) },
+		"shrinks, regrows": func(path string) error { return errors.Join(os.Truncate(path, 10<<20), os.Truncate(path, 24<<20)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			s.removeAll(s.ChromaPath)
+			require.NoError(t, os.Mkdir(s.ChromaPath, 0o755))
+			large := s.chroma("large")
+			require.NoError(t, os.WriteFile(large, bytes.Repeat([]byte("x"), 24<<20), 0o644))
+			done := false
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseChroma && p.Path == large && !done {
+					done = true
+					require.NoError(t, change(large))
+				}
+			}
+			for { // on a busy machine a file may be copied between two reports
+				meta, err := createWith(t, s.Options)
+				if done {
+					require.ErrorIs(t, err, backup.ErrSourceChanged)
+					break
+				}
+				require.NoError(t, err)
+				s.removeAll(meta.BackupRoot)
+			}
+			s.requireNoSnapshot()
+		})
+	}
+}
+
+// What had changed before it was looked at is no fault.
+func TestTreeChangedBeforeItIsCopied(t *testing.T) {
+	s := newTree(t)
+	s.OnProgress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseRegistry {
+			write(t, s.chroma("late"), "in time")
+		}
+	}
+	meta := s.create()
+	require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
+}
+
+// Names are bytes, and every one survives.
+func TestTreeNames(t *testing.T) {
+	s := newTree(t)
+	for _, name := range awkwardNames(t) {
+		require.NoError(t, os.Mkdir(s.chroma(name), 0o755))
+		write(t, filepath.Join(s.chroma(name), name), name)
+		write(t, filepath.Join(s.chroma("b"), name), name)
+	}
+	// Names whose order differs between paths and their elements.
+	for _, name := range []string{"s", "s-", "s.x", "s0"} {
+		require.NoError(t, os.Mkdir(s.chroma(name), 0o755))
+		write(t, filepath.Join(s.chroma(name), "f"), "")
+		write(t, s.chroma(name+"!"), "")
+	}
+	meta := s.create()
+	require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
+}
+
+// Modes and times are kept, of directories that cannot be written to as well,
+// and a failure clears them away all the same.
+func TestTreeModes(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such modes")
+	}
+	s := newTree(t)
+	mtime := time.Unix(-1, 5) // before 1970
+	for path, mode := range map[string]fs.FileMode{
+		"1": 0o400, "a/2": 0o777, "b/3": 0o640 | fs.ModeSetgid, "b/c/4": 0o4755&0o777 | fs.ModeSetuid, "b/c/5": 0o444,
+		"a/empty": 0o500, "b": 0o555, "b/c": 0o755 | fs.ModeSetgid | fs.ModeSticky, "a": 0o511,
+	} {
+		require.NoError(t, os.Chmod(s.chroma(path), mode))
+		require.NoError(t, os.Chtimes(s.chroma(path), mtime, mtime))
+		mtime = mtime.Add(time.Hour + 1)
+	}
+	before := readTree(t, s.ChromaPath)
+	writable := func(root string) {
+		require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if d.IsDir() {
+				err = errors.Join(err, os.Chmod(path, 0o755))
+			}
+			return err
+		}))
+	}
+	t.Cleanup(func() { writable(s.dir) })
+
+	ctx, cancel := context.WithCancel(t.Context())
+	s.OnProgress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseHash {
+			cancel()
+		}
+	}
+	_, err := backup.CreateRuntimeBackup(ctx, s.Options)
+	require.ErrorIs(t, err, context.Canceled)
+	s.requireNoSnapshot()
+
+	s.OnProgress = nil
+	meta := s.create()
+	require.Equal(t, before, readTree(t, meta.ChromaSnapshotPath))
+}
+
+// Hundreds of directories, files of every small size, and empty ones.
+func TestTreeShapes(t *testing.T) {
+	s := newTree(t)
+	for i := range 300 {
+		dir := s.chroma(fmt.Sprintf("dir-%d/%d", i%20, i))
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		if i%3 > 0 {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), bytes.Repeat([]byte{byte(i)}, i*i), 0o644))
+		}
+	}
+	meta := s.create()
+	require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
+	require.EqualValues(t, 5+200, meta.ChromaSnapshotFiles)
+}

@@ -1,0 +1,196 @@
+//go:build unix
+
+package backup_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/fsat"
+)
+
+// What is neither a directory nor a regular file is refused by name, and not
+// opened: a FIFO would hang.
+func TestTreeOfUnsupportedFiles(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		make func(t *testing.T, path string) error
+		what string
+	}{
+		{"FIFO", func(_ *testing.T, path string) error { return unix.Mkfifo(path, 0o644) }, "a FIFO"},
+		{"socket", func(t *testing.T, path string) error {
+			t.Chdir(filepath.Dir(path)) // a socket's path has room for some 100 bytes
+			l, err := net.Listen("unix", filepath.Base(path))
+			if err == nil {
+				t.Cleanup(func() { l.Close() })
+			}
+			return err
+		}, "a socket"},
+		{"link to a file", func(_ *testing.T, path string) error { return os.Symlink("3", path) }, "a symbolic link"},
+		{"link to a directory", func(_ *testing.T, path string) error { return os.Symlink("..", path) }, "a symbolic link"},
+		{"link out of the tree", func(_ *testing.T, path string) error { return os.Symlink("/etc/passwd", path) }, "a symbolic link"},
+		{"link to nothing", func(_ *testing.T, path string) error { return os.Symlink("nothing", path) }, "a symbolic link"},
+		{"loop of links", func(_ *testing.T, path string) error { return os.Symlink(filepath.Base(path), path) }, "a symbolic link"},
+		{"device", func(t *testing.T, path string) error {
+			if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+				t.Skip("making a device needs root:", err)
+			}
+			return nil
+		}, "a device"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newTree(t)
+			path := s.chroma("b/odd one\n")
+			require.NoError(t, tt.make(t, path))
+			err := s.createFails()
+			require.ErrorIs(t, err, backup.ErrUnsupportedFile)
+			require.ErrorContains(t, err, path+" is "+tt.what)
+		})
+	}
+}
+
+// A file that turns into something else after its directory was read.
+func TestTreeFileTurnsIntoFIFO(t *testing.T) {
+	s := newTree(t)
+	s.OnProgress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseChroma && p.Files == 5 {
+			require.NoError(t, os.Remove(s.chroma("1")))
+			require.NoError(t, unix.Mkfifo(s.chroma("1"), 0o644))
+		}
+	}
+	require.ErrorIs(t, s.createFails(), backup.ErrSourceChanged)
+}
+
+// Opening a hard link to the live database, and closing it, would drop the
+// host's locks; so would one to its -shm.
+func TestTreeWithHardLinkToDatabase(t *testing.T) {
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		t.Run("atocore.db"+suffix, func(t *testing.T) {
+			s := newTree(t)
+			db := openDB(t, s.DatabasePath)
+			conn, err := db.Conn(t.Context())
+			require.NoError(t, err)
+			defer conn.Close()
+			_, err = conn.ExecContext(t.Context(), "BEGIN IMMEDIATE; UPDATE account SET balance = balance")
+			require.NoError(t, err)
+			require.NoError(t, os.Link(s.DatabasePath+suffix, s.chroma("b/link")))
+			other := startChild(t, "try-lock", s.DatabasePath)
+			require.Equal(t, "refused", other.ask("BEGIN EXCLUSIVE"))
+
+			err = s.createFails()
+			require.ErrorIs(t, err, backup.ErrUnsupportedFile)
+			require.ErrorContains(t, err, s.chroma("b/link"))
+			require.Equal(t, "refused", other.ask("BEGIN EXCLUSIVE"), "the host's locks are gone")
+			require.Equal(t, "refused", other.ask("PRAGMA journal_mode=delete"), "the host's locks are gone")
+		})
+	}
+}
+
+// Hard links to anything else are files like others.
+func TestTreeWithHardLinks(t *testing.T) {
+	s := newTree(t)
+	require.NoError(t, os.Link(s.chroma("1"), s.chroma("b/1")))
+	meta := s.create()
+	require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
+}
+
+// A path may be longer than the system takes in one call.
+func TestTreeOfGreatDepth(t *testing.T) {
+	const levels = 220
+	s := newTree(t)
+	name := strings.Repeat("d", 25)
+	dir, err := fsat.OpenDir(s.ChromaPath)
+	require.NoError(t, err)
+	for range levels {
+		require.NoError(t, dir.Mkdir(name, 0o755))
+		next, err := dir.OpenDir(name)
+		require.NoError(t, err)
+		require.NoError(t, dir.Close())
+		dir = next
+	}
+	f, err := dir.Create("bottom", 0o644)
+	require.NoError(t, err)
+	_, err = f.Write([]byte("deep down"))
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, dir.Close())
+
+	meta := s.create()
+	require.EqualValues(t, 6, meta.ChromaSnapshotFiles)
+	sums, err := os.ReadFile(filepath.Join(meta.BackupRoot, "SHA256SUMS"))
+	require.NoError(t, err)
+	path := "chroma/" + strings.Repeat(name+"/", levels) + "bottom"
+	require.Greater(t, len(path), unix.PathMax)
+	require.Contains(t, string(sums), fmt.Sprintf("%x  %s\n", sha256.Sum256([]byte("deep down")), path))
+}
+
+// Holes stay holes.
+func TestTreeOfSparseFiles(t *testing.T) {
+	const size = 8 << 20
+	s := newTree(t)
+	for name, at := range map[string][]int64{
+		"all hole": nil, "data first": {0}, "data last": {size - 5}, "data in the middle": {2 << 20, 2<<20 + 8192, 4 << 20}, "odd": {1, 4097, size/2 + 1},
+	} {
+		f, err := os.Create(s.chroma("b/" + name))
+		require.NoError(t, err)
+		require.NoError(t, f.Truncate(size))
+		for _, off := range at {
+			_, err := f.WriteAt([]byte("12345"), off)
+			require.NoError(t, err)
+		}
+		require.NoError(t, f.Sync())
+		require.NoError(t, f.Close())
+		if allocated(t, s.chroma("b/"+name)) > size/2 {
+			t.Skip("this file system knows no holes")
+		}
+	}
+	meta := s.create()
+	require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
+	entries, err := os.ReadDir(s.chroma("b"))
+	require.NoError(t, err)
+	for _, entry := range entries {
+		if !entry.IsDir() {
+			require.LessOrEqual(t, allocated(t, filepath.Join(meta.ChromaSnapshotPath, "b", entry.Name())), int64(64<<10), entry.Name())
+		}
+	}
+	require.EqualValues(t, 5*size+len("content of 1")+2*len("content of b/c/4")+2*len("content of a/2"), meta.ChromaSnapshotBytes)
+}
+
+func allocated(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	return info.Sys().(*syscall.Stat_t).Blocks * 512
+}
+
+// A umask neither changes what a snapshot's files may do nor is it changed.
+func TestUmask(t *testing.T) {
+	s := newTree(t)
+	require.NoError(t, os.Chmod(s.chroma("1"), 0o666))
+	require.NoError(t, os.Chmod(s.chroma("a"), 0o777))
+	for _, mask := range []int{0, 0o027, 0o077} {
+		old := unix.Umask(mask)
+		meta, err := createWith(t, s.Options)
+		after := unix.Umask(old)
+		require.NoError(t, err)
+		require.Equal(t, mask, after)
+		require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
+		tree := readTree(t, meta.BackupRoot)
+		for _, path := range []string{"SHA256SUMS", "backup-metadata.json", "db/atocore.db"} {
+			require.Equal(t, "-rw-------", tree[path].mode.String(), path)
+		}
+		for _, path := range []string{".", "db", "config"} {
+			require.Equal(t, "drwx------", tree[path].mode.String(), path)
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package backup_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+// Every fault is reported at once, and nothing is done.
+func TestFaultyOptions(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		opts   backup.Options
+		faults []string
+	}{
+		{"nothing set", backup.Options{}, []string{"BackupDir is empty", "DatabasePath is empty"}},
+		{"Chroma without a path", backup.Options{IncludeChroma: true},
+			[]string{"BackupDir is empty", "DatabasePath is empty", "ChromaPath is empty"}},
+		{"only a database", backup.Options{DatabasePath: "a.db"}, []string{"BackupDir is empty"}},
+		{"only a backup directory", backup.Options{BackupDir: "backups"}, []string{"DatabasePath is empty"}},
+		{"NUL in all paths",
+			backup.Options{BackupDir: "b\x00", DatabasePath: "/d\x00.db", RegistryPath: "\x00", ChromaPath: "c\x00c"},
+			[]string{`BackupDir "b\x00" has a NUL`, `DatabasePath "/d\x00.db" has a NUL`, `RegistryPath "\x00" has a NUL`, `ChromaPath "c\x00c" has a NUL`}},
+		{"empty and NUL", backup.Options{IncludeChroma: true, BackupDir: "b\x00"},
+			[]string{`BackupDir "b\x00" has a NUL`, "DatabasePath is empty", "ChromaPath is empty"}},
+		{"a root as database", backup.Options{BackupDir: "backups", DatabasePath: "/"}, []string{"names no file"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Chdir(dir)
+			tt.opts.InitDB = func(context.Context) error { panic("something was done") }
+			_, err := createWith(t, tt.opts)
+			requireFaults(t, err, tt.faults)
+			require.Len(t, readTree(t, dir), 1, "something was made")
+		})
+	}
+}
+
+// requireFaults checks that an error of Options names these faults and no
+// others.
+func requireFaults(t *testing.T, err error, faults []string) {
+	t.Helper()
+	require.ErrorIs(t, err, backup.ErrInvalidOptions)
+	for _, fault := range faults {
+		require.ErrorContains(t, err, fault)
+	}
+	require.Len(t, strings.Split(err.Error(), "\n"), len(faults), err)
+}
+
+// Places that would make a snapshot hold itself, or close a live database.
+func TestPlacesThatCannotWork(t *testing.T) {
+	link := func(t *testing.T, target, name string) {
+		t.Helper()
+		require.NoError(t, os.Symlink(target, name))
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(t *testing.T, s *store)
+		faults []string
+	}{
+		{"backups in Chroma", func(t *testing.T, s *store) {
+			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
+		}, []string{"lies inside ChromaPath"}},
+		{"backups deep in Chroma", func(t *testing.T, s *store) {
+			s.BackupDir = filepath.Join(s.ChromaPath, "a", "b", "c")
+		}, []string{"lies inside ChromaPath"}},
+		{"backups in Chroma under a name with dots", func(t *testing.T, s *store) {
+			s.BackupDir = filepath.Join(s.ChromaPath, "..backups")
+		}, []string{"lies inside ChromaPath"}},
+		{"Chroma as backups", func(t *testing.T, s *store) {
+			s.BackupDir = s.ChromaPath
+		}, []string{"lies inside ChromaPath"}},
+		{"Chroma in backups", func(t *testing.T, s *store) {
+			s.BackupDir = filepath.Dir(s.ChromaPath)
+		}, []string{"lies inside BackupDir"}},
+		{"though Chroma is not asked for", func(t *testing.T, s *store) {
+			s.IncludeChroma = false
+			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
+		}, []string{"lies inside ChromaPath"}},
+		{"backups in Chroma through a link", func(t *testing.T, s *store) {
+			link(t, s.ChromaPath, filepath.Join(s.dir, "way"))
+			s.BackupDir = filepath.Join(s.dir, "way", "not", "there", "yet")
+		}, []string{"lies inside ChromaPath"}},
+		{"Chroma as a link to the backups' parent", func(t *testing.T, s *store) {
+			s.removeAll(s.ChromaPath)
+			link(t, s.dir, s.ChromaPath)
+		}, []string{"BackupDir", "DatabasePath"}},
+		{"backups as a link to Chroma's parent", func(t *testing.T, s *store) {
+			link(t, "data", filepath.Join(s.dir, "way"))
+			s.BackupDir = filepath.Join(s.dir, "way")
+		}, []string{"lies inside BackupDir"}},
+		{"database in Chroma", func(t *testing.T, s *store) {
+			s.DatabasePath = filepath.Join(s.ChromaPath, "chroma.sqlite3")
+		}, []string{"DatabasePath"}},
+		{"database in Chroma through a link", func(t *testing.T, s *store) {
+			link(t, filepath.Join(s.ChromaPath, "chroma.sqlite3"), filepath.Join(s.dir, "link.db"))
+			s.DatabasePath = filepath.Join(s.dir, "link.db")
+		}, []string{"DatabasePath"}},
+		{"database and backups in Chroma", func(t *testing.T, s *store) {
+			s.DatabasePath = filepath.Join(s.ChromaPath, "chroma.sqlite3")
+			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
+		}, []string{"DatabasePath", "BackupDir"}},
+		{"database in a snapshot", func(t *testing.T, s *store) {
+			s.DatabasePath = s.snapshot("20261124T120000Z", "db", "atocore.db")
+		}, []string{"DatabasePath"}},
+		{"database as registry", func(t *testing.T, s *store) {
+			s.RegistryPath = s.DatabasePath
+		}, []string{"RegistryPath"}},
+		{"database as registry, through a link", func(t *testing.T, s *store) {
+			s.RegistryPath = filepath.Join(s.dir, "registry.json")
+			link(t, s.DatabasePath, s.RegistryPath)
+		}, []string{"RegistryPath"}},
+		{"database as registry, by a hard link", func(t *testing.T, s *store) {
+			s.RegistryPath = filepath.Join(s.dir, "registry.json")
+			require.NoError(t, os.Link(s.DatabasePath, s.RegistryPath))
+		}, []string{"RegistryPath"}},
+		{"the database's -shm as registry", func(t *testing.T, s *store) {
+			s.RegistryPath = s.DatabasePath + "-shm"
+			write(t, s.RegistryPath, "{}")
+		}, []string{"RegistryPath"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newBareStore(t)
+			tt.change(t, s)
+			s.InitDB = func(context.Context) error { panic("something was done") }
+			before := readTree(t, s.dir)
+			_, err := createWith(t, s.Options)
+			requireFaults(t, err, tt.faults)
+			require.Equal(t, before, readTree(t, s.dir))
+		})
+	}
+}
+
+// Places that look like those and are right.
+func TestPlacesThatWork(t *testing.T) {
+	for name, change := range map[string]func(s *store){
+		"a name that begins as Chroma's":    func(s *store) { s.BackupDir = s.ChromaPath + "-backups" },
+		"a name that ends Chroma's early":   func(s *store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },
+		"database and registry in backups":  func(s *store) { s.BackupDir = filepath.Join(s.dir, "config") },
+		"backups beside all":                func(s *store) { s.BackupDir = filepath.Join(s.dir, "data", "backups") },
+		"unclean paths":                     func(s *store) { s.BackupDir = s.ChromaPath + "/../x/.././/backups/" },
+		"the database's name for all three": func(s *store) { s.BackupDir = s.DatabasePath + "-backups" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newBareStore(t)
+			change(s)
+			meta := s.create()
+			require.Equal(t, filepath.Join(filepath.Clean(s.BackupDir), "snapshots", meta.Stamp), meta.BackupRoot)
+			_, err := backup.ValidateBackup(t.Context(), s.Options, meta.Stamp)
+			require.NoError(t, err)
+		})
+	}
+}
+
+// Relative paths mean the working directory at the time of the call, and what
+// is recorded is absolute.
+func TestRelativePaths(t *testing.T) {
+	s := newStore(t)
+	real, err := filepath.EvalSymlinks(s.dir) // as a shell, Getwd may give either
+	require.NoError(t, err)
+	t.Chdir(real)
+	opts := backup.Options{
+		DatabasePath:  filepath.Join("data", "atocore.db"),
+		RegistryPath:  filepath.Join(".", "config", "..", "config", "project-registry.json"),
+		ChromaPath:    filepath.Join("data", "chroma"),
+		BackupDir:     "backups",
+		IncludeChroma: true,
+	}
+	before := opts
+	opts.OnProgress = func(backup.Progress) {
+		require.NoError(t, os.Chdir(os.TempDir())) // the host may go elsewhere meanwhile
+	}
+	meta, err := createWith(t, opts)
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(real, "backups", "snapshots", meta.Stamp), meta.BackupRoot)
+	require.Equal(t, filepath.Join(meta.BackupRoot, "db", "atocore.db"), meta.DBSnapshotPath)
+	require.Equal(t, filepath.Join(meta.BackupRoot, "config", "project-registry.json"), meta.RegistrySnapshotPath)
+	require.True(t, meta.ChromaSnapshotIncluded)
+	opts.OnProgress = nil
+	require.Equal(t, before, opts, "the caller's options were changed")
+}
+
+// A database and a place for snapshots are enough.
+func TestZeroValuesAreUseful(t *testing.T) {
+	s := newStore(t)
+	s.Options = backup.Options{DatabasePath: s.DatabasePath, BackupDir: s.BackupDir}
+	requireSound(t, s.create().DBSnapshotPath)
+}
