@@ -118,6 +118,35 @@ func TestValidateElsewhere(t *testing.T) {
 	}
 }
 
+// SQLite opens no path of more than 512 bytes. Then the databases cannot be
+// checked, so nothing is known; it is not that the snapshot is bad.
+func TestValidateBelowALongPath(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such paths")
+	}
+	made := newSpecimen(t)
+	for _, length := range []int{400, 1000, 3000} {
+		t.Run(fmt.Sprint(length), func(t *testing.T) {
+			s := made.copy(t)
+			deep := t.TempDir()
+			for len(deep) < length-150 {
+				deep = filepath.Join(deep, strings.Repeat("d", 100))
+			}
+			require.NoError(t, os.MkdirAll(deep, 0o755))
+			require.NoError(t, os.Rename(s.BackupDir, filepath.Join(deep, "backups")))
+			s.BackupDir = filepath.Join(deep, "backups")
+			report, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+			if length < 500 {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, "unable to open database file")
+			require.NotErrorIs(t, err, backup.ErrInvalidBackup)
+			require.Nil(t, report)
+		})
+	}
+}
+
 // What is no snapshot's name never leads anywhere.
 func TestValidateStamps(t *testing.T) {
 	s := newSpecimen(t)
