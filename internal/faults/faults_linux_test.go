@@ -161,6 +161,12 @@ func (o outcome) stamp(t *testing.T) string {
 // and a path.
 var failure = regexp.MustCompile(`^atocore-backup: create backup: [a-z][A-Za-z ]+: .*/[^\n]*\n$`)
 
+// lastWords are the end of a message, behind the paths, without numbers.
+func lastWords(message string) string {
+	message = strings.TrimSpace(message)
+	return regexp.MustCompile(`\d+`).ReplaceAllString(message[strings.LastIndex(message, ": ")+2:], "N")
+}
+
 // memoryDir is a directory in memory if there is one, for tests that make no
 // use of a disk but would wait for it.
 func memoryDir(t *testing.T) string {
@@ -222,6 +228,11 @@ func (s *store) addFiles(n int) *store {
 // flags are the command's for this store.
 func (s *store) flags() []string {
 	return []string{"--db", s.db, "--registry", s.registry, "--chroma", s.chroma, "--backup-dir", s.backups}
+}
+
+// options are the library's for this store.
+func (s *store) options() backup.Options {
+	return backup.Options{DatabasePath: s.db, RegistryPath: s.registry, ChromaPath: s.chroma, BackupDir: s.backups, IncludeChroma: true}
 }
 
 // create prepares a run of create that includes Chroma.
