@@ -16,7 +16,7 @@ import (
 	"github.com/atocore/backup"
 )
 
-var fills = flag.Int("fills", 8, "to how many levels to fill a disk")
+var fills = flag.Int("fills", 4, "to how many levels to fill a disk")
 
 // newTmpfs mounts a file system in memory.
 func newTmpfs(t *testing.T, dir, options string) {
