@@ -67,6 +67,11 @@ func pinSource(ctx context.Context, path string) (_ *pinnedSource, err error) {
 	if err := src.pin(ctx); err != nil {
 		return nil, err
 	}
+	// SQLite takes a journal that it cannot look at for none, and reads what a
+	// dead writer left half written.
+	if _, err := fsat.Stat(path + "-journal"); err != nil && !absent(err) {
+		return nil, err
+	}
 	after, err := fsat.Stat(path)
 	if err != nil {
 		return nil, err

@@ -44,6 +44,18 @@ func (f fault) String() string {
 	return fmt.Sprintf("%s %d%s: %s", f.call, f.n, onward, what)
 }
 
+// looks are the calls that look at a file by its name.
+var looks = []string{"stat", "lstat", "newfstatat"}
+
+// calls are those that can fail. An inode that cannot be read fails all looks
+// at it.
+func (f fault) calls() []string {
+	if f.onward && slices.Contains(looks, f.call) {
+		return looks
+	}
+	return []string{f.call}
+}
+
 // A hit is the call that a fault met.
 type hit struct {
 	call
@@ -54,6 +66,12 @@ type hit struct {
 func (f fault) in(run func(decide func(*call) verdict) outcome) (o outcome, met *hit) {
 	count := 0
 	o = run(func(c *call) verdict {
+		if c.name() != f.call {
+			if met == nil {
+				return 0
+			}
+			return f.err
+		}
 		if f.onward && strings.HasPrefix(f.call, "write") && c.args[0] <= 2 {
 			return 0 // or nobody would hear of it
 		}
@@ -126,7 +144,7 @@ func (sc *scenario) torment(t *testing.T) {
 	// try tells whether the fault met a call.
 	try := func(f fault) (met bool) {
 		sc.reset()
-		o, h := f.in(func(decide func(*call) verdict) outcome { return sc.run(decide, []string{f.call}) })
+		o, h := f.in(func(decide func(*call) verdict) outcome { return sc.run(decide, f.calls()) })
 		if h == nil {
 			return false
 		}
@@ -314,6 +332,45 @@ func TestInjectCreate(t *testing.T) {
 		}
 		sc.torment(t)
 	})
+}
+
+// TestInjectOnePath fails every call that names one file of the live database.
+func TestInjectOnePath(t *testing.T) {
+	for _, test := range []struct {
+		suffix, mode string
+	}{
+		{"-journal", "delete"},
+		{"-wal", "wal"},
+		{"-shm", "wal"},
+		{"", "wal"},
+	} {
+		t.Run("the database's "+test.suffix, func(t *testing.T) {
+			s := newStore(t, memoryDir(t), test.mode)
+			if test.mode == "delete" {
+				leaveHotJournal(t, s.db)
+			}
+			met := 0
+			o := intercept(t, s.create(), everyCall(), func(c *call) verdict {
+				for arg := range 2 {
+					if slices.Contains(looks, c.name()) || strings.HasPrefix(c.name(), "open") || c.name() == "access" {
+						if c.text(arg) == s.db+test.suffix {
+							met++
+							return unix.EIO
+						}
+					}
+				}
+				return 0
+			})
+			require.Positive(t, met)
+			require.Equal(t, 2, o.code, o.stderr)
+			require.Regexp(t, failure, o.stderr)
+			require.Empty(t, s.stamps())
+			require.Empty(t, s.staging())
+			s.requireLiveSound()
+			do(t, s.create()).requireDone(t)
+			s.requireValid()
+		})
+	}
 }
 
 // leaveHotJournal gives the database the files that a writer leaves that died
