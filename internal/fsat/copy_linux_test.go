@@ -1,0 +1,180 @@
+package fsat
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fallbacks are copiers that have found out that calls do not work.
+func fallbacks() map[string]*Copier {
+	noClone, noRange, noAlloc := new(Copier), new(Copier), new(Copier)
+	noClone.noClone.Store(true)
+	noRange.noClone.Store(true)
+	noRange.noRange.Store(true)
+	noAlloc.noClone.Store(true)
+	noAlloc.noAlloc.Store(true)
+	return map[string]*Copier{"all calls": new(Copier), "no clone": noClone, "read and write": noRange, "no fallocate": noAlloc}
+}
+
+// places are pairs of directories: on one file system, and on two if there is
+// a second one to write to.
+func places(t *testing.T) map[string][2]*Dir {
+	t.Helper()
+	openAt := func(path string) *Dir {
+		dir, err := OpenDir(path)
+		require.NoError(t, err)
+		t.Cleanup(func() { dir.Close() })
+		return dir
+	}
+	one := openAt(t.TempDir())
+	all := map[string][2]*Dir{"one file system": {one, one}}
+	if shm, err := os.MkdirTemp("/dev/shm", "fsat"); err == nil {
+		t.Cleanup(func() { os.RemoveAll(shm) })
+		two := openAt(shm)
+		all["to another file system"] = [2]*Dir{one, two}
+		all["from another file system"] = [2]*Dir{two, one}
+		all["in memory"] = [2]*Dir{two, two}
+	}
+	return all
+}
+
+// Every way of copying gives the same bytes, with holes anywhere.
+func TestEveryWayOfCopying(t *testing.T) {
+	const size = 8<<20 + 123
+	sources := map[string]func(f *os.File) error{
+		"dense": func(f *os.File) error {
+			_, err := f.Write(bytes.Repeat([]byte("0123456789abcdef!"), size/17+1))
+			return err
+		},
+		"hole": func(*os.File) error { return nil },
+		"data at both ends": func(f *os.File) error {
+			_, err := f.Write([]byte("begin"))
+			_, err2 := f.WriteAt([]byte("end"), size-3)
+			return errors.Join(err, err2)
+		},
+		"data in the middle": func(f *os.File) error { _, err := f.WriteAt(bytes.Repeat([]byte("x"), 10000), 5<<20); return err },
+		"checkered": func(f *os.File) (err error) {
+			for off := int64(0); off < size-4096; off += 128 << 10 {
+				_, werr := f.WriteAt(bytes.Repeat([]byte("c"), 4096), off)
+				err = errors.Join(err, werr)
+			}
+			return err
+		},
+	}
+	for place, dirs := range places(t) {
+		for name, fill := range sources {
+			path := filepath.Join(dirs[0].Path(), name)
+			f, err := os.Create(path)
+			require.NoError(t, err)
+			require.NoError(t, fill(f))
+			require.NoError(t, f.Truncate(size))
+			require.NoError(t, f.Close())
+			want, err := os.ReadFile(path)
+			require.NoError(t, err)
+			for way, copier := range fallbacks() {
+				t.Run(fmt.Sprint(place, "/", name, "/", way), func(t *testing.T) {
+					src, err := dirs[0].Open(name)
+					require.NoError(t, err)
+					defer src.Close()
+					info, err := src.Stat()
+					require.NoError(t, err)
+					dst, err := dirs[1].Create("copy", 0o600)
+					require.NoError(t, err)
+					defer dst.Close()
+					var reported int64
+					n, err := copier.Copy(t.Context(), dst, src, info, func(n int64) { reported += n })
+					require.NoError(t, err)
+					require.EqualValues(t, size, n)
+					require.EqualValues(t, size, reported)
+					got, err := os.ReadFile(filepath.Join(dirs[1].Path(), "copy"))
+					require.NoError(t, err)
+					require.True(t, bytes.Equal(want, got), "the bytes differ")
+					require.NoError(t, dirs[1].Remove("copy", false))
+				})
+			}
+			require.NoError(t, os.Remove(path))
+		}
+	}
+}
+
+// A source that is shorter or longer than it was when it was looked at.
+func TestCopyOfChangedSize(t *testing.T) {
+	const looked = 700 << 10
+	for place, dirs := range places(t) {
+		for way, copier := range fallbacks() {
+			for name, change := range map[string]func(path string) (is, want int64){
+				"emptied":  func(string) (int64, int64) { return 0, 0 },
+				"shrunk":   func(string) (int64, int64) { return 300<<10 + 1, 300<<10 + 1 },
+				"one less": func(string) (int64, int64) { return looked - 1, looked - 1 },
+				"grown":    func(string) (int64, int64) { return looked + 5000, looked },
+			} {
+				for _, sparse := range []bool{false, true} {
+					t.Run(fmt.Sprint(place, "/", way, "/", name, "/sparse=", sparse), func(t *testing.T) {
+						path := filepath.Join(dirs[0].Path(), "src")
+						if sparse {
+							require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
+							require.NoError(t, os.Truncate(path, looked))
+						} else {
+							require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte("x"), looked), 0o600))
+						}
+						src, err := dirs[0].Open("src")
+						require.NoError(t, err)
+						defer src.Close()
+						info, err := src.Stat()
+						require.NoError(t, err)
+						is, want := change(path)
+						require.NoError(t, os.Truncate(path, is))
+						dst, err := dirs[1].Create("copy", 0o600)
+						require.NoError(t, err)
+						defer dst.Close()
+						n, err := copier.Copy(t.Context(), dst, src, info, nil)
+						require.NoError(t, err)
+						require.Equal(t, want, n)
+						got, err := dst.Stat()
+						require.NoError(t, err)
+						if n == looked {
+							require.EqualValues(t, looked, got.Size)
+						}
+						require.NoError(t, dirs[1].Remove("copy", false))
+						require.NoError(t, dirs[0].Remove("src", false))
+					})
+				}
+			}
+		}
+	}
+}
+
+// A copy ends within one piece after ctx is done.
+func TestCopyIsCancelled(t *testing.T) {
+	dir, err := OpenDir(t.TempDir())
+	require.NoError(t, err)
+	defer dir.Close()
+	require.NoError(t, os.WriteFile(filepath.Join(dir.Path(), "src"), bytes.Repeat([]byte("x"), 3*copyStep), 0o600))
+	src, err := dir.Open("src")
+	require.NoError(t, err)
+	defer src.Close()
+	info, err := src.Stat()
+	require.NoError(t, err)
+	for way, copier := range fallbacks() {
+		if way == "all calls" {
+			continue // a clone is one piece
+		}
+		t.Run(way, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			dst, err := dir.Create("copy", 0o600)
+			require.NoError(t, err)
+			defer dst.Close()
+			n, err := copier.Copy(ctx, dst, src, info, func(int64) { cancel() })
+			require.ErrorIs(t, err, context.Canceled)
+			require.LessOrEqual(t, n, int64(copyStep))
+			require.NoError(t, dir.Remove("copy", false))
+		})
+	}
+}
