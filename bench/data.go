@@ -30,7 +30,7 @@ const (
 // Whatever is measured reads them from the page cache.
 func (b *bench) have(ctx context.Context, name string, n int64) (path string, err error) {
 	path = filepath.Join(b.dir, "data", fmt.Sprintf("%s-%d", name, n))
-	if name == "database" {
+	if name == "database" || name == "small-rows" {
 		path += ".db"
 	}
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
@@ -77,7 +77,9 @@ func warm(path string) error {
 func fill(ctx context.Context, name, path string, n int64) error {
 	switch name {
 	case "database":
-		return fillDatabase(ctx, path, n)
+		return fillDatabase(ctx, path, n, largeRows+smallRows)
+	case "small-rows":
+		return fillDatabase(ctx, path, n, smallRows)
 	case "small-files":
 		return fillFiles(path, n, 4*kib)
 	case "large-files":
@@ -160,40 +162,46 @@ func fillChroma(ctx context.Context, path string, n int64) error {
 		}
 	}
 	db := filepath.Join(path, "chroma.sqlite3")
-	if err := fillDatabase(ctx, db, database); err != nil {
+	if err := fillDatabase(ctx, db, database, largeRows+smallRows); err != nil {
 		return err
 	}
 	return execute(ctx, db, "PRAGMA journal_mode=delete")
 }
 
-// fillDatabase makes a WAL database of about n bytes: rows from some 60 bytes
-// to some 20 KB, text keys in random order, and indexes.
-func fillDatabase(ctx context.Context, path string, n int64) error {
-	const schema = `
-		CREATE TABLE document (id INTEGER PRIMARY KEY, project TEXT NOT NULL, body TEXT NOT NULL, created_at TEXT NOT NULL);
-		CREATE INDEX document_project ON document (project, created_at);
-		CREATE TABLE chunk (id TEXT PRIMARY KEY, document_id INTEGER NOT NULL REFERENCES document, position INTEGER NOT NULL, text TEXT NOT NULL);
-		CREATE UNIQUE INDEX chunk_position ON chunk (document_id, position);
-		CREATE TABLE embedding (id INTEGER PRIMARY KEY, vector BLOB NOT NULL);
-		CREATE TABLE event (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
-		CREATE INDEX event_at ON event (at);
-		CREATE INDEX event_kind ON event (kind, at);`
-	// About 2.5 MB of each table and its indexes.
-	const batch = `
-		INSERT INTO document (project, body, created_at)
-			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 250)
-			SELECT 'project-' || abs(random() % 50), hex(randomblob(50 + abs(random() % 10000))),
-				datetime(1700000000 + abs(random() % 100000000), 'unixepoch') FROM n;
-		INSERT INTO chunk
-			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1600)
-			SELECT lower(hex(randomblob(16))), (SELECT count(*) FROM document) - i / 8, i, hex(randomblob(200 + abs(random() % 1000))) FROM n
-			WHERE true ON CONFLICT DO NOTHING;
-		INSERT INTO embedding (vector)
-			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 800)
-			SELECT randomblob(3072) FROM n;
-		INSERT INTO event (at, kind, detail)
-			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 14000)
-			SELECT 1700000000 + abs(random() % 100000000), 'kind-' || abs(random() % 20), hex(randomblob(10 + abs(random() % 40))) FROM n;`
+const schema = `
+	CREATE TABLE document (id INTEGER PRIMARY KEY, project TEXT NOT NULL, body TEXT NOT NULL, created_at TEXT NOT NULL);
+	CREATE INDEX document_project ON document (project, created_at);
+	CREATE TABLE chunk (id TEXT PRIMARY KEY, document_id INTEGER NOT NULL REFERENCES document, position INTEGER NOT NULL, text TEXT NOT NULL);
+	CREATE UNIQUE INDEX chunk_position ON chunk (document_id, position);
+	CREATE TABLE embedding (id INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+	CREATE TABLE event (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
+	CREATE INDEX event_at ON event (at);
+	CREATE INDEX event_kind ON event (kind, at);`
+
+// largeRows adds some 8 MB: documents of up to 20 KB, chunks of them of up to
+// 2.4 KB under random keys, and vectors.
+const largeRows = `
+	INSERT INTO document (project, body, created_at)
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 250)
+		SELECT 'project-' || abs(random() % 50), hex(randomblob(50 + abs(random() % 10000))),
+			datetime(1700000000 + abs(random() % 100000000), 'unixepoch') FROM n;
+	INSERT INTO chunk
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1600)
+		SELECT lower(hex(randomblob(16))), (SELECT count(*) FROM document) - i / 8, i, hex(randomblob(200 + abs(random() % 1000))) FROM n
+		WHERE true ON CONFLICT DO NOTHING;
+	INSERT INTO embedding (vector)
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 800)
+		SELECT randomblob(3072) FROM n;`
+
+// smallRows adds some 0.5 MB: events of about 60 bytes, and their two indexes
+// in random order, which SQLite looks up row by row to check them.
+const smallRows = `
+	INSERT INTO event (at, kind, detail)
+		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 3000)
+		SELECT 1700000000 + abs(random() % 100000000), 'kind-' || abs(random() % 20), hex(randomblob(10 + abs(random() % 40))) FROM n;`
+
+// fillDatabase makes a WAL database of about n bytes.
+func fillDatabase(ctx context.Context, path string, n int64, rows string) error {
 	db, err := openDatabase(path, "_pragma=journal_mode(off)", "_pragma=synchronous(off)", "_pragma=cache_size(-100000)")
 	if err != nil {
 		return err
@@ -203,7 +211,7 @@ func fillDatabase(ctx context.Context, path string, n int64) error {
 		return err
 	}
 	for size := int64(0); size < n; {
-		if _, err := db.ExecContext(ctx, "BEGIN;"+batch+"COMMIT"); err != nil {
+		if _, err := db.ExecContext(ctx, "BEGIN;"+rows+"COMMIT"); err != nil {
 			return err
 		}
 		err := db.QueryRowContext(ctx, "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()").Scan(&size)

@@ -165,13 +165,20 @@ func (b *bench) validate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	small, err := b.have(ctx, "small-rows", 100*mib/b.scale)
+	if err != nil {
+		return err
+	}
 	stores, err := b.stores(ctx)
 	if err != nil {
 		return err
 	}
 	b.note("The library hashes every byte and runs SQLite's integrity check; the others do one of the two.")
 	var rows [][]string
-	for i, s := range append([]store{{name: fmt.Sprintf("database, %d MiB", gib/mib/b.scale), db: db}}, stores...) {
+	for i, s := range append([]store{
+		{name: fmt.Sprintf("database, %d MiB", gib/mib/b.scale), db: db},
+		{name: fmt.Sprintf("database of small rows, %d MiB", 100/b.scale), db: small},
+	}, stores...) {
 		made := filepath.Join(b.dir, "validated")
 		if err := removeAll(made); err != nil {
 			return err
