@@ -126,6 +126,9 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 	// 9. Write metadata and manifest, and publish.
 	meta := captured.metadata()
 	meta.CreatedAt = now
+	if s.restoring != nil {
+		meta.SafetyOf = s.restoring.of
+	}
 	if err := st.publish(ctx, &s, manifest, meta, captured.paths); err != nil {
 		return nil, step("publish", st.path(), err)
 	}
@@ -224,18 +227,30 @@ func (c *capture) metadata() *Metadata {
 // captureUnderGuard holds the ingestion guard, if there is a Chroma directory
 // to copy, exactly as long as the live store is being read.
 func (s *settings) captureUnderGuard(ctx context.Context, st *staging) (*capture, error) {
-	if s.IncludeChroma && s.Locker != nil {
-		s.report(Progress{Phase: PhaseGuard})
-		unlock, err := s.Locker.Lock(ctx)
+	if s.IncludeChroma {
+		unlock, err := s.takeGuard(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("take ingestion guard: %w", err)
-		}
-		if unlock == nil {
-			return nil, errors.New("take ingestion guard: Locker returned no unlock function")
+			return nil, err
 		}
 		defer unlock()
 	}
 	return s.captureStore(ctx, st)
+}
+
+// takeGuard takes the ingestion guard, if there is one.
+func (s *settings) takeGuard(ctx context.Context) (unlock func(), err error) {
+	if s.Locker == nil {
+		return func() {}, nil
+	}
+	s.report(Progress{Phase: PhaseGuard})
+	unlock, err = s.Locker.Lock(ctx)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("take ingestion guard: %w", err)
+	case unlock == nil:
+		return nil, errors.New("take ingestion guard: Locker returned no unlock function")
+	}
+	return unlock, nil
 }
 
 // captureStore reads the live store into staging.

@@ -129,11 +129,16 @@ func (s *settings) captureDatabase(ctx context.Context, dir *fsat.Dir) error {
 	if s.DB != nil {
 		return s.captureHandle(ctx, dir)
 	}
-	src, err := pinSource(ctx, s.DatabasePath)
-	if err != nil {
-		return sourceError(err)
+	var src *pinnedSource
+	if s.restoring != nil {
+		src = s.restoring.db
+	} else {
+		var err error
+		if src, err = pinSource(ctx, s.DatabasePath); err != nil {
+			return sourceError(err)
+		}
+		defer src.Close()
 	}
-	defer src.Close()
 	if !s.OnlineBackup {
 		if err := s.copyPinned(ctx, src, dir); !errors.Is(err, errNoPinnedCopy) {
 			return err

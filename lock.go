@@ -32,8 +32,8 @@ import (
 // off.
 func (s *settings) enterBackupDir() (*fsat.Dir, error) {
 	dir, err := fsat.OpenDir(s.BackupDir)
-	if err != nil {
-		return nil, err
+	if err != nil || s.restoring != nil {
+		return dir, err
 	}
 	if err := dir.TryRLock(); errors.Is(err, fsat.ErrLocked) {
 		dir.Close()
@@ -73,7 +73,7 @@ func (s *settings) unfinishedRestore() error {
 
 // journalName is the journal of a restore. It lies in BackupDir, or beside the
 // database where that was empty before, or where BackupDir is read-only.
-const journalName = ".atocore-restore.json"
+const journalName = ".atocore-restore.journal"
 
 func (s *settings) journalPaths() []string {
 	paths := []string{filepath.Join(s.BackupDir, journalName)}

@@ -85,6 +85,9 @@ type Options struct {
 	// that made the call, never concurrently, so it should be quick. Nil means
 	// that nobody wants to know.
 	OnProgress func(Progress)
+
+	// restoring is set while a restore takes its safety snapshot.
+	restoring *safety
 }
 
 // Locker is the ingestion guard: what a host holds so that nothing writes to

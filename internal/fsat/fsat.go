@@ -29,6 +29,7 @@ type Info struct {
 	CtimeNano int64
 	Dev, Ino  uint64
 	Links     uint64
+	UID, GID  int // -1 where the system has none
 }
 
 // SameFile tells whether both describe the same inode. It is false where the

@@ -89,6 +89,9 @@ func (f *File) Sync() error {
 	return pathErr("fsync", f.path, unix.Fsync(f.fd))
 }
 
+// Descriptor gives the file's number, to tell it from others.
+func (f *File) Descriptor() int { return f.fd }
+
 // StartWriteback asks the kernel to start writing dirty pages [off, off+n)
 // and does not wait. It promises nothing: Sync does.
 func (f *File) StartWriteback(off, n int64) {

@@ -98,7 +98,7 @@ func (d *Dir) Close() error {
 }
 
 func infoOf(st fs.FileInfo) Info {
-	return Info{Mode: st.Mode(), Size: st.Size(), Allocated: st.Size(), MtimeNano: st.ModTime().UnixNano()}
+	return Info{Mode: st.Mode(), Size: st.Size(), Allocated: st.Size(), MtimeNano: st.ModTime().UnixNano(), UID: -1, GID: -1}
 }
 
 // Stat describes the open directory itself.
@@ -228,6 +228,14 @@ func (d *Dir) Replace(oldName string, dst *Dir, newName string) error {
 	}
 	return os.Rename(join(d.path, oldName), join(dst.path, newName))
 }
+
+// Link makes newName in dst another name of the file oldName.
+func (d *Dir) Link(oldName string, dst *Dir, newName string) error {
+	return os.Link(join(d.path, oldName), join(dst.path, newName))
+}
+
+// Chown does nothing here.
+func (d *Dir) Chown(name string, uid, gid int) error { return nil }
 
 // Chmod sets the mode of the open directory.
 func (d *Dir) Chmod(mode fs.FileMode) error { return withPath(d.root.Chmod(".", mode.Perm()), d.path) }

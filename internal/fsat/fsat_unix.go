@@ -170,6 +170,8 @@ func infoOf(st *unix.Stat_t) Info {
 		Dev:       uint64(st.Dev),
 		Ino:       uint64(st.Ino),
 		Links:     uint64(st.Nlink),
+		UID:       int(st.Uid),
+		GID:       int(st.Gid),
 	}
 }
 
@@ -291,6 +293,28 @@ func (d *Dir) Replace(oldName string, dst *Dir, newName string) error {
 	}
 	err := retry(func() error { return unix.Renameat(d.fd, oldName, dst.fd, newName) })
 	return pathErr("rename", join(dst.path, newName), err)
+}
+
+// Link makes newName in dst another name of the file oldName.
+func (d *Dir) Link(oldName string, dst *Dir, newName string) error {
+	if err := checkName("link", d.path, oldName); err != nil {
+		return err
+	}
+	if err := checkName("link", dst.path, newName); err != nil {
+		return err
+	}
+	err := retry(func() error { return unix.Linkat(d.fd, oldName, dst.fd, newName, 0) })
+	return pathErr("link", join(dst.path, newName), err)
+}
+
+// Chown gives the entry name, which is not followed if it is a link, to a user
+// and a group.
+func (d *Dir) Chown(name string, uid, gid int) error {
+	if err := checkName("chown", d.path, name); err != nil {
+		return err
+	}
+	err := retry(func() error { return unix.Fchownat(d.fd, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW) })
+	return pathErr("chown", join(d.path, name), err)
 }
 
 // Chmod sets the mode of the open directory.

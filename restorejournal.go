@@ -1,0 +1,257 @@
+package backup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/atocore/backup/internal/fsat"
+)
+
+// A restoreJournal makes a restore all or nothing. It is a file of lines that
+// are only ever appended, each durable before what it announces begins:
+//
+//	{"version":1, "id":…, …}   staging is being made; the store is untouched
+//	swapping                   staging is complete; parts are changing places
+//	done                       the new store is in place and was checked
+//
+// A restore that was cut off in the first state has its staging removed, in the
+// second it is undone, in the third its remains are removed. All of these can
+// be cut off and done again. A line without its newline was never reached; a
+// first line without one, so that nothing was begun.
+type restoreJournal struct {
+	dir  *fsat.Dir // where it lies
+	name string
+
+	id    string
+	stamp string
+	// The places of the parts that are restored, links resolved; empty for one
+	// that is not.
+	database, registry, chroma string
+	// Whether there was one before.
+	hadDatabase, hadRegistry, hadChroma bool
+	// setAside: the old parts are kept.
+	setAside bool
+	// The mode and time that the Chroma directory itself is to have.
+	chromaMode, chromaMtime int64
+
+	state journalState
+	// doubtful: done may have been written, but that is not known.
+	doubtful bool
+}
+
+type journalState int
+
+const (
+	journalEmpty journalState = iota // nothing was begun
+	journalStaging
+	journalSwapping
+	journalDone
+)
+
+const (
+	lineSwapping = "swapping\n"
+	lineDone     = "done\n"
+	lineUndo     = "undo\n" // after done: it is not known to be, so it is not
+
+	// maxJournalSize allows three paths of 4,096 bytes, each byte escaped as
+	// six.
+	maxJournalSize = 128 << 10
+)
+
+func (j *restoreJournal) fields() []metadataField {
+	version := formatVersion
+	return []metadataField{
+		versionField("version", &version),
+		stringField("id", &j.id, false),
+		stringField("stamp", &j.stamp, false),
+		stringField("db_path", &j.database, false),
+		stringField("registry_path", &j.registry, false),
+		stringField("chroma_path", &j.chroma, false),
+		boolField("had_db", &j.hadDatabase),
+		boolField("had_registry", &j.hadRegistry),
+		boolField("had_chroma", &j.hadChroma),
+		boolField("set_aside", &j.setAside),
+		countField("chroma_mode", &j.chromaMode),
+		timeNanoField("chroma_mtime_ns", &j.chromaMtime),
+	}
+}
+
+// timeNanoField is a countField that may be negative.
+func timeNanoField(name string, p *int64) metadataField {
+	return metadataField{
+		name:   name,
+		encode: func() string { return fmt.Sprint(*p) },
+		decode: func(raw []byte) error {
+			if _, err := fmt.Sscan(string(raw), p); err != nil {
+				return errors.New("not a whole number")
+			}
+			return nil
+		},
+	}
+}
+
+func (j *restoreJournal) path() string { return filepath.Join(j.dir.Path(), j.name) }
+
+// begin writes the first line. dir is then the journal's to close.
+func (j *restoreJournal) begin(dir *fsat.Dir) (err error) {
+	var b bytes.Buffer
+	for i, f := range j.fields() {
+		fmt.Fprintf(&b, `%s%q:%s`, comma(i), f.name, f.encode())
+	}
+	j.dir, j.name = dir, journalName
+	f, err := dir.Create(j.name, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, dir.Remove(j.name, false))
+		}
+	}()
+	if _, err := f.Write([]byte("{" + b.String() + "}\n")); err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), dir.Sync()); err != nil {
+		return err
+	}
+	j.state = journalStaging
+	return nil
+}
+
+// reach appends a state's line, durably.
+func (j *restoreJournal) reach(state journalState) error {
+	line := lineSwapping
+	if state == journalDone {
+		line, j.doubtful = lineDone, true
+	}
+	if err := j.add(line); err != nil {
+		return err
+	}
+	j.state, j.doubtful = state, false
+	return nil
+}
+
+func (j *restoreJournal) add(line string) error {
+	f, err := j.dir.OpenRW(j.name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt([]byte(line), info.Size); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// end removes the journal, durably.
+func (j *restoreJournal) end() error {
+	if err := j.dir.Remove(j.name, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return j.dir.Sync()
+}
+
+// readJournal reads the journal at path, or gives nil if there is none.
+func readJournal(path string) (_ *restoreJournal, err error) {
+	dir, err := fsat.OpenDir(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			dir.Close()
+		}
+	}()
+	data, err := readSmall(dir, filepath.Base(path), maxJournalSize, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		dir.Close()
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	j := &restoreJournal{dir: dir, name: filepath.Base(path)}
+	first, rest, whole := bytes.Cut(data, []byte("\n"))
+	if !whole {
+		return j, nil
+	}
+	if err := j.parse(first); err != nil {
+		return nil, fmt.Errorf("%s is no journal of a restore: %w", path, err)
+	}
+	switch string(rest) {
+	case lineSwapping + lineDone:
+		j.state = journalDone
+	default:
+		j.state = journalStaging
+		if bytes.HasPrefix(rest, []byte(lineSwapping)) {
+			j.state = journalSwapping
+		}
+	}
+	return j, nil
+}
+
+func (j *restoreJournal) parse(line []byte) error {
+	values, err := splitObject(line)
+	if err != nil {
+		return err
+	}
+	for _, f := range j.fields() {
+		value, ok := values[f.name]
+		if !ok {
+			return fmt.Errorf("%s is missing", f.name)
+		}
+		if err := f.decode(value); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	if string(values["version"]) != fmt.Sprint(formatVersion) {
+		return fmt.Errorf("it is of version %s", values["version"])
+	}
+	if !isStagingName(stagingPrefix + j.id) {
+		return errors.New("the id is malformed")
+	}
+	return nil
+}
+
+// parts gives the parts of the store that the journal is about, in the order
+// in which they change places: the database last, because the others take no
+// harm from being seen beside the old one.
+func (j *restoreJournal) parts() []swapper {
+	var parts []swapper
+	if j.chroma != "" {
+		parts = append(parts, &treeSwap{dir: j.chroma, staging: j.stagingName(chromaDirName), had: j.hadChroma})
+	}
+	if j.registry != "" {
+		parts = append(parts, &fileSwap{
+			dir: filepath.Dir(j.registry), name: filepath.Base(j.registry),
+			staging: j.stagingName(configDirName), had: j.hadRegistry,
+		})
+	}
+	if j.database != "" {
+		parts = append(parts, &fileSwap{
+			dir: filepath.Dir(j.database), name: filepath.Base(j.database), sidecars: []string{"-wal", "-shm", "-journal"},
+			staging: j.stagingName(dbDirName), had: j.hadDatabase,
+		})
+	}
+	return parts
+}
+
+// stagingName is what the staging directory of a part is called. It lies in
+// the directory in which the part changes places.
+func (j *restoreJournal) stagingName(part string) string {
+	return ".atocore-restore-" + j.id + "-" + part
+}
+
+// setAsideName is what an old part that is kept is called in the end.
+func (j *restoreJournal) setAsideName(base string) string { return base + ".set-aside-" + j.id }
