@@ -16,7 +16,7 @@ import (
 	"github.com/atocore/backup"
 )
 
-var killStride = flag.Int("kill-stride", 12, "kill a restore at every so many-th of its steps (1: at each)")
+var killStride = flag.Int("kill-stride", 40, "kill a restore at every so many-th of its steps (1: at each)")
 
 func init() {
 	roles["restore"] = func(p parent, args []string) error {
@@ -97,7 +97,10 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 	if err != nil {
 		t.Skip("there is no strace, which kills at a chosen system call")
 	}
-	const calls = "renameat,renameat2,linkat,unlinkat,mkdirat,fsync,fdatasync,pwrite64,ftruncate,fchmod,utimensat,copy_file_range"
+	calls := []string{
+		"renameat", "renameat2", "linkat", "unlinkat", "mkdirat", "openat", "fsync", "pwrite64", "write", "ftruncate",
+		"fchmod", "utimensat", "copy_file_range", "flock", "fcntl", "close",
+	}
 	template := t.TempDir()
 	opts := storeAt(template)
 	require.NoError(t, os.MkdirAll(filepath.Dir(opts.DatabasePath), 0o755))
@@ -109,14 +112,14 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 
 	kills, unfinished := 0, 0
 	outcomes := map[string]int{}
-	for n := 1; ; n += *killStride {
+	// Calls are counted by thread, so a run may end before its n-th.
+	for call, n := 0, 1; call < len(calls); n += *killStride {
 		dir := t.TempDir()
 		require.NoError(t, os.RemoveAll(dir))
 		require.NoError(t, exec.Command("cp", "-a", template, dir).Run())
 		opts := storeAt(dir)
-		cmd := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace="+calls,
-			"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", calls, n), os.Args[0], dir, m.Stamp)
-		// Calls are counted by thread, so few threads give many kills.
+		cmd := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace="+calls[call],
+			"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", calls[call], n), os.Args[0], dir, m.Stamp)
 		cmd.Env = append(os.Environ(), roleEnv+"=restore", "GOMAXPROCS=1")
 		stdin, hold, err := os.Pipe() // a role ends when its input does
 		require.NoError(t, err)
@@ -125,7 +128,9 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		require.NoError(t, errors.Join(stdin.Close(), hold.Close()))
 		if err == nil {
 			require.Equal(t, "new", generationOf(t, opts))
-			break
+			require.NoError(t, os.RemoveAll(dir))
+			call, n = call+1, 1-*killStride
+			continue
 		}
 		if strings.Contains(string(text), "ptrace") || strings.Contains(string(text), "PTRACE") {
 			t.Skipf("strace may not trace here: %s", text)
@@ -150,7 +155,7 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		// Of a snapshot that is not there, so that only what was cut off is
 		// dealt with.
 		_, err = backup.RestoreRuntimeBackup(context.Background(), opts, "none")
-		require.ErrorIs(t, err, backup.ErrInvalidBackup, "killed at call %d", n)
+		require.ErrorIs(t, err, backup.ErrInvalidBackup, "killed at %s number %d", calls[call], n)
 		outcomes[generationOf(t, opts)]++
 		(&store{t: t, dir: dir, Options: opts}).requireNoRemains()
 
