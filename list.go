@@ -153,7 +153,7 @@ func describeSnapshot(root *fsat.Dir, name string, live liveFiles) (s Snapshot, 
 	defer dir.Close()
 	data, err := readMetadataFile(dir, live)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, true
+		return s, isStill(root, name, dir)
 	}
 	s.HasMetadata = true
 	switch {
@@ -179,12 +179,26 @@ func describeSnapshot(root *fsat.Dir, name string, live liveFiles) (s Snapshot, 
 	return s, true
 }
 
-func unreadable(err error) string {
+// isStill tells whether dir has the name in root that it was opened by: one
+// that is being removed loses that before its files.
+func isStill(root *fsat.Dir, name string, dir *fsat.Dir) bool {
+	there, err := root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	mine, mineErr := dir.Stat()
+	return err != nil || mineErr != nil || there.Ino == mine.Ino
+}
+
+func unreadable(err error) string { return "unreadable: " + cause(err) }
+
+// cause leaves out the path from an error.
+func cause(err error) string {
 	var pathErr *fs.PathError
 	if errors.As(err, &pathErr) {
 		err = pathErr.Err
 	}
-	return "unreadable: " + err.Error()
+	return err.Error()
 }
 
 var (

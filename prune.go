@@ -56,7 +56,7 @@ type KeptSnapshot struct {
 
 // PassedSnapshot is a directory in snapshots/ that was neither kept by a rule
 // nor removed: it has no readable metadata, so that nothing is known about it,
-// or somebody is reading it.
+// or somebody is reading it, or it could not be removed.
 type PassedSnapshot struct {
 	Stamp  string
 	Reason string
@@ -105,10 +105,10 @@ func comma(i int) string {
 // that was cut off leaves nothing half-visible; the next prune or create
 // removes the rest. Creates and other prunes may run beside it.
 //
-// On an error the result tells what had been removed until then. Errors:
+// On an error the result, if there is one, tells what was removed. Errors:
 // [ErrInvalidOptions], [ErrRestoreUnfinished], [ErrPanic], ctx's error, or an
-// *fs.PathError for what could not be removed. The cost is that of a list and
-// of removing files.
+// *fs.PathError for the first snapshot that could not be removed; the others
+// are removed all the same. The cost is that of a list and of removing files.
 func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (result *PruneResult, err error) {
 	defer func() {
 		if err != nil {
@@ -185,7 +185,7 @@ func (r *Retention) judge(list []Snapshot, now time.Time, result *PruneResult) (
 	// Those that the rules count, newest first. A snapshot from the future,
 	// the work of a wrong clock, must not use up their numbers.
 	var counted []int
-	safety := -1
+	safety := false
 	for i, snapshot := range list {
 		switch m := snapshot.Metadata; {
 		case m == nil:
@@ -194,10 +194,10 @@ func (r *Retention) judge(list []Snapshot, now time.Time, result *PruneResult) (
 			give(i, "dated in the future")
 		default:
 			counted = append(counted, i)
-		}
-		if safety < 0 && snapshot.Metadata.SafetyOf != "" {
-			safety = i
-			give(i, "safety snapshot of the last restore")
+			if !safety && m.SafetyOf != "" {
+				safety = true
+				give(i, "safety snapshot of the last restore")
+			}
 		}
 	}
 	if len(counted) > 0 {
@@ -292,32 +292,46 @@ func (r *Retention) applyRules(list []Snapshot, counted []int, give func(i int, 
 	}
 }
 
-// remove takes each snapshot out of sight and then away.
+// remove takes each snapshot out of sight and then away. One that cannot be
+// removed is no reason to keep the others: the disk would fill up.
 func (s *settings) remove(ctx context.Context, backupDir *fsat.Dir, doomed []Snapshot, result *PruneResult) error {
 	root, err := backupDir.OpenDir(snapshotsName)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
+	var first error
+	failures := 0
 	for done, snapshot := range doomed {
 		if err := ctx.Err(); err != nil {
-			return err
+			return errors.Join(first, err)
 		}
 		s.report(Progress{Phase: PhasePrune, Path: snapshot.Path, Files: int64(done), TotalFiles: int64(len(doomed))})
+		gone := false
 		err := removeSnapshot(ctx, backupDir, root, snapshot.Stamp, func() {
+			gone = true
 			result.Removed = slices.Insert(result.Removed, 0, snapshot.Stamp)
 			s.log.Info("runtime_backup_removed", "stamp", snapshot.Stamp, "path", snapshot.Path)
 		})
 		switch {
+		case err == nil, errors.Is(err, fs.ErrNotExist): // another prune was faster
+			continue
 		case errors.Is(err, fsat.ErrLocked):
 			result.Passed = append(result.Passed, PassedSnapshot{snapshot.Stamp, "in use"})
-		case errors.Is(err, fs.ErrNotExist): // another prune was faster
-		case err != nil:
-			return step("remove snapshot", snapshot.Path, err)
+			continue
+		case !gone:
+			result.Passed = append(result.Passed, PassedSnapshot{snapshot.Stamp, "not removed: " + cause(err)})
+		}
+		failures++
+		if first == nil {
+			first = fmt.Errorf("remove snapshot %s: %w", snapshot.Stamp, err)
 		}
 	}
 	s.report(Progress{Phase: PhasePrune, Files: int64(len(doomed)), TotalFiles: int64(len(doomed))})
-	return ctx.Err()
+	if failures > 1 {
+		first = fmt.Errorf("%w (the first of %d that could not be removed)", first, failures)
+	}
+	return errors.Join(first, ctx.Err())
 }
 
 // removeSnapshot renames a snapshot to a staging name, durably, calls gone and
