@@ -1,0 +1,105 @@
+//go:build linux || darwin
+
+package backup_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+func init() { roles["hold"] = roleHold }
+
+// roleHold validates a snapshot, and in the midst of that says so and waits for
+// a line. In the end it says whether the snapshot was found valid.
+func roleHold(p parent, args []string) error {
+	held := false
+	_, err := backup.ValidateBackup(context.Background(), backup.Options{
+		BackupDir: args[0],
+		OnProgress: func(backup.Progress) {
+			if !held {
+				held = true
+				p.say("holding")
+				p.hear()
+			}
+		},
+	}, args[1])
+	if errors.Is(err, backup.ErrInvalidBackup) {
+		p.say(err.Error())
+		return nil
+	}
+	p.say("valid")
+	return err
+}
+
+// A snapshot that somebody validates is not removed under him, and goes next
+// time.
+func TestPrunePassesOverASnapshotInUse(t *testing.T) {
+	s := newShelf(t)
+	stamps := s.putDays(4)
+	inUse := stamps[1]
+	one := startChild(t, "hold", s.BackupDir, inUse)
+	two := startChild(t, "hold", s.BackupDir, inUse)
+	require.Equal(t, "holding", one.hear())
+	require.Equal(t, "holding", two.hear())
+
+	result := s.prune(backup.Retention{KeepLast: 1})
+	require.Equal(t, []string{stamps[2], stamps[0]}, result.Removed)
+	require.Equal(t, []backup.PassedSnapshot{{inUse, "in use"}}, result.Passed)
+	require.Equal(t, "valid", one.ask("go on"))
+	one.wait()
+	require.Equal(t, []backup.PassedSnapshot{{inUse, "in use"}}, s.prune(backup.Retention{KeepLast: 1}).Passed)
+	two.kill() // its lock ends with it
+
+	require.Equal(t, []string{inUse}, s.prune(backup.Retention{KeepLast: 1}).Removed)
+	require.Equal(t, stamps[3:], s.stamps())
+}
+
+// A restore has the backup directory to itself: nothing is removed beside it.
+func TestPruneRefusesBesideARestore(t *testing.T) {
+	s := newShelf(t)
+	stamps := s.putDays(2)
+	dir, err := os.Open(s.BackupDir)
+	require.NoError(t, err)
+	defer dir.Close()
+	require.NoError(t, syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+	for _, dry := range []bool{false, true} {
+		_, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1, DryRun: dry})
+		require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
+	}
+	require.Equal(t, stamps, s.stamps())
+	require.NoError(t, syscall.Flock(int(dir.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), "a create or a prune")
+	require.Equal(t, stamps[:1], s.prune(backup.Retention{KeepLast: 1}).Removed)
+}
+
+// Staging that a live process works in is left alone, that of a dead one goes.
+func TestPruneClearsStaging(t *testing.T) {
+	s := newShelf(t)
+	s.putDays(1)
+	live := filepath.Join(s.BackupDir, ".atocore-staging-00000000000000aa")
+	dead := filepath.Join(s.BackupDir, ".atocore-staging-00000000000000bb")
+	for _, dir := range []string{live, dead} {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "db"), 0o700))
+		write(t, filepath.Join(dir, "db", "file"), "x")
+	}
+	lock, err := os.Open(live)
+	require.NoError(t, err)
+	defer lock.Close()
+	require.NoError(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+
+	s.prune(backup.Retention{KeepLast: 1, DryRun: true})
+	require.Equal(t, []string{live, dead}, s.staging())
+	s.prune(backup.Retention{KeepLast: 1})
+	require.Equal(t, []string{live}, s.staging())
+	require.FileExists(t, filepath.Join(live, "db", "file"))
+	require.NoError(t, lock.Close())
+	s.prune(backup.Retention{KeepLast: 1})
+	require.Empty(t, s.staging())
+}
