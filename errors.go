@@ -29,7 +29,8 @@ var (
 
 	// ErrUnsupportedFile is returned by CreateRuntimeBackup when the Chroma
 	// directory contains a symbolic link, FIFO, socket or device, a mount
-	// point, or a hard link to the live database. The error names it.
+	// point, a hard link to the live database, or a file whose path takes more
+	// than a manifest's line of 64 KiB. The error names it.
 	ErrUnsupportedFile = errors.New("unsupported kind of file")
 
 	// ErrNoSpace is returned by CreateRuntimeBackup when the file system of

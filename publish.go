@@ -64,7 +64,11 @@ func (st *staging) hashAndSync(ctx context.Context, s *settings, files, bytes in
 		if f.irregular {
 			return fmt.Errorf("%s is no regular file", f.path)
 		}
-		return out.add(manifestLine(f.sum, f.path))
+		line := manifestLine(f.sum, f.path)
+		if len(line) > maxManifestLine { // no reader would take it
+			return fmt.Errorf("%w: the path %.100q… of %d bytes is too long for the manifest", ErrUnsupportedFile, f.path, len(f.path))
+		}
+		return out.add(line)
 	})
 	if err != nil {
 		return nil, err
