@@ -762,7 +762,7 @@ func TestPruneRefusesBesideAnUnfinishedRestore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newShelf(t)
 			stamps := s.putDays(2)
-			journal := filepath.Join(place(s), ".atocore-restore.json")
+			journal := filepath.Join(place(s), ".atocore-restore.journal")
 			write(t, journal, "{}")
 			for _, dry := range []bool{false, true} {
 				result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1, DryRun: dry})
