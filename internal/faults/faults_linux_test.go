@@ -184,6 +184,11 @@ type store struct {
 	t                             *testing.T
 	dir                           string
 	db, registry, chroma, backups string
+
+	// What a test of the load has seen: generations in snapshots, and the
+	// largest size of the WAL.
+	generations map[int]bool
+	wal         int64
 }
 
 // newStore makes a machine store in dir: a database in the given journal mode
@@ -300,7 +305,7 @@ func openDB(t *testing.T, path string, params ...string) *sql.DB {
 
 func dsn(path string, params ...string) string {
 	u := url.URL{Scheme: "file", Path: path}
-	return u.String() + "?" + strings.Join(append(params, "_pragma=busy_timeout(60000)"), "&")
+	return u.String() + "?" + strings.Join(append(params, "_pragma=busy_timeout(300000)"), "&")
 }
 
 const accounts = 100

@@ -1,0 +1,190 @@
+package faults
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+var (
+	load     = flag.Duration("load", 2*time.Second, "how long to take snapshots under load, in each journal mode")
+	loadRows = flag.Int("load-rows", 2000, "rows of 1 KB that one large transaction rewrites")
+)
+
+func init() { roles["writer"] = beWriter }
+
+// A tally is what a writer did.
+type tally struct {
+	Commits int
+	Longest time.Duration // from asking for a transaction to its commit
+}
+
+// writeUntil writes small and large transactions until stop says so. In each
+// the balances add up to 0 and all generations are the same.
+func writeUntil(db *sql.DB, random *rand.Rand, stop func() bool) (done tally, err error) {
+	for !stop() {
+		began := now()
+		if random.IntN(20) > 0 {
+			err = transfer(db, random.IntN(accounts), random.IntN(accounts), random.IntN(1000))
+		} else {
+			_, err = db.Exec("UPDATE generation SET gen = gen + 1, pad = randomblob(1000)")
+		}
+		if err != nil {
+			return done, err
+		}
+		done.Commits++
+		done.Longest = max(done.Longest, now()-began)
+		time.Sleep(time.Millisecond) // SQLite's locks are not fair: whoever never pauses keeps the others out
+	}
+	return done, nil
+}
+
+func (c tally) String() string {
+	return fmt.Sprintf("%d commits, the longest took %v", c.Commits, c.Longest)
+}
+
+// beWriter writes until its standard input ends, and prints its tally.
+func beWriter() error {
+	seed, err := strconv.ParseUint(os.Getenv("FAULTS_SEED"), 10, 64)
+	if err != nil {
+		return err
+	}
+	var ended atomic.Bool
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		ended.Store(true)
+	}()
+	db, err := sql.Open("sqlite", dsn(os.Getenv("FAULTS_DB"), "_pragma=synchronous(normal)"))
+	if err != nil {
+		return err
+	}
+	db.SetMaxOpenConns(1)
+	done, err := writeUntil(db, rand.New(rand.NewPCG(seed, 0)), ended.Load)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(done); err != nil {
+		return err
+	}
+	return db.Close()
+}
+
+// TestLoad takes snapshots back to back while two other processes and the host
+// itself write, and then lets them write alone, for comparison.
+func TestLoad(t *testing.T) {
+	for _, mode := range []string{"wal", "delete"} {
+		t.Run(mode, func(t *testing.T) {
+			s := newStore(t, t.TempDir(), mode)
+			db := openDB(t, s.db, "_pragma=synchronous(normal)")
+			_, err := db.Exec(fmt.Sprintf(`CREATE TABLE generation (gen INTEGER NOT NULL, pad BLOB NOT NULL);
+				WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d)
+				INSERT INTO generation SELECT 0, randomblob(1000) FROM n`, *loadRows))
+			require.NoError(t, err)
+			s.underLoad(t, db, "alone", *load/4, nil)
+			s.underLoad(t, db, "with snapshots", *load, s.createAndCheck)
+			requireSound(t, db)
+			require.Empty(t, s.staging())
+		})
+	}
+}
+
+// underLoad lets two processes and this one write for some time, and does the
+// work over and over meanwhile.
+func (s *store) underLoad(t *testing.T, db *sql.DB, name string, d time.Duration, work func(context.Context, *testing.T)) {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	var writers []*exec.Cmd
+	var stops []io.Closer
+	for i := range 2 {
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), roleEnv+"=writer", "FAULTS_DB="+s.db, fmt.Sprintf("FAULTS_SEED=%d", i))
+		stdin, err := cmd.StdinPipe()
+		require.NoError(t, err)
+		require.NoError(t, start(cmd))
+		t.Cleanup(func() { _ = cmd.Process.Kill() })
+		writers, stops = append(writers, cmd), append(stops, stdin)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	var own tally
+	var ownErr error
+	ended := make(chan struct{})
+	go func() {
+		own, ownErr = writeUntil(db, rand.New(rand.NewPCG(*seed, 2)), func() bool { return ctx.Err() != nil })
+		close(ended)
+	}()
+	times := 0
+	var longest time.Duration
+	for ctx.Err() == nil {
+		if work == nil {
+			<-ctx.Done()
+			break
+		}
+		began := now()
+		work(ctx, t)
+		longest = max(longest, now()-began)
+		times++
+	}
+	<-ended
+	require.NoError(t, ownErr)
+	t.Logf("%s, the host's writer: %v", name, own)
+	for i, cmd := range writers {
+		require.NoError(t, stops[i].Close())
+		var done tally
+		require.NoError(t, json.Unmarshal([]byte(wait(t, cmd).requireDone(t).stdout), &done))
+		t.Logf("%s, a process that writes: %v", name, done)
+	}
+	if work != nil {
+		info, err := os.Stat(s.db)
+		require.NoError(t, err)
+		t.Logf("%d snapshots of %d generations, the longest took %v with its checks; database of %d bytes, WAL up to %d bytes",
+			times, len(s.generations), longest, info.Size(), s.wal)
+	}
+}
+
+// createAndCheck takes a snapshot, checks and removes it.
+func (s *store) createAndCheck(ctx context.Context, t *testing.T) {
+	t.Helper()
+	opts := s.options()
+	look := func() {
+		if info, err := os.Stat(s.db + "-wal"); err == nil {
+			s.wal = max(s.wal, info.Size())
+		}
+	}
+	look()
+	opts.OnProgress = func(backup.Progress) { look() }
+	meta, err := backup.CreateRuntimeBackup(ctx, opts)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return
+	}
+	require.NoError(t, err)
+	_, err = backup.ValidateBackup(context.Background(), opts, meta.Stamp)
+	require.NoError(t, err)
+	copied := openDB(t, meta.DBSnapshotPath, "mode=ro", "immutable=1")
+	requireSound(t, copied)
+	var kinds, generation int
+	require.NoError(t, copied.QueryRow("SELECT count(DISTINCT gen), max(gen) FROM generation").Scan(&kinds, &generation))
+	require.Equal(t, 1, kinds, "half of a transaction")
+	if s.generations == nil {
+		s.generations = map[int]bool{}
+	}
+	s.generations[generation] = true
+	require.NoError(t, copied.Close())
+	require.NoError(t, os.RemoveAll(meta.BackupRoot))
+}
