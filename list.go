@@ -9,7 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/atocore/backup/internal/fsat"
 )
@@ -106,22 +109,28 @@ func (s *settings) list(ctx context.Context) ([]Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	snapshots := make([]Snapshot, 0, len(entries))
+	entries = slices.DeleteFunc(entries, func(e fsat.Entry) bool { return !e.Type.IsDir() })
 	live := s.liveDatabase()
-	for _, entry := range entries {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	snapshots := make([]Snapshot, len(entries))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, entry := range entries {
+		if ctx.Err() != nil {
+			break
 		}
-		if !entry.Type.IsDir() {
-			continue
-		}
-		snapshot, ok := describeSnapshot(root, entry.Name, live)
-		if !ok {
-			continue
-		}
-		snapshot.Path = filepath.Join(s.BackupDir, snapshotsName, entry.Name)
-		snapshots = append(snapshots, snapshot)
+		group.Go(func() error {
+			if snapshot, ok := describeSnapshot(root, entry.Name, live); ok {
+				snapshot.Path = filepath.Join(s.BackupDir, snapshotsName, entry.Name)
+				snapshots[i] = snapshot
+			}
+			return nil
+		})
 	}
+	_ = group.Wait() // they return none
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	snapshots = slices.DeleteFunc(snapshots, func(s Snapshot) bool { return s.Stamp == "" }) // gone by now
 	slices.SortFunc(snapshots, func(a, b Snapshot) int { return compareStamps(a.Stamp, b.Stamp) })
 	return snapshots, nil
 }
