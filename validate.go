@@ -610,8 +610,10 @@ func runSQLiteCheck(ctx context.Context, dir *fsat.Dir, name, pragma string) (fi
 	} else if there.Dev != before.Dev || there.Ino != before.Ino {
 		return nil, fmt.Errorf("%s was replaced while it was checked", file)
 	}
-	conn, err := openSQLite(file, "ro", "immutable=1",
-		"_pragma=trusted_schema(0)", "_pragma=cell_size_check(1)", "_pragma=temp_store(2)")
+	// Without cell_size_check: both checks look at every cell's place as they
+	// walk the trees (checkTreePage in btree.c), before they look up rows, so
+	// it finds nothing more and costs a quarter of the time.
+	conn, err := openSQLite(file, "ro", "immutable=1", "_pragma=trusted_schema(0)", "_pragma=temp_store(2)")
 	if err == nil {
 		defer conn.Close()
 		// Without a number SQLite stops at 100 rows (sqlite.org/pragma.html).
