@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -202,6 +203,9 @@ func readJournal(path string) (_ *restoreJournal, err error) {
 }
 
 func (j *restoreJournal) parse(line []byte) error {
+	if !json.Valid(line) {
+		return errors.New("not JSON")
+	}
 	values, err := splitObject(line)
 	if err != nil {
 		return err
