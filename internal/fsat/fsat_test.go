@@ -354,7 +354,8 @@ func TestErrorsNameThePath(t *testing.T) {
 func TestCopyOfEverySize(t *testing.T) {
 	dir, path := open(t)
 	content := make([]byte, 9<<20)
-	rand.NewChaCha8([32]byte{}).Read(content)
+	_, err := rand.NewChaCha8([32]byte{}).Read(content)
+	require.NoError(t, err)
 	var copier fsat.Copier
 	for i, size := range []int{0, 1, 4095, 4096, 4097, 64 << 10, 256 << 10, 256<<10 + 1, 8<<20 - 1, 8 << 20, 8<<20 + 1, 9 << 20} {
 		write(t, string(content[:size]), path, "src")
