@@ -54,6 +54,7 @@ func startCreate(s *store, phase backup.Phase) *child {
 // Two processes take 20 snapshots each at once in one directory, and none is
 // lost.
 func TestTwoProcessesCreateAtOnce(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	const each = 20
 	stamps := map[string]bool{}
@@ -78,6 +79,7 @@ func TestTwoProcessesCreateAtOnce(t *testing.T) {
 // Calls at once, and a clock that stands still: every call gets a number of
 // its own, and no number is left out.
 func TestGoroutinesCreateAtOnce(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	s.Clock = noon
 	const calls = 12
@@ -102,6 +104,7 @@ func TestGoroutinesCreateAtOnce(t *testing.T) {
 
 // One call cancels or fails and the others don't care.
 func TestFailuresBesideSuccesses(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	var group sync.WaitGroup
 	errs := make([]error, 12)
@@ -137,6 +140,7 @@ func TestFailuresBesideSuccesses(t *testing.T) {
 // A create that is killed leaves nothing to see, and the next one removes what
 // it left.
 func TestKilledCreate(t *testing.T) {
+	t.Parallel()
 	for _, phase := range phases {
 		t.Run(string(phase), func(t *testing.T) {
 			s := newStore(t)
@@ -176,6 +180,7 @@ func stagings(t *testing.T, s *store) []string {
 // A process that is slow, even one that stands still, keeps its staging, and
 // its snapshot becomes what it would have been.
 func TestLiveStagingIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	for _, phase := range phases[1:] {
 		t.Run(string(phase), func(t *testing.T) {
 			s := newStore(t)

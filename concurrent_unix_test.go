@@ -13,6 +13,7 @@ import (
 
 // A stopped process is not a dead one.
 func TestStagingOfAStoppedProcess(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	c := startCreate(s, backup.PhaseHash)
 	require.NoError(t, c.cmd.Process.Signal(syscall.SIGSTOP))

@@ -35,61 +35,67 @@ func (s *store) chroma(path string) string {
 	return filepath.Join(s.ChromaPath, filepath.FromSlash(path))
 }
 
+// must checks what a test does to the store.
+func (s *store) must(errs ...error) {
+	s.t.Helper()
+	require.NoError(s.t, errors.Join(errs...))
+}
+
 // Whatever changes in the Chroma directory once it has been looked at, it is
 // noticed, and named. The change is made when all is copied and before it is
 // compared.
 func TestTreeChangedWhileCopied(t *testing.T) {
-	must := func(errs ...error) { require.NoError(t, errors.Join(errs...)) }
 	for _, tt := range []struct {
 		name    string
 		change  func(s *store)
 		mention string
 	}{
-		{"grown", func(s *store) { must(appendTo(s.chroma("b/3"), "more")) }, "b/3"},
-		{"shrunk", func(s *store) { must(os.Truncate(s.chroma("b/3"), 3)) }, "b/3"},
-		{"emptied", func(s *store) { must(os.Truncate(s.chroma("1"), 0)) }, "chroma/1"},
-		{"rewritten in the same size", func(s *store) { write(t, s.chroma("b/3"), "CONTENT of b/3") }, "b/3"},
+		{"grown", func(s *store) { s.must(appendTo(s.chroma("b/3"), "more")) }, "b/3"},
+		{"shrunk", func(s *store) { s.must(os.Truncate(s.chroma("b/3"), 3)) }, "b/3"},
+		{"emptied", func(s *store) { s.must(os.Truncate(s.chroma("1"), 0)) }, "chroma/1"},
+		{"rewritten in the same size", func(s *store) { write(s.t, s.chroma("b/3"), "CONTENT of b/3") }, "b/3"},
 		{"rewritten with its time kept", func(s *store) {
 			info, err := os.Stat(s.chroma("b/c/5"))
-			must(err)
-			write(t, s.chroma("b/c/5"), "CONTENT of b/c/5")
-			must(os.Chtimes(s.chroma("b/c/5"), info.ModTime(), info.ModTime()))
+			s.must(err)
+			write(s.t, s.chroma("b/c/5"), "CONTENT of b/c/5")
+			s.must(os.Chtimes(s.chroma("b/c/5"), info.ModTime(), info.ModTime()))
 		}, "b/c"},
-		{"touched", func(s *store) { must(os.Chtimes(s.chroma("1"), noon.now, noon.now)) }, "chroma/1"},
+		{"touched", func(s *store) { s.must(os.Chtimes(s.chroma("1"), noon.now, noon.now)) }, "chroma/1"},
 		{"replaced", func(s *store) {
-			write(t, s.chroma("new"), "content of 1")
-			must(os.Rename(s.chroma("new"), s.chroma("1")))
+			write(s.t, s.chroma("new"), "content of 1")
+			s.must(os.Rename(s.chroma("new"), s.chroma("1")))
 		}, "chroma"},
 		{"swapped", func(s *store) {
-			must(os.Rename(s.chroma("b/c/4"), s.chroma("x")),
+			s.must(os.Rename(s.chroma("b/c/4"), s.chroma("x")),
 				os.Rename(s.chroma("b/c/5"), s.chroma("b/c/4")),
 				os.Rename(s.chroma("x"), s.chroma("b/c/5")))
 		}, "chroma"},
-		{"file appeared", func(s *store) { write(t, s.chroma("b/new"), "") }, "b/new appeared"},
-		{"file appeared at the end", func(s *store) { write(t, s.chroma("zzz"), "") }, "zzz appeared"},
-		{"file vanished", func(s *store) { must(os.Remove(s.chroma("b/c/4"))) }, "b/c/4 vanished"},
-		{"last file vanished", func(s *store) { must(os.Remove(s.chroma("a/2"))) }, "a/2 vanished"},
-		{"directory appeared", func(s *store) { must(os.Mkdir(s.chroma("a/new"), 0o755)) }, "a/new appeared"},
-		{"empty directory vanished", func(s *store) { must(os.Remove(s.chroma("a/empty"))) }, "a/empty vanished"},
-		{"directory vanished", func(s *store) { must(os.RemoveAll(s.chroma("b/c"))) }, "b/c vanished"},
-		{"renamed", func(s *store) { must(os.Rename(s.chroma("b/3"), s.chroma("b/33"))) }, "b/3"},
-		{"directory renamed", func(s *store) { must(os.Rename(s.chroma("b/c"), s.chroma("b/d"))) }, "b/"},
+		{"file appeared", func(s *store) { write(s.t, s.chroma("b/new"), "") }, "b/new appeared"},
+		{"file appeared at the end", func(s *store) { write(s.t, s.chroma("zzz"), "") }, "zzz appeared"},
+		{"file vanished", func(s *store) { s.must(os.Remove(s.chroma("b/c/4"))) }, "b/c/4 vanished"},
+		{"last file vanished", func(s *store) { s.must(os.Remove(s.chroma("a/2"))) }, "a/2 vanished"},
+		{"directory appeared", func(s *store) { s.must(os.Mkdir(s.chroma("a/new"), 0o755)) }, "a/new appeared"},
+		{"empty directory vanished", func(s *store) { s.must(os.Remove(s.chroma("a/empty"))) }, "a/empty vanished"},
+		{"directory vanished", func(s *store) { s.must(os.RemoveAll(s.chroma("b/c"))) }, "b/c vanished"},
+		{"renamed", func(s *store) { s.must(os.Rename(s.chroma("b/3"), s.chroma("b/33"))) }, "b/3"},
+		{"directory renamed", func(s *store) { s.must(os.Rename(s.chroma("b/c"), s.chroma("b/d"))) }, "b/"},
 		{"directory replaced by an equal one", func(s *store) {
-			must(os.Rename(s.chroma("b/c"), filepath.Join(s.dir, "away")), os.Mkdir(s.chroma("b/c"), 0o755))
-			write(t, s.chroma("b/c/4"), "content of b/c/4")
-			write(t, s.chroma("b/c/5"), "content of b/c/5")
+			s.must(os.Rename(s.chroma("b/c"), filepath.Join(s.dir, "away")), os.Mkdir(s.chroma("b/c"), 0o755))
+			write(s.t, s.chroma("b/c/4"), "content of b/c/4")
+			write(s.t, s.chroma("b/c/5"), "content of b/c/5")
 		}, "b/c"},
-		{"file turned into a directory", func(s *store) { must(os.Remove(s.chroma("b/3")), os.Mkdir(s.chroma("b/3"), 0o755)) }, "b/3"},
+		{"file turned into a directory", func(s *store) { s.must(os.Remove(s.chroma("b/3")), os.Mkdir(s.chroma("b/3"), 0o755)) }, "b/3"},
 		{"directory turned into a file", func(s *store) {
-			must(os.Remove(s.chroma("a/empty")))
-			write(t, s.chroma("a/empty"), "")
+			s.must(os.Remove(s.chroma("a/empty")))
+			write(s.t, s.chroma("a/empty"), "")
 		}, "a/empty"},
-		{"moved to another directory", func(s *store) { must(os.Rename(s.chroma("1"), s.chroma("b/1"))) }, "1"},
-		{"mode changed", func(s *store) { must(os.Chmod(s.chroma("1"), 0o640)) }, "chroma/1"},
-		{"directory's mode changed", func(s *store) { must(os.Chmod(s.chroma("b/c"), 0o700)) }, "b/c"},
-		{"all vanished", func(s *store) { must(os.RemoveAll(s.ChromaPath)) }, "chroma"},
+		{"moved to another directory", func(s *store) { s.must(os.Rename(s.chroma("1"), s.chroma("b/1"))) }, "1"},
+		{"mode changed", func(s *store) { s.must(os.Chmod(s.chroma("1"), 0o640)) }, "chroma/1"},
+		{"directory's mode changed", func(s *store) { s.must(os.Chmod(s.chroma("b/c"), 0o700)) }, "b/c"},
+		{"all vanished", func(s *store) { s.must(os.RemoveAll(s.ChromaPath)) }, "chroma"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			if runtime.GOOS == "windows" {
 				t.Skip("files that are open cannot be changed like this on Windows")
 			}
@@ -172,6 +178,7 @@ func TestTreeChangedBeforeItIsCopied(t *testing.T) {
 
 // Names are bytes, and every one survives.
 func TestTreeNames(t *testing.T) {
+	t.Parallel()
 	s := newTree(t)
 	for _, name := range awkwardNames(t) {
 		require.NoError(t, os.Mkdir(s.chroma(name), 0o755))
@@ -191,6 +198,7 @@ func TestTreeNames(t *testing.T) {
 // Modes and times are kept, of directories that cannot be written to as well,
 // and a failure clears them away all the same.
 func TestTreeModes(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no such modes")
 	}
@@ -232,6 +240,7 @@ func TestTreeModes(t *testing.T) {
 
 // Hundreds of directories, files of every small size, and empty ones.
 func TestTreeShapes(t *testing.T) {
+	t.Parallel()
 	s := newTree(t)
 	for i := range 300 {
 		dir := s.chroma(fmt.Sprintf("dir-%d/%d", i%20, i))

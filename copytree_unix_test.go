@@ -74,6 +74,7 @@ func TestTreeFileTurnsIntoFIFO(t *testing.T) {
 // Opening a hard link to the live database, and closing it, would drop the
 // host's locks; so would one to its -shm.
 func TestTreeWithHardLinkToDatabase(t *testing.T) {
+	t.Parallel()
 	for _, suffix := range []string{"", "-wal", "-shm"} {
 		t.Run("atocore.db"+suffix, func(t *testing.T) {
 			s := newTree(t)
@@ -106,6 +107,7 @@ func TestTreeWithHardLinks(t *testing.T) {
 
 // A path may be longer than the system takes in one call.
 func TestTreeOfGreatDepth(t *testing.T) {
+	t.Parallel()
 	const levels = 220
 	s := newTree(t)
 	name := strings.Repeat("d", 25)
@@ -136,6 +138,7 @@ func TestTreeOfGreatDepth(t *testing.T) {
 
 // Holes stay holes.
 func TestTreeOfSparseFiles(t *testing.T) {
+	t.Parallel()
 	const size = 8 << 20
 	s := newTree(t)
 	for name, at := range map[string][]int64{

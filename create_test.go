@@ -130,6 +130,7 @@ func TestMetadataIsWhatIsOnDisk(t *testing.T) {
 
 // What is not there is recorded as not there, whether it was asked for or not.
 func TestMetadataOfWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name       string
 		change     func(*store)
@@ -268,6 +269,7 @@ func awkwardNames(t *testing.T) []string {
 // The database's and the registry's own names get into the snapshot, its
 // metadata and the manifest.
 func TestAwkwardNames(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	wal, err := os.ReadFile(s.DatabasePath)
 	require.NoError(t, err)
@@ -406,9 +408,10 @@ func TestRegistryRewrittenWhileRead(t *testing.T) {
 			version := func(n int) []byte {
 				return fmt.Appendf(nil, `["%s"]`, strings.Repeat(string(rune('a'+n%26)), 100+n*37%2000))
 			}
+			require.NoError(t, os.WriteFile(s.RegistryPath, version(0), 0o600))
 			stop, ended := make(chan struct{}), make(chan error, 1)
 			go func() {
-				for n := 0; ; n++ {
+				for n := 1; ; n++ {
 					if err := tt.write(s.RegistryPath, version(n)); err != nil {
 						ended <- err
 						return
@@ -471,6 +474,7 @@ func TestChromaCopy(t *testing.T) {
 }
 
 func TestChromaRoot(t *testing.T) {
+	t.Parallel()
 	t.Run("a link to a directory", func(t *testing.T) {
 		s := newStore(t)
 		require.NoError(t, os.Rename(s.ChromaPath, filepath.Join(s.dir, "elsewhere")))
@@ -505,6 +509,7 @@ func TestChromaRoot(t *testing.T) {
 
 // A database that is missing is not made, by nobody and nowhere.
 func TestDatabaseMissing(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*store){
 		"file":      func(s *store) { s.removeAll(s.DatabasePath) },
 		"directory": func(s *store) { s.DatabasePath = filepath.Join(s.dir, "no", "atocore.db") },
@@ -530,6 +535,7 @@ func TestDatabaseMissing(t *testing.T) {
 
 // What cannot be a database is refused, and nothing of it kept.
 func TestDatabaseInvalid(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	whole, err := os.ReadFile(s.DatabasePath)
 	require.NoError(t, err)
@@ -570,6 +576,7 @@ func TestDatabaseInvalid(t *testing.T) {
 
 // The host makes its schema before anything is looked at.
 func TestInitDB(t *testing.T) {
+	t.Parallel()
 	t.Run("makes the database", func(t *testing.T) {
 		s := newStore(t)
 		s.removeAll(s.DatabasePath)

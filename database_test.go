@@ -37,6 +37,7 @@ func eachCopy(t *testing.T, test func(t *testing.T, online bool)) {
 // Every journal mode and page size, with the host's connection open and
 // nothing checkpointed.
 func TestDatabaseForms(t *testing.T) {
+	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
 		s := newStore(t)
 		s.IncludeChroma, s.OnlineBackup = false, online
@@ -91,6 +92,7 @@ func TestDatabaseSettingsKept(t *testing.T) {
 // Names in which a URI or SQL would see something else. A database of the
 // name that they would be cut to lies beside it.
 func TestDatabaseNames(t *testing.T) {
+	t.Parallel()
 	names := []string{
 		"with spaces.db", "a?b.db", "a?mode=rwc", "100%.db", "a%20b.db", "%3f.db", "a#b.db", "it's.db", `say "hi".db`,
 		"a;b.db", "a&b=c+d.db", "a:b.db", "[x].db", "$HOME.db", "日本 ü.db", ".hidden", "-v",
@@ -184,6 +186,7 @@ func roleLeaveBehind(p parent, args []string) error {
 // What a killed writer left, a hot journal or a WAL that nobody recovered, is
 // taken as SQLite takes it: what was committed, and no more.
 func TestDatabaseOfKilledWriter(t *testing.T) {
+	t.Parallel()
 	for mode, left := range map[string]string{"wal": "-wal", "delete": "-journal", "truncate": "-journal", "persist": "-journal"} {
 		t.Run(mode, func(t *testing.T) {
 			eachCopy(t, func(t *testing.T, online bool) {
@@ -241,6 +244,7 @@ func sqliteCode(err error) int {
 // it; then another process could write into the middle of the host's
 // transaction. So a snapshot must leave every lock of the host alone.
 func TestHostKeepsItsLocks(t *testing.T) {
+	t.Parallel()
 	const exclusive = "BEGIN EXCLUSIVE; ROLLBACK"
 	for _, tt := range []struct{ mode, host, child string }{
 		{"wal", "BEGIN IMMEDIATE; UPDATE account SET balance = balance + 1 WHERE id = 1", exclusive},
@@ -310,6 +314,7 @@ func TestOpenTransactionIsNotCopied(t *testing.T) {
 // A database that somebody has for himself is waited for: until he is done, or
 // ctx is.
 func TestBusyDatabaseIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, params, begin string }{
 		{"rollback journal", "_pragma=journal_mode(delete)", "BEGIN EXCLUSIVE"},
 		{"WAL, exclusive locking", "_pragma=locking_mode(exclusive)", "BEGIN IMMEDIATE"},
@@ -459,6 +464,7 @@ func TestWALDatabaseChangedWhileCopied(t *testing.T) {
 // Through the online backup, what is committed while it runs is not in the
 // copy, and does not make it begin anew.
 func TestOnlineBackupIsOneMoment(t *testing.T) {
+	t.Parallel()
 	s := newBareStore(t)
 	s.IncludeChroma, s.OnlineBackup = false, true
 	s.DatabasePath = filepath.Join(s.dir, "bulk.db")
@@ -482,6 +488,7 @@ func TestOnlineBackupIsOneMoment(t *testing.T) {
 // While a rollback-journal database is copied its writers have to wait, and
 // they can go on when the copy is made, long before the snapshot is.
 func TestRollbackJournalWritersWait(t *testing.T) {
+	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
 		s := newBareStore(t)
 		s.IncludeChroma, s.OnlineBackup = false, online
@@ -511,6 +518,7 @@ func TestRollbackJournalWritersWait(t *testing.T) {
 // A WAL database's last connection checkpoints and removes the WAL, as it
 // always does; and one that is only looked at is not changed.
 func TestIdleDatabaseIsLeftAsItIs(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"wal", "delete"} {
 		t.Run(mode, func(t *testing.T) {
 			eachCopy(t, func(t *testing.T, online bool) {
@@ -556,6 +564,7 @@ func roleWrite(p parent, args []string) error {
 //
 //	go test -run TestLargeDatabaseUnderWriters -db-mb 300 -snapshots 50 -v .
 func TestLargeDatabaseUnderWriters(t *testing.T) {
+	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
 		s := newBareStore(t)
 		s.OnlineBackup = online

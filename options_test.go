@@ -126,6 +126,7 @@ func TestPlacesThatCannotWork(t *testing.T) {
 		}, []string{"RegistryPath"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			s := newBareStore(t)
 			tt.change(t, s)
 			s.InitDB = func(context.Context) error { panic("something was done") }
@@ -139,6 +140,7 @@ func TestPlacesThatCannotWork(t *testing.T) {
 
 // Places that look like those and are right.
 func TestPlacesThatWork(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(s *store){
 		"a name that begins as Chroma's":    func(s *store) { s.BackupDir = s.ChromaPath + "-backups" },
 		"a name that ends Chroma's early":   func(s *store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },

@@ -13,6 +13,7 @@ import (
 
 // Nothing can be seen of a snapshot before it is whole.
 func TestNothingIsVisibleBeforePublishing(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	s.Locker = new(guard)
 	calls := 0
@@ -53,6 +54,7 @@ func TestStampTakenMeanwhile(t *testing.T) {
 
 // Numbers have three digits until more are needed.
 func TestThousandthStampOfASecond(t *testing.T) {
+	t.Parallel()
 	s := newBareStore(t)
 	s.Clock = noon
 	for n := 1; n < 1000; n++ {
@@ -72,15 +74,16 @@ func TestThousandthStampOfASecond(t *testing.T) {
 // With files beyond the number from which one syncfs is called instead of many
 // fsyncs.
 func TestManyFiles(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
-	for dir := range 5 {
+	for dir := range 4 {
 		path := filepath.Join(s.ChromaPath, fmt.Sprint("dir-", dir))
 		require.NoError(t, os.Mkdir(path, 0o755))
-		for file := range 300 {
+		for file := range 250 {
 			require.NoError(t, os.WriteFile(filepath.Join(path, fmt.Sprint(file)), fmt.Appendf(nil, "%d", file), 0o644))
 		}
 	}
 	meta := s.create()
-	require.EqualValues(t, 1509, meta.ChromaSnapshotFiles)
+	require.EqualValues(t, 1009, meta.ChromaSnapshotFiles)
 	require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
 }
