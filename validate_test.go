@@ -27,7 +27,8 @@ import (
 const validationTimeout = 3 * time.Second
 
 func TestValidateReportsASoundSnapshot(t *testing.T) {
-	s := newSpecimen(t)
+	store := newStore(t)
+	s := &specimen{t: t, stamp: store.create().Stamp, Options: store.Options}
 	report := s.requireProblems()
 	require.Equal(t, s.stamp, report.Stamp)
 	require.Equal(t, s.path(""), report.Path)
@@ -533,6 +534,7 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 		"name of three dots":  {root + sep + "db" + sep + "...", []string{"db_snapshot_missing"}},
 		"endless name":        {root + sep + "db" + sep + strings.Repeat("n", 5000), []string{"db_snapshot_missing"}},
 		"name of 255 bytes":   {root + sep + "db" + sep + strings.Repeat("n", 255), []string{"db_snapshot_missing"}},
+		"NUL in the name":     {root + sep + "db" + sep + "a\x00b", outside},
 		"newline in the name": {root + sep + "db" + sep + "a\nb", []string{"db_snapshot_missing"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -681,7 +683,7 @@ func TestValidatePythonSnapshots(t *testing.T) {
 			func(s *specimen) { ruinPages(s, chromaFile) }, []string{"chroma_db_check_failed: " + chromaFile},
 		},
 		"Chroma's database no database": {
-			func(s *specimen) { s.write(chromaFile, bytes.Repeat([]byte("x"), 811008)) },
+			func(s *specimen) { s.write(chromaFile, bytes.Repeat([]byte("x"), len(s.read(chromaFile)))) },
 			[]string{"chroma_db_check_failed: " + chromaFile},
 		},
 		"Chroma's database under a journal": {
