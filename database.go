@@ -167,9 +167,13 @@ func (s *settings) onlineBackup(ctx context.Context, src *pinnedSource, dir *fsa
 	if err := createEmpty(dir, workDBName); err != nil {
 		return err
 	}
+	path, err := pathFor(dir, workDBName)
+	if err != nil {
+		return err
+	}
 	// Nobody but us sees the copy before it is synced, so it needs neither a
 	// journal nor syncs nor locks of its own.
-	b, err := src.Conn.(backuper).NewBackup(sqliteURI(filepath.Join(dir.Path(), workDBName), "rw",
+	b, err := src.Conn.(backuper).NewBackup(sqliteURI(path, "rw",
 		"_pragma=locking_mode(exclusive)", "_pragma=journal_mode(off)", "_pragma=synchronous(off)"))
 	if err != nil {
 		return err
@@ -316,10 +320,14 @@ func foldWAL(ctx context.Context, dir *fsat.Dir) (err error) {
 	if info.Size == 0 {
 		return dir.Remove(workDBName+"-wal", false)
 	}
+	path, err := pathFor(dir, workDBName)
+	if err != nil {
+		return err
+	}
 	// With exclusive locking from the start the WAL's index is kept in memory
 	// and no -shm is made (sqlite.org/wal.html, "Use of WAL Without
 	// Shared-Memory").
-	conn, err := openSQLite(filepath.Join(dir.Path(), workDBName), "rw",
+	conn, err := openSQLite(path, "rw",
 		"_pragma=locking_mode(exclusive)", "_pragma=synchronous(off)")
 	if err != nil {
 		return err

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"path/filepath"
 	"strings"
 
 	"modernc.org/sqlite"
+
+	"github.com/atocore/backup/internal/fsat"
 )
 
 // SQLite's primary result codes that this package acts on
@@ -51,6 +54,26 @@ func openSQLite(path, mode string, params ...string) (*sqliteConn, error) {
 		return nil, err
 	}
 	return &sqliteConn{conn}, nil
+}
+
+// pathFor gives the path of the regular file name in dir for SQLite, which
+// knows no directory descriptors. It makes sure that the path leads to that
+// file, so that SQLite writes to no other; whoever may write in the directories
+// above can only be faster than that by chance.
+func pathFor(dir *fsat.Dir, name string) (string, error) {
+	path := filepath.Join(dir.Path(), name)
+	here, err := dir.Lstat(name)
+	if err != nil {
+		return "", err
+	}
+	there, err := fsat.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if !here.Mode.IsRegular() || there.Dev != here.Dev || there.Ino != here.Ino {
+		return "", &fs.PathError{Op: "open", Path: path, Err: errors.New("replaced by another file")}
+	}
+	return path, nil
 }
 
 // query runs one statement and calls each for every row, whose values are
