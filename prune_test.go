@@ -284,6 +284,12 @@ func TestRetention(t *testing.T) {
 			{"2026-11-24T10:30:00Z", "within 1h0m0s", ""},
 			{"2026-11-24T09:30:00Z", "", ""},
 		}},
+		{"the future does not hide the oldest", retention{KeepDaily: 2}, []fate{
+			{"2026-11-25T00:00:00Z", "future", ""},
+			{"2026-11-24T11:00:00Z", "newest, daily", ""},
+			{"2026-11-24T10:00:00Z", "", ""},
+			{"2026-11-24T09:00:00Z", "oldest daily", ""},
+		}},
 		{"nothing but the future", retention{KeepLast: 1}, []fate{
 			{"9999-12-31T23:59:59Z", "future", ""},
 			{"2026-11-25T00:00:00Z", "future", ""},

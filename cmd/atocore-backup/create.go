@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/dustin/go-humanize"
@@ -45,11 +44,7 @@ func (c *createCommand) check() error {
 	if c.IncludeChroma {
 		faults = append(faults, c.needChroma())
 	}
-	if c.GuardFile != nil && *c.GuardFile == "" {
-		// A script whose variable is unset must not run without its guard.
-		faults = append(faults, errors.New("--guard-file is empty"))
-	}
-	return all("create", faults...)
+	return all("create", append(faults, notEmpty(c.GuardFile, "--guard-file"))...)
 }
 
 func summary(m *backup.Metadata) string {

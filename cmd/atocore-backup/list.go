@@ -17,14 +17,14 @@ func (c *listCommand) Run(s *session) error {
 	opts := c.options()
 	s.watch(&opts)
 	snapshots, err := backup.ListRuntimeBackups(s.ctx, opts)
-	if err != nil {
+	if snapshots == nil {
 		return err
 	}
 	if err := s.deliver(array(snapshots)); err != nil {
 		return fmt.Errorf("list: %w", err)
 	}
 	s.say("%s in %s%s.", count(int64(len(snapshots)), "snapshot"), c.BackupDir, withoutMetadata(snapshots))
-	return nil
+	return err // of a restore that is unfinished
 }
 
 // withoutMetadata points at snapshots that are not whole, which a long list

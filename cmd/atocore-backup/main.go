@@ -1,5 +1,6 @@
 // Command atocore-backup takes snapshots of an AtoCore machine store while the
-// store is in use, lists them, and says whether one can be trusted.
+// store is in use, lists them, says whether one can be trusted, puts one back,
+// rehearses that, and removes old ones.
 //
 // Standard output carries one JSON document and nothing else; words for people
 // go to standard error. The exit status is 0 when the work is done or the
@@ -17,13 +18,11 @@ import (
 	"reflect"
 
 	"github.com/alecthomas/kong"
-
-	"github.com/atocore/backup"
 )
 
 const (
 	commandName = "atocore-backup"
-	description = "Take snapshots of an AtoCore machine store while it is in use, list them, and check them.\n\n" +
+	description = "Take snapshots of an AtoCore machine store while it is in use, list and check them, put one back, remove old ones.\n\n" +
 		"JSON goes to standard output, words for people to standard error. Exit status: " +
 		"0 done, or valid; 1 the snapshot is not valid; 2 it could not be done."
 )
@@ -36,7 +35,7 @@ const (
 
 func main() {
 	ctx, endWork := untilSignal()
-	os.Exit(run(ctx, endWork, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(ctx, endWork, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // commandLine is what a user can say. A subcommand is a field with a Run
@@ -45,6 +44,9 @@ type commandLine struct {
 	Create   createCommand   `cmd:"" help:"Take a snapshot and print its metadata."`
 	List     listCommand     `cmd:"" help:"List the snapshots, oldest first."`
 	Validate validateCommand `cmd:"" help:"Check a snapshot and print the report."`
+	Restore  restoreCommand  `cmd:"" help:"Put a snapshot back in the place of the store, which nobody may have open."`
+	Drill    drillCommand    `cmd:"" help:"Restore a snapshot into a scratch directory, check what came back, and throw it away."`
+	Prune    pruneCommand    `cmd:"" help:"Remove the snapshots that no rule keeps. The rules are restic's and add up."`
 
 	Verbose bool             `short:"v" help:"Write the library's log to standard error."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
@@ -52,13 +54,13 @@ type commandLine struct {
 
 // run does what args ask for and gives the exit status. endWork is called when
 // ctx is no longer needed.
-func run(ctx context.Context, endWork func(), args []string, stdout, stderr *os.File) int {
-	s := newSession(ctx, endWork, stdout, stderr)
+func run(ctx context.Context, endWork func(), args []string, stdin, stdout, stderr *os.File) int {
+	s := newSession(ctx, endWork, stdin, stdout, stderr)
 	err := s.obey(args)
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.Is(err, backup.ErrInvalidBackup):
+	case isInvalid(err):
 		return exitInvalid
 	}
 	s.say("%s: %s", commandName, explain(ctx, err))

@@ -117,6 +117,7 @@ type entry struct {
 // A store is a machine store whose database is in use.
 type store struct {
 	db, registry, chroma, backups string
+	live                          *sql.DB // the connection that uses it
 }
 
 func newStore(t *testing.T) store {
@@ -128,20 +129,21 @@ func newStore(t *testing.T) store {
 		chroma:   filepath.Join(dir, "chroma"),
 		backups:  filepath.Join(dir, "backups"),
 	}
-	makeDatabase(t, s.db)
+	s.live = makeDatabase(t, s.db)
 	require.NoError(t, os.WriteFile(s.registry, []byte(`{"projects": []}`), 0o600))
 	require.NoError(t, os.MkdirAll(filepath.Join(s.chroma, "segment"), 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(s.chroma, "segment", "data.bin"), []byte("vectors"), 0o600))
 	return s
 }
 
-func makeDatabase(t *testing.T, path string) {
+func makeDatabase(t *testing.T, path string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, db.Close()) })
 	_, err = db.Exec(`PRAGMA journal_mode = WAL; CREATE TABLE notes (text); INSERT INTO notes VALUES ('first')`)
 	require.NoError(t, err)
+	return db
 }
 
 func (s store) flags() []string {

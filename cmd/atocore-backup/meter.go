@@ -25,18 +25,30 @@ func (m *meter) show(p backup.Progress) {
 		m.bar = newBar(m.out, p)
 	}
 	m.last = p
-	m.bar.Set64(p.Bytes)
+	done, _, _ := extent(p)
+	m.bar.Set64(done)
 }
 
 // continues tells whether p can be shown on the bar that showed last.
 func continues(p, last backup.Progress) bool {
-	return p.Phase == last.Phase &&
-		p.TotalBytes == last.TotalBytes &&
-		p.Bytes >= last.Bytes &&
-		countsBytes(p) == countsBytes(last)
+	done, total, bytes := extent(p)
+	lastDone, lastTotal, lastBytes := extent(last)
+	return p.Phase == last.Phase && total == lastTotal && done >= lastDone && bytes == lastBytes
 }
 
-func countsBytes(p backup.Progress) bool { return p.Bytes > 0 || p.TotalBytes > 0 }
+// extent gives what a bar shows: bytes, or files where there are none. total is
+// -1 where it is not known.
+func extent(p backup.Progress) (done, total int64, bytes bool) {
+	switch {
+	case p.TotalBytes > 0:
+		return p.Bytes, p.TotalBytes, true
+	case p.Bytes > 0:
+		return p.Bytes, -1, true
+	case p.TotalFiles > 0:
+		return p.Files, p.TotalFiles, false
+	}
+	return 0, -1, false
+}
 
 func (m *meter) clear() {
 	if m.bar != nil {
@@ -46,10 +58,7 @@ func (m *meter) clear() {
 }
 
 func newBar(out io.Writer, p backup.Progress) *progressbar.ProgressBar {
-	total := p.TotalBytes
-	if total == 0 {
-		total = -1
-	}
+	_, total, bytes := extent(p)
 	options := []progressbar.Option{
 		progressbar.OptionSetWriter(out),
 		progressbar.OptionSetDescription(phaseWords(p.Phase)),
@@ -61,8 +70,8 @@ func newBar(out io.Writer, p backup.Progress) *progressbar.ProgressBar {
 		// after it was cleared.
 		progressbar.OptionSetSpinnerChangeInterval(0),
 	}
-	if countsBytes(p) {
-		options = append(options, progressbar.OptionShowBytes(true), progressbar.OptionShowCount())
+	if bytes || total > 0 {
+		options = append(options, progressbar.OptionShowBytes(bytes), progressbar.OptionShowCount())
 	}
 	return progressbar.NewOptions64(total, options...)
 }
@@ -87,6 +96,14 @@ func phaseWords(p backup.Phase) string {
 		return "syncing"
 	case backup.PhasePublish:
 		return "publishing"
+	case backup.PhasePrune:
+		return "removing snapshots"
+	case backup.PhaseStage:
+		return "copying snapshot"
+	case backup.PhaseSwap:
+		return "putting in place"
+	case backup.PhaseVerify:
+		return "comparing with snapshot"
 	case backup.PhaseValidateFiles:
 		return "comparing files"
 	case backup.PhaseValidateDatabase:

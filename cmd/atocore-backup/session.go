@@ -20,14 +20,15 @@ import (
 type session struct {
 	ctx     context.Context
 	endWork func()
+	stdin   *os.File
 	stdout  *os.File
 	stderr  *os.File
 	verbose bool
 	meter   meter
 }
 
-func newSession(ctx context.Context, endWork func(), stdout, stderr *os.File) *session {
-	return &session{ctx: ctx, endWork: endWork, stdout: stdout, stderr: stderr, meter: meter{out: stderr}}
+func newSession(ctx context.Context, endWork func(), stdin, stdout, stderr *os.File) *session {
+	return &session{ctx: ctx, endWork: endWork, stdin: stdin, stdout: stdout, stderr: stderr, meter: meter{out: stderr}}
 }
 
 // watch adds to opts what lets a person follow the work: the log if it was
@@ -45,6 +46,28 @@ func (s *session) watch(opts *backup.Options) {
 func (s *session) say(format string, args ...any) {
 	s.meter.clear()
 	fmt.Fprintln(s.stderr, oneLine(fmt.Sprintf(format, args...)))
+}
+
+// canAsk tells whether there is a person who sees a question and can answer it.
+func (s *session) canAsk() bool {
+	return term.IsTerminal(int(s.stdin.Fd())) && term.IsTerminal(int(s.stderr.Fd()))
+}
+
+// ask puts a question and waits for a line.
+func (s *session) ask(question string) (answer string, err error) {
+	fmt.Fprint(s.stderr, oneLine(question)+" ")
+	answered := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(s.stdin).ReadString('\n') // what ends it is no answer
+		answered <- strings.TrimSpace(line)
+	}()
+	select {
+	case answer = <-answered:
+		return answer, nil
+	case <-s.ctx.Done():
+		fmt.Fprintln(s.stderr)
+		return "", s.ctx.Err()
+	}
 }
 
 // deliver writes the result to standard output. The work is over by then and

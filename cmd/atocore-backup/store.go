@@ -33,6 +33,10 @@ func (f *storeFlags) needDB() error {
 	return need(f.DB, "database", "--db", "ATOCORE_DB_PATH")
 }
 
+func (f *storeFlags) needRegistry() error {
+	return need(f.Registry, "project registry", "--registry", "ATOCORE_PROJECT_REGISTRY_PATH")
+}
+
 func (f *storeFlags) needChroma() error {
 	return need(f.Chroma, "Chroma directory", "--chroma", "ATOCORE_CHROMA_PATH")
 }
@@ -43,6 +47,15 @@ func need(value, what, flag, variable string) error {
 		return nil
 	}
 	return fmt.Errorf("no %s: give %s or set %s", what, flag, variable)
+}
+
+// notEmpty finds fault with a flag that is given and empty: a script whose
+// variable is unset must not run as if the flag were not there.
+func notEmpty(value *string, flag string) error {
+	if value != nil && *value == "" {
+		return fmt.Errorf("%s is empty", flag)
+	}
+	return nil
 }
 
 // all names the subcommand in front of its faults.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/atocore/backup"
@@ -20,19 +19,27 @@ func (c *validateCommand) Run(s *session) error {
 	opts := c.options()
 	s.watch(&opts)
 	report, verdict := backup.ValidateBackup(s.ctx, opts, c.Stamp)
-	if verdict != nil && !errors.Is(verdict, backup.ErrInvalidBackup) {
+	if report == nil {
 		return verdict
 	}
-	if err := s.deliver(document(report)); err != nil {
-		return fmt.Errorf("validate: %w", err)
+	if err := s.deliverReport("validate", report); err != nil {
+		return err
 	}
-	if verdict == nil {
-		s.say("Snapshot %q is valid.", c.Stamp)
+	return verdict
+}
+
+// deliverReport prints a report and sums it up.
+func (s *session) deliverReport(command string, report *backup.Report) error {
+	if err := s.deliver(document(report)); err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	if report.Valid {
+		s.say("Snapshot %q is valid.", report.Stamp)
 		return nil
 	}
-	s.say("Snapshot %q is not valid:", c.Stamp)
+	s.say("Snapshot %q is not valid:", report.Stamp)
 	for _, problem := range report.Problems {
 		s.say("  %s", problem)
 	}
-	return verdict
+	return nil
 }

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// requireEmpty checks that nothing was left in the directory.
+func requireEmpty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, entries)
+}
+
+// A drill brings everything back, beside a service at work, and leaves nothing.
+func TestDrill(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	scratch := t.TempDir()
+	for _, args := range [][]string{{"drill"}, {"drill", "latest"}, {"drill", stamp}, {"drill", stamp, "--scratch", scratch}} {
+		cmd := command(t, append(args, s.flags()...)...)
+		temp := t.TempDir()
+		if len(args) == 2 {
+			require.NoError(t, os.Remove(temp)) // where it would be made otherwise
+		}
+		if len(args) == 4 {
+			temp = filepath.Join(scratch, "absent")
+		}
+		if len(args) != 2 {
+			cmd.Env = append(cmd.Env, "TMPDIR="+temp, "TMP="+temp, "TEMP="+temp)
+		}
+		o := do(t, cmd)
+		require.Equal(t, exitDone, o.code, o.stderr)
+		require.Contains(t, o.stderr, "Snapshot "+stamp+" can be restored: 3 files, ")
+		got := decode[map[string]json.RawMessage](t, o)
+		require.Greater(t, string(got["bytes"]), "0")
+		delete(got, "bytes")
+		require.Equal(t, map[string]json.RawMessage{
+			"stamp": json.RawMessage(`"` + stamp + `"`), "files": json.RawMessage("3"),
+			"db_ok": json.RawMessage("true"), "registry_ok": json.RawMessage("true"), "chroma_ok": json.RawMessage("true"),
+		}, got)
+		if len(args) == 1 || len(args) == 3 {
+			requireEmpty(t, temp)
+		}
+		requireEmpty(t, scratch)
+	}
+	require.Equal(t, []string{stamp}, s.stamps(t))
+	requireNotes(t, s.db, "first")
+}
+
+func TestDrillOfADatabaseOnly(t *testing.T) {
+	s := newStore(t)
+	s.registry = filepath.Join(t.TempDir(), "absent.json")
+	stamp, _ := s.create(t)
+	o := atocore(t, "drill", "--backup-dir", s.backups)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	got := decode[drillResult](t, o)
+	require.Equal(t, drillResult{Stamp: stamp, DBOK: true, Files: 1, Bytes: got.Bytes}, got)
+}
+
+// Where nothing came back, the exit status says so, and nothing is left.
+func TestDrillFails(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	scratch := t.TempDir()
+	drill := func(args ...string) outcome {
+		t.Helper()
+		o := atocore(t, append([]string{"drill", "--backup-dir", s.backups, stamp}, args...)...)
+		requireEmpty(t, scratch)
+		return o
+	}
+	drill("--scratch", "").requireFailed(t, "--scratch is empty")
+	drill("--scratch", filepath.Join(scratch, "absent")).requireFailed(t, "absent", "no such file")
+	drill("--scratch", s.backups+"/snapshots/"+stamp).requireFailed(t, "lies inside")
+	atocore(t, "drill", stamp).requireFailed(t, "--backup-dir")
+
+	require.NoError(t, os.WriteFile(filepath.Join(s.backups, "snapshots", stamp, "chroma", "segment", "data.bin"), []byte("VECTORS"), 0o600))
+	o := drill("--scratch", scratch)
+	require.Equal(t, exitInvalid, o.code)
+	require.Equal(t, []string{"file_changed: chroma/segment/data.bin"}, decode[report](t, o).Errors)
+}
+
+// What was restored is opened and checked, and not taken on trust.
+func TestDrillChecksWhatCameBack(t *testing.T) {
+	dir := t.TempDir()
+	good := filepath.Join(dir, "good ?%#.db")
+	db := makeDatabase(t, filepath.Join(dir, "good.db"))
+	require.NoError(t, db.Close())
+	require.NoError(t, os.Rename(filepath.Join(dir, "good.db"), good))
+	require.NoError(t, checkDatabase(t.Context(), good))
+
+	data, err := os.ReadFile(good)
+	require.NoError(t, err)
+	bad := filepath.Join(dir, "bad.db")
+	require.NoError(t, os.WriteFile(bad, append(data[:len(data)/2:len(data)/2], make([]byte, len(data)/2)...), 0o600))
+	require.Error(t, checkDatabase(t.Context(), bad))
+	require.NoError(t, os.WriteFile(bad, []byte("no database, and long enough to be seen as none"), 0o600))
+	require.Error(t, checkDatabase(t.Context(), bad))
+	require.Error(t, checkDatabase(t.Context(), filepath.Join(dir, "absent")))
+	require.NoFileExists(t, filepath.Join(dir, "absent"))
+}
+
+func TestScratchIsRemovedWithReadOnlyDirectories(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "scratch")
+	for _, name := range []string{"a/b", "c"} {
+		sub := filepath.Join(dir, filepath.FromSlash(name))
+		require.NoError(t, os.MkdirAll(sub, 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(sub, "file"), nil, 0o400))
+		require.NoError(t, os.Chmod(sub, 0o500))
+	}
+	require.NoError(t, os.Chmod(filepath.Join(dir, "a"), 0o100))
+	require.NoError(t, removeScratch(dir))
+	require.NoDirExists(t, dir)
+}

@@ -1,0 +1,388 @@
+package main
+
+import (
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+type restored struct {
+	Stamp        string
+	SafetyStamp  string   `json:"safety_stamp"`
+	SetAside     []string `json:"set_aside"`
+	DBPath       string   `json:"db_path"`
+	RegistryPath string   `json:"registry_path"`
+	ChromaPath   string   `json:"chroma_path"`
+	Files, Bytes int64
+	Recovered    string
+}
+
+// restore runs the command on the store.
+func (s store) restore(t *testing.T, args ...string) outcome {
+	t.Helper()
+	return atocore(t, append(append([]string{"restore"}, args...), s.flags()...)...)
+}
+
+// snapshot makes one with Chroma and returns its stamp.
+func (s store) snapshot(t *testing.T) string {
+	t.Helper()
+	o := atocore(t, append([]string{"create", "--include-chroma"}, s.flags()...)...)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	return decode[struct{ Stamp string }](t, o).Stamp
+}
+
+// change does something to each part, and ends the use of the database.
+func (s store) change(t *testing.T) {
+	t.Helper()
+	_, err := s.live.Exec("INSERT INTO notes VALUES ('second')")
+	require.NoError(t, err)
+	require.NoError(t, s.live.Close())
+	require.NoError(t, os.WriteFile(s.registry, []byte(`{"projects": ["new"]}`), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(s.chroma, "segment", "data.bin"), []byte("newer vectors"), 0o600))
+}
+
+// requireNotes checks what the database holds.
+func requireNotes(t *testing.T, path string, want ...string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+path+"?mode=rw")
+	require.NoError(t, err)
+	defer db.Close()
+	rows, err := db.Query("SELECT text FROM notes ORDER BY rowid")
+	require.NoError(t, err)
+	var got []string
+	for rows.Next() {
+		var text string
+		require.NoError(t, rows.Scan(&text))
+		got = append(got, text)
+	}
+	require.NoError(t, rows.Err())
+	require.Equal(t, want, got)
+}
+
+func requireFile(t *testing.T, path, want string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, want, string(data))
+}
+
+// stamps lists the snapshots.
+func (s store) stamps(t *testing.T) (stamps []string) {
+	t.Helper()
+	o := atocore(t, "list", "--backup-dir", s.backups)
+	for _, e := range decode[[]entry](t, o) {
+		stamps = append(stamps, e.Stamp)
+	}
+	return stamps
+}
+
+// rewrite changes a field of a snapshot's metadata, which makes it invalid.
+func (s store) rewrite(t *testing.T, stamp, field string, value any) {
+	t.Helper()
+	path := filepath.Join(s.backups, "snapshots", stamp, "backup-metadata.json")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var fields map[string]any
+	require.NoError(t, json.Unmarshal(data, &fields))
+	fields[field] = value
+	data, err = json.Marshal(fields)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, data, 0o600))
+}
+
+func TestRestoreBringsTheStoreBack(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.change(t)
+
+	o := s.restore(t, "--yes", stamp)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	r := decode[restored](t, o)
+	require.Equal(t, restored{
+		Stamp: stamp, SafetyStamp: r.SafetyStamp, SetAside: []string{},
+		DBPath: s.db, RegistryPath: s.registry, ChromaPath: s.chroma, Files: 3, Bytes: r.Bytes,
+	}, r)
+	requireNotes(t, s.db, "first")
+	requireFile(t, s.registry, `{"projects": []}`)
+	requireFile(t, filepath.Join(s.chroma, "segment", "data.bin"), "vectors")
+	require.Contains(t, o.stderr, fmt.Sprintf("Snapshot %s is restored: 3 files, ", stamp))
+	require.Contains(t, o.stderr, fmt.Sprintf("What was there before is snapshot %s.\n", r.SafetyStamp))
+
+	// Nothing was lost, and that is no reason to take what there was for the
+	// latest.
+	require.ElementsMatch(t, []string{stamp, r.SafetyStamp}, s.stamps(t))
+	o = s.restore(t, "latest", "--into", filepath.Join(t.TempDir(), "new"))
+	require.Equal(t, stamp, decode[restored](t, o).Stamp)
+	o = s.restore(t, "--yes", r.SafetyStamp)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	requireNotes(t, s.db, "first", "second")
+	requireFile(t, filepath.Join(s.chroma, "segment", "data.bin"), "newer vectors")
+}
+
+// Without somebody to ask, --yes is demanded, but only where something would be
+// replaced.
+func TestRestoreDemandsConsent(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.change(t)
+	parts := map[string]string{"the database": s.db, "the registry": s.registry, "the Chroma directory": s.chroma}
+	all := []string{"--yes"}
+	for what, path := range parts {
+		all = append(all, what+" "+path)
+	}
+	s.restore(t, stamp).requireFailed(t, all...)
+	requireNotes(t, s.db, "first", "second")
+
+	for what, path := range parts {
+		t.Run(what, func(t *testing.T) {
+			one := s
+			dir := t.TempDir()
+			one.db, one.registry, one.chroma = filepath.Join(dir, "atocore.db"), filepath.Join(dir, "registry.json"), filepath.Join(dir, "chroma")
+			there := map[string]*string{"the database": &one.db, "the registry": &one.registry, "the Chroma directory": &one.chroma}[what]
+			*there = path
+			o := one.restore(t, stamp)
+			o.requireFailed(t, "--yes", what+" "+path)
+			for other := range parts {
+				if other != what {
+					require.NotContains(t, o.stderr, other+" ")
+				}
+			}
+		})
+	}
+	t.Run("a WAL without its database", func(t *testing.T) {
+		one := s
+		one.db = filepath.Join(t.TempDir(), "atocore.db")
+		require.NoError(t, os.WriteFile(one.db+"-wal", []byte("x"), 0o600))
+		one.restore(t, stamp).requireFailed(t, "--yes", one.db)
+	})
+	t.Run("nothing there", func(t *testing.T) {
+		for _, path := range parts {
+			require.NoError(t, os.RemoveAll(path))
+		}
+		require.NoError(t, os.Mkdir(s.chroma, 0o700), "an empty directory is nothing")
+		o := s.restore(t, stamp)
+		require.Equal(t, exitDone, o.code, o.stderr)
+		require.Empty(t, decode[restored](t, o).SafetyStamp)
+		requireNotes(t, s.db, "first")
+	})
+}
+
+func TestRestoreInto(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	for name, test := range map[string]struct {
+		flags        []string
+		db, registry string
+	}{
+		"names of the snapshot": {[]string{"--backup-dir", s.backups}, "atocore.db", "registry.json"},
+		"names of the flags": {
+			[]string{"--backup-dir", s.backups, "--db", "/elsewhere/core.sqlite", "--registry", "projects.json", "--chroma", "/elsewhere/vectors"},
+			"core.sqlite", "projects.json",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := command(t, append([]string{"restore", stamp, "--into", "new/place"}, test.flags...)...)
+			into := filepath.Join(cmd.Dir, "new", "place")
+			o := do(t, cmd)
+			require.Equal(t, exitDone, o.code, o.stderr)
+			r := decode[restored](t, o)
+			require.Equal(t, filepath.Join(into, test.db), r.DBPath)
+			require.Equal(t, filepath.Join(into, test.registry), r.RegistryPath)
+			require.Equal(t, filepath.Join(into, "chroma"), r.ChromaPath)
+			requireNotes(t, r.DBPath, "first")
+			requireFile(t, filepath.Join(into, "chroma", "segment", "data.bin"), "vectors")
+			require.Equal(t, []string{stamp}, s.stamps(t), "there was nothing to take a safety snapshot of")
+
+			again := command(t, cmd.Args[1:]...)
+			again.Dir = cmd.Dir
+			do(t, again).requireFailed(t, "--yes", "new/place")
+		})
+	}
+	requireNotes(t, s.db, "first")
+}
+
+// A live database stays as it is, and so does one whose snapshot is damaged.
+func TestRestoreRefuses(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.restore(t, "--yes", stamp).requireFailed(t, "in use", s.db)
+	require.Equal(t, []string{stamp}, s.stamps(t))
+	s.change(t)
+
+	for name, test := range map[string]struct {
+		args  []string
+		words []string
+	}{
+		"no place for the registry": {[]string{"--db", s.db, "--chroma", s.chroma}, []string{"--registry", "ATOCORE_PROJECT_REGISTRY_PATH"}},
+		"no place for Chroma":       {[]string{"--db", s.db, "--registry", s.registry}, []string{"--chroma", "ATOCORE_CHROMA_PATH"}},
+		"neither":                   {[]string{"--db", s.db}, []string{"--registry", "--chroma"}},
+		"no place for the database": {nil, []string{"--db", "ATOCORE_DB_PATH"}},
+		"empty into":                {[]string{"--into", ""}, []string{"--into is empty"}},
+		"empty guard":               {[]string{"--db", s.db, "--guard-file="}, []string{"--guard-file is empty"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			atocore(t, append([]string{"restore", stamp, "--yes", "--backup-dir", s.backups}, test.args...)...).requireFailed(t, test.words...)
+		})
+	}
+
+	requireInvalid := func(stamp string, problem string) {
+		t.Helper()
+		for _, args := range [][]string{
+			append([]string{"restore", "--yes"}, s.flags()...),
+			{"restore", "--into", filepath.Join(t.TempDir(), "new"), "--backup-dir", s.backups},
+			{"drill", "--backup-dir", s.backups},
+		} {
+			o := atocore(t, append(args, "--", stamp)...)
+			require.Equal(t, exitInvalid, o.code, o.stderr)
+			r := decode[report](t, o)
+			require.False(t, r.Valid)
+			require.Contains(t, strings.Join(r.Errors, "\n"), problem)
+			require.Contains(t, o.stderr, fmt.Sprintf("Snapshot %q is not valid:\n", stamp))
+		}
+		requireNotes(t, s.db, "first", "second")
+	}
+	requireInvalid("absent", "snapshot_directory_missing")
+	requireInvalid("../"+stamp, "stamp_invalid")
+	s.rewrite(t, stamp, "vector_store_note", "forged")
+	requireInvalid(stamp, "file_changed: backup-metadata.json")
+	s.rewrite(t, stamp, "db_snapshot_path", filepath.Join(s.backups, ".."))
+	requireInvalid(stamp, "path_outside_snapshot")
+	s.rewrite(t, stamp, "db_snapshot_path", "")
+	requireInvalid(stamp, "db_snapshot_missing")
+	s.rewrite(t, stamp, "created_at", 7)
+	requireInvalid(stamp, "metadata_wrong_shape")
+	require.Equal(t, []string{stamp}, s.stamps(t))
+}
+
+func TestRestoreOfWhatItCanSaysWhatItLeaves(t *testing.T) {
+	s := newStore(t)
+	bare := s
+	bare.registry = filepath.Join(t.TempDir(), "absent.json")
+	stamp, _ := bare.create(t)
+	s.change(t)
+	o := s.restore(t, "--yes", stamp)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	r := decode[restored](t, o)
+	require.Empty(t, r.RegistryPath)
+	require.Empty(t, r.ChromaPath)
+	require.Contains(t, o.stderr, "The snapshot has no registry: "+s.registry+" is as it was.\n")
+	require.Contains(t, o.stderr, "The snapshot has no Chroma directory: "+s.chroma+" is as it was.\n")
+	requireFile(t, s.registry, `{"projects": ["new"]}`)
+}
+
+func TestRestoreOverABrokenStore(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.change(t)
+	require.NoError(t, os.WriteFile(s.db, []byte(strings.Repeat("no database", 1000)), 0o600))
+	o := s.restore(t, "--yes", stamp)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	r := decode[restored](t, o)
+	require.Empty(t, r.SafetyStamp)
+	require.Len(t, r.SetAside, 3)
+	for _, dir := range r.SetAside {
+		require.DirExists(t, dir)
+		require.Contains(t, o.stderr, "it is in "+dir+".\n")
+	}
+	requireNotes(t, s.db, "first")
+}
+
+// The latest is the newest by the time that it records, among those that tell
+// one and that nobody wanted to be rid of.
+func TestLatest(t *testing.T) {
+	s := newStore(t)
+	into := func(t *testing.T) outcome {
+		return atocore(t, "drill", "latest", "--backup-dir", s.backups)
+	}
+	into(t).requireFailed(t, "no snapshot", "latest")
+
+	old, _ := s.create(t)
+	bare := "20990101T000000Z"
+	move := func(from, to string) {
+		require.NoError(t, os.Rename(filepath.Join(s.backups, "snapshots", from), filepath.Join(s.backups, "snapshots", to)))
+	}
+	move(old, "zz renamed")
+	newer, _ := s.create(t)
+	o := into(t)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	require.Equal(t, newer, decode[report](t, o).Stamp, "not the last by name")
+	require.Contains(t, o.stderr, "The latest snapshot is "+newer+", made ")
+
+	require.NoError(t, os.Mkdir(filepath.Join(s.backups, "snapshots", bare), 0o700))
+	o = into(t)
+	require.Equal(t, newer, decode[report](t, o).Stamp)
+	require.Contains(t, o.stderr, "without readable metadata: "+bare)
+
+	s.rewrite(t, newer, "safety_of", old)
+	o = into(t)
+	require.Equal(t, "zz renamed", decode[report](t, o).Stamp)
+
+	s.rewrite(t, "zz renamed", "safety_of", old)
+	o = into(t)
+	o.requireFailed(t, "no snapshot", "latest", "without readable metadata: "+bare)
+
+	move(newer, "latest")
+	into(t).requireFailed(t, "a snapshot called latest", "rename")
+	o = s.restore(t, "--yes", "latest")
+	o.requireFailed(t, "a snapshot called latest", "rename")
+}
+
+// Of the same instant the last stamp is the latest.
+func TestLatestOfOneInstant(t *testing.T) {
+	s := newStore(t)
+	for _, stamp := range []string{"20260101T000000Z-1000", "20260101T000000Z-999", "20260101T000000Z"} {
+		made, dir := s.create(t)
+		s.rewrite(t, made, "created_at", "2026-01-01T00:00:00+00:00")
+		require.NoError(t, os.Rename(dir, filepath.Join(s.backups, "snapshots", stamp)))
+	}
+	o := atocore(t, "restore", "latest", "--into", t.TempDir(), "--backup-dir", s.backups)
+	require.Equal(t, exitInvalid, o.code, "their metadata were changed")
+	require.Equal(t, "20260101T000000Z-1000", decode[report](t, o).Stamp)
+}
+
+// What can be told beside an unfinished restore is told, and that it is
+// unfinished; nothing else is done.
+func TestUnfinishedRestoreIsToldByEveryCommand(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.change(t)
+	journal := filepath.Join(s.backups, ".atocore-restore.journal")
+	require.NoError(t, os.WriteFile(journal, []byte("no journal\n"), 0o600))
+	const unfinished = "a restore is unfinished"
+
+	o := atocore(t, "list", "--backup-dir", s.backups)
+	require.Equal(t, exitFailed, o.code)
+	require.Equal(t, []entry{{Stamp: stamp, HasMetadata: true}}, decode[[]entry](t, o))
+	require.Contains(t, o.stderr, unfinished)
+
+	o = atocore(t, "validate", "--backup-dir", s.backups, stamp)
+	require.Equal(t, exitFailed, o.code)
+	require.True(t, decode[report](t, o).Valid)
+	require.Contains(t, o.stderr, unfinished)
+	o = atocore(t, "validate", "--backup-dir", s.backups, "absent")
+	require.Equal(t, exitFailed, o.code)
+	require.False(t, decode[report](t, o).Valid)
+	require.Contains(t, o.stderr, unfinished)
+
+	for _, args := range [][]string{{"create"}, {"prune", "--keep-last=1"}, {"drill", stamp}, {"restore", "--yes", stamp}} {
+		atocore(t, append(args, s.flags()...)...).requireFailed(t, unfinished, journal)
+	}
+	requireNotes(t, s.db, "first", "second")
+
+	// One that was cut off before it began is dealt with.
+	require.NoError(t, os.WriteFile(journal, nil, 0o600))
+	for _, path := range []string{s.db, s.registry, s.chroma} {
+		require.NoError(t, os.RemoveAll(path))
+	}
+	s.restore(t, stamp).requireFailed(t, "--yes", "cut off")
+	o = s.restore(t, "--yes", stamp)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	require.NoFileExists(t, journal)
+	requireNotes(t, s.db, "first")
+}

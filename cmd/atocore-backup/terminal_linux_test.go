@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// A terminal is a pseudo-terminal with a person at it.
+type terminal struct {
+	t      *testing.T
+	person *os.File // the other end
+	device *os.File
+	seen   strings.Builder
+}
+
+func newTerminal(t *testing.T) *terminal {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no pseudo-terminals here: %v", err)
+	}
+	t.Cleanup(func() { person.Close() })
+	require.NoError(t, unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
+	require.NoError(t, err)
+	device, err := os.OpenFile(filepath.Join("/dev/pts", strconv.Itoa(n)), os.O_RDWR|syscall.O_NOCTTY, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { device.Close() })
+	return &terminal{t: t, person: person, device: device}
+}
+
+// start starts a command at the terminal. Only standard output goes elsewhere.
+func (tm *terminal) start(args ...string) (cmd *exec.Cmd, stdout *bytes.Buffer) {
+	tm.t.Helper()
+	cmd, stdout = command(tm.t, args...), new(bytes.Buffer)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tm.device, stdout, tm.device
+	cmd.Env = append(cmd.Env, "TERM=xterm")
+	require.NoError(tm.t, cmd.Start())
+	require.NoError(tm.t, tm.device.Close())
+	return cmd, stdout
+}
+
+// see reads what the command writes, until text comes or it has ended.
+func (tm *terminal) see(text string) string {
+	buf := make([]byte, 4096)
+	for !strings.Contains(tm.seen.String(), text) {
+		n, err := tm.person.Read(buf)
+		tm.seen.Write(buf[:n])
+		if err != nil { // EIO: nobody has the device open any more
+			break
+		}
+	}
+	require.Contains(tm.t, tm.seen.String(), text)
+	return tm.seen.String()
+}
+
+func (tm *terminal) rest() string {
+	_, _ = io.Copy(&tm.seen, tm.person)
+	return tm.seen.String()
+}
+
+const question = "Type yes to go on:"
+
+// A person is asked before anything is replaced, and told what; only "yes"
+// means yes.
+func TestRestoreAsks(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.change(t)
+	restore := append([]string{"restore", stamp}, s.flags()...)
+	for _, answer := range []string{"no\n", "y\n", "\n", "YES\n", "yes!\n", "\x04"} {
+		t.Run(strconv.Quote(answer), func(t *testing.T) {
+			tm := newTerminal(t)
+			cmd, stdout := tm.start(restore...)
+			seen := tm.see(question)
+			for _, words := range []string{
+				"Snapshot " + stamp + ", made ", "the database " + s.db + " by ", "the registry " + s.registry,
+				"the Chroma directory " + s.chroma + " by 1 file with 7 B",
+			} {
+				require.Contains(t, seen, words)
+			}
+			_, err := tm.person.WriteString(answer)
+			require.NoError(t, err)
+			require.Contains(t, tm.rest(), "not confirmed; nothing was done")
+			require.Error(t, cmd.Wait())
+			require.Equal(t, exitFailed, cmd.ProcessState.ExitCode())
+			require.Empty(t, stdout.String())
+			require.Equal(t, []string{stamp}, s.stamps(t))
+			requireNotes(t, s.db, "first", "second")
+		})
+	}
+	t.Run("interrupted", func(t *testing.T) {
+		tm := newTerminal(t)
+		cmd, _ := tm.start(restore...)
+		tm.see(question)
+		require.NoError(t, cmd.Process.Signal(os.Interrupt))
+		require.Contains(t, tm.rest(), "cancelled: interrupt")
+		require.Error(t, cmd.Wait())
+		require.Equal(t, exitFailed, cmd.ProcessState.ExitCode())
+		requireNotes(t, s.db, "first", "second")
+	})
+	t.Run("yes", func(t *testing.T) {
+		tm := newTerminal(t)
+		cmd, stdout := tm.start(restore...)
+		tm.see(question)
+		_, err := tm.person.WriteString("yes\n")
+		require.NoError(t, err)
+		require.Contains(t, tm.rest(), "is restored")
+		require.NoError(t, cmd.Wait())
+		require.Equal(t, stamp, decode[restored](t, outcome{stdout: stdout.String()}).Stamp)
+		requireNotes(t, s.db, "first")
+	})
+}
+
+// With --yes, or with nothing to be replaced, there is no question.
+func TestRestoreAsksOnlyIfItMust(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.change(t)
+	for _, args := range [][]string{{"--yes"}, {"--into", filepath.Join(t.TempDir(), "new")}} {
+		tm := newTerminal(t)
+		cmd, _ := tm.start(append(append([]string{"restore", stamp}, args...), s.flags()...)...)
+		require.NotContains(t, tm.rest(), question)
+		require.NoError(t, cmd.Wait())
+	}
+}
+
+// Somebody who cannot see the question, or cannot answer it, is not asked.
+func TestRestoreAsksNobody(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.change(t)
+	for _, end := range []string{"stdin", "stderr"} {
+		tm := newTerminal(t)
+		cmd := command(t, append([]string{"restore", stamp}, s.flags()...)...)
+		var stderr bytes.Buffer
+		if end == "stdin" {
+			cmd.Stdin, cmd.Stderr = tm.device, &stderr
+		} else {
+			cmd.Stderr = tm.device
+		}
+		require.NoError(t, cmd.Start())
+		require.NoError(t, tm.device.Close())
+		seen := tm.rest()
+		require.Error(t, cmd.Wait())
+		require.NotContains(t, seen, question)
+		require.Contains(t, seen+stderr.String(), "say --yes")
+	}
+}
+
+// The bar names the phases of each command.
+func TestBarOnATerminal(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.snapshot(t)
+	s.change(t)
+	for _, test := range []struct {
+		args  []string
+		words []string
+	}{
+		{append([]string{"restore", "--yes", stamp}, s.flags()...),
+			[]string{"comparing files", "hashing", "copying snapshot", "putting in place", "comparing with snapshot"}},
+		{[]string{"drill", "--backup-dir", s.backups, stamp}, []string{"copying snapshot", "comparing with snapshot"}},
+		{[]string{"prune", "--keep-last=1", "--backup-dir", s.backups}, []string{"removing snapshots", "(0/2)"}},
+	} {
+		tm := newTerminal(t)
+		cmd, _ := tm.start(test.args...)
+		seen := tm.rest()
+		require.NoError(t, cmd.Wait(), seen)
+		for _, words := range test.words {
+			require.Contains(t, seen, words)
+		}
+	}
+}
