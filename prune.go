@@ -97,7 +97,9 @@ func comma(i int) string {
 //
 // It never removes the newest snapshot, one dated in the future, the safety
 // snapshot of the last restore, one that is being validated or restored, or
-// what has no readable metadata. Age is the creation time that the metadata
+// what has no readable metadata. Safety snapshots are judged apart from the
+// others, by the same rules, so that a restore costs no other snapshot its
+// place. Age is the creation time that the metadata
 // record, not that of any file; the stamp decides between equals. A keep
 // without any rule is an error.
 //
@@ -183,26 +185,35 @@ func (r *Retention) judge(list []Snapshot, now time.Time, result *PruneResult) (
 	give := func(i int, reason string) { reasons[i] = append(reasons[i], reason) }
 
 	// Those that the rules count, newest first. A snapshot from the future,
-	// the work of a wrong clock, must not use up their numbers.
-	var counted []int
-	safety := false
+	// the work of a wrong clock, must not use up their numbers. Nor must a
+	// safety snapshot, of a store that somebody wanted to be rid of, stand for
+	// its day in the place of the one that was restored.
+	var ordinary, safety []int
+	var newest time.Time
 	for i, snapshot := range list {
-		switch m := snapshot.Metadata; {
+		m := snapshot.Metadata
+		switch {
 		case m == nil:
 			continue
 		case m.CreatedAt.After(now):
 			give(i, "dated in the future")
+			continue
+		case m.SafetyOf != "":
+			safety = append(safety, i)
 		default:
-			counted = append(counted, i)
-			if !safety && m.SafetyOf != "" {
-				safety = true
-				give(i, "safety snapshot of the last restore")
-			}
+			ordinary = append(ordinary, i)
+		}
+		if newest.IsZero() {
+			newest = m.CreatedAt
 		}
 	}
-	if len(counted) > 0 {
-		give(counted[0], "newest snapshot")
-		r.applyRules(list, counted, give)
+	if len(ordinary) > 0 {
+		give(ordinary[0], "newest snapshot")
+		r.applyRules(list, ordinary, newest, give)
+	}
+	if len(safety) > 0 {
+		give(safety[0], "safety snapshot of the last restore")
+		r.applyRules(list, safety, newest, give)
 	}
 
 	for i, snapshot := range list {
@@ -249,8 +260,8 @@ func passReason(s Snapshot) string {
 }
 
 // applyRules gives the reasons of every rule. counted are the indices of list
-// that are judged, newest first.
-func (r *Retention) applyRules(list []Snapshot, counted []int, give func(i int, reason string)) {
+// that are judged, newest first; newest is what KeepWithin is reckoned from.
+func (r *Retention) applyRules(list []Snapshot, counted []int, newest time.Time, give func(i int, reason string)) {
 	// Each period is a number that differs between periods.
 	periods := []struct {
 		reason string
@@ -265,7 +276,6 @@ func (r *Retention) applyRules(list []Snapshot, counted []int, give func(i int, 
 	}
 	left := r.counts()
 	last := make([]int, len(periods))
-	newest := list[counted[0]].Metadata.CreatedAt
 	for nth, i := range counted {
 		created := list[i].Metadata.CreatedAt.UTC()
 		if r.KeepWithin > 0 && created.After(newest.Add(-r.KeepWithin)) {

@@ -352,7 +352,8 @@ func TestRetention(t *testing.T) {
 	}
 }
 
-// The newest safety snapshot outlives every rule, older ones do not.
+// Safety snapshots are judged apart: none takes the place of an ordinary one,
+// and the newest outlives every rule.
 func TestPruneKeepsTheSafetySnapshot(t *testing.T) {
 	s := newShelf(t)
 	put := func(created, safetyOf string) {
@@ -364,22 +365,30 @@ func TestPruneKeepsTheSafetySnapshot(t *testing.T) {
 	put("2026-11-24T08:00:00Z", "20260101T000000Z")
 	result := s.prune(backup.Retention{KeepLast: 1})
 	require.Equal(t, []string{"20261124T100000Z", "20261124T080000Z"}, result.Removed)
-	require.Equal(t, longReasons("safety"), result.Kept[1].Reasons)
+	require.Equal(t, longReasons("newest, last"), result.Kept[0].Reasons)
+	require.Equal(t, longReasons("safety, last"), result.Kept[1].Reasons)
 
 	// One that a wrong clock dated must not stand in for it.
 	put("2027-01-01T00:00:00Z", "20260101T000000Z")
 	put("2026-11-24T11:30:00Z", "20260101T000000Z")
 	result = s.prune(backup.Retention{KeepLast: 1})
-	require.Equal(t, []string{"20261124T110000Z", "20261124T090000Z"}, result.Removed)
+	require.Equal(t, []string{"20261124T090000Z"}, result.Removed)
 	require.Equal(t, []backup.KeptSnapshot{
 		{Stamp: "20270101T000000Z", CreatedAt: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC), Reasons: longReasons("future")},
-		{Stamp: "20261124T113000Z", CreatedAt: noon.now.Truncate(time.Hour).Add(-30 * time.Minute), Reasons: longReasons("safety, newest, last")},
+		{Stamp: "20261124T113000Z", CreatedAt: noon.now.Truncate(time.Hour).Add(-30 * time.Minute), Reasons: longReasons("safety, last")},
+		{Stamp: "20261124T110000Z", CreatedAt: noon.now.Truncate(time.Hour).Add(-time.Hour), Reasons: longReasons("newest, last")},
 	}, result.Kept)
 
-	put("2026-11-24T11:45:00Z", "")
-	result = s.prune(backup.Retention{KeepLast: 1})
-	require.Equal(t, longReasons("safety"), result.Kept[2].Reasons)
-	require.Equal(t, []string{"20261124T113000Z", "20261124T114500Z", "20270101T000000Z"}, s.stamps())
+	// What two restores in one day replaced does not cost that day's snapshot
+	// its place, and the first of them is kept while there is a place for it.
+	put("2026-11-24T11:45:00Z", "20260101T000000Z")
+	result = s.prune(backup.Retention{KeepDaily: 2, KeepWithin: 15 * time.Minute})
+	require.Empty(t, result.Removed)
+	require.Equal(t, longReasons("safety, within 15m0s, daily"), result.Kept[1].Reasons)
+	require.Equal(t, longReasons("oldest daily"), result.Kept[2].Reasons)
+	require.Equal(t, longReasons("newest, daily"), result.Kept[3].Reasons, "within is reckoned from the newest of all")
+	result = s.prune(backup.Retention{KeepDaily: 1})
+	require.Equal(t, []string{"20261124T113000Z"}, result.Removed)
 }
 
 // What has no readable metadata may be anything, so it is passed over.
