@@ -23,7 +23,7 @@ import (
 	"github.com/atocore/backup"
 )
 
-var intrusions = flag.Int("intrusions", 60, "how many snapshots to take while a writer ignores the guard")
+var intrusions = flag.Int("intrusions", 40, "how many snapshots to take while a writer ignores the guard")
 
 func init() { roles["intruder"] = beIntruder }
 

@@ -298,12 +298,12 @@ func TestInjectCreate(t *testing.T) {
 	t.Run("idle WAL database", func(t *testing.T) {
 		// The command's connection is the only one: it recovers the WAL, and
 		// checkpoints it when it is closed.
-		createScenario(newStore(t, memoryDir(t), "wal"), 30).torment(t)
+		createScenario(newStore(t, memoryDir(t), "wal"), 20).torment(t)
 	})
 	t.Run("hot journal", func(t *testing.T) {
 		s := newStore(t, memoryDir(t), "delete")
 		leaveHotJournal(t, s.db)
-		createScenario(s, 10).torment(t)
+		createScenario(s, 8).torment(t)
 	})
 	t.Run("many files", func(t *testing.T) {
 		sc := createScenario(newStore(t, memoryDir(t), "wal").addFiles(1000), 7)
@@ -321,7 +321,7 @@ func TestInjectCreate(t *testing.T) {
 		// It fails anyway, so that faults meet the clearing up.
 		s := newStore(t, memoryDir(t), "wal")
 		require.NoError(t, unix.Mkfifo(filepath.Join(s.chroma, "zzz"), 0o600))
-		sc := createScenario(s, 15)
+		sc := createScenario(s, 10)
 		sc.judge = func(t *testing.T, f fault, h *hit, o outcome) {
 			if f.err != kill {
 				require.Equal(t, 2, o.code)
@@ -435,7 +435,7 @@ func TestInjectValidate(t *testing.T) {
 			before := picture(t, s.snapshot(stamp), nil)
 			sc := scenario{
 				store:  s,
-				sample: 8,
+				sample: 6,
 				reset:  func() {},
 				run: func(decide func(*call) verdict, calls []string) outcome {
 					return intercept(s.t, s.validate(stamp), calls, decide)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var kills = flag.Int("kills", 25, "how often to kill the command")
+var kills = flag.Int("kills", 20, "how often to kill the command")
 
 // plant fills the backup directory with what is not ours, some of it with names
 // that look so, and returns a check that all of it is as it was.

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	load     = flag.Duration("load", 2*time.Second, "how long to take snapshots under load, in each journal mode")
+	load     = flag.Duration("load", time.Second, "how long to take snapshots under load, in each journal mode")
 	loadRows = flag.Int("load-rows", 2000, "rows of 1 KB that one large transaction rewrites")
 )
 
