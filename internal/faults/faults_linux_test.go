@@ -70,26 +70,34 @@ func now() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// builtIn is the directory of the built command.
+// builtIn is the directory of what was built.
 var builtIn string
 
-var build = sync.OnceValues(func() (path string, err error) {
+// The programs of other packages that tests run.
+var (
+	buildCommand = sync.OnceValues(func() (string, error) { return build("../../cmd/atocore-backup") })
+	buildOnline  = sync.OnceValues(func() (string, error) { return build("./testdata/online") })
+)
+
+func build(source string) (path string, err error) {
 	tool, err := exec.LookPath("go")
 	if err != nil {
 		return "", err
 	}
-	if builtIn, err = os.MkdirTemp("", "faults"); err != nil {
-		return "", err
+	if builtIn == "" {
+		if builtIn, err = os.MkdirTemp("", "faults"); err != nil {
+			return "", err
+		}
 	}
-	path = filepath.Join(builtIn, "atocore-backup")
-	cmd := exec.Command(tool, "build", "-o", path, "../../cmd/atocore-backup")
-	// Without the system's loader, whose calls are not the command's.
+	path = filepath.Join(builtIn, filepath.Base(source))
+	cmd := exec.Command(tool, "build", "-o", path, source)
+	// Without the system's loader, whose calls are not the program's.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
 	return path, nil
-})
+}
 
 // hang is how long a run of the command may take before it is taken for one
 // that would never end.
@@ -98,9 +106,15 @@ const hang = 2 * time.Minute
 // command prepares a run of the real command.
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
+	return program(t, buildCommand, args...)
+}
+
+// program prepares a run of a program that may have to be built first.
+func program(t *testing.T, build func() (string, error), args ...string) *exec.Cmd {
+	t.Helper()
 	path, err := build()
 	if errors.Is(err, exec.ErrNotFound) {
-		t.Skip("no go tool to build the command with")
+		t.Skip("no go tool to build the program with")
 	}
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), hang)

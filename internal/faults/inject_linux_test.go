@@ -45,7 +45,7 @@ func (f fault) String() string {
 }
 
 // looks are the calls that look at a file by its name.
-var looks = []string{"stat", "lstat", "newfstatat"}
+var looks = []string{"stat", "lstat", "newfstatat", "statx"}
 
 // calls are those that can fail. An inode that cannot be read fails all looks
 // at it.
@@ -299,6 +299,14 @@ func TestInjectCreate(t *testing.T) {
 		// The command's connection is the only one: it recovers the WAL, and
 		// checkpoints it when it is closed.
 		createScenario(newStore(t, memoryDir(t), "wal"), 20).torment(t)
+	})
+	t.Run("online backup", func(t *testing.T) {
+		s := newStore(t, memoryDir(t), "wal")
+		sc := createScenario(s, 8)
+		sc.run = func(decide func(*call) verdict, calls []string) outcome {
+			return intercept(s.t, program(s.t, buildOnline, s.db, s.registry, s.chroma, s.backups), calls, decide)
+		}
+		sc.torment(t)
 	})
 	t.Run("hot journal", func(t *testing.T) {
 		s := newStore(t, memoryDir(t), "delete")
