@@ -50,6 +50,18 @@
 // right bytes when the source was read. They are no signatures either: who can
 // change a snapshot can change its hashes.
 //
+// # Restoring
+//
+// [RestoreRuntimeBackup] puts a snapshot back while nobody has the store open.
+// It validates first, takes a snapshot of what is there, and exchanges all
+// parts or none: a journal in the backup directory lets the next call finish or
+// undo a restore that was cut off, and until then every function says so with
+// [ErrRestoreUnfinished]. Into empty paths it makes a copy of the store, for a
+// drill. docs/restore.md is for the person who has to do it.
+//
+// [PruneRuntimeBackups] removes old snapshots by rules that users of restic
+// know. It never removes the newest one.
+//
 // # Untrusted input
 //
 // Stamps, metadata, manifests and the trees of snapshots are taken as
