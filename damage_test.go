@@ -42,14 +42,20 @@ type specimen struct {
 	stamp string
 }
 
-// newSpecimen takes a sound snapshot of a store. Chroma's own database is a
-// small one, since SQLite takes a while for the real one's check under the race
-// detector.
-func newSpecimen(t *testing.T) *specimen {
+// newSmallStore makes a store whose Chroma database is a small one: SQLite takes
+// a while for the real one's check under the race detector.
+func newSmallStore(t *testing.T) *store {
 	t.Helper()
 	s := newBareStore(t)
 	require.NoError(t, os.Remove(filepath.Join(s.ChromaPath, "chroma.sqlite3")))
 	makeDatabase(t, filepath.Join(s.ChromaPath, "chroma.sqlite3"))
+	return s
+}
+
+// newSpecimen takes a sound snapshot of a small store.
+func newSpecimen(t *testing.T) *specimen {
+	t.Helper()
+	s := newSmallStore(t)
 	return &specimen{t: t, stamp: s.create().Stamp, Options: backup.Options{BackupDir: s.BackupDir}}
 }
 

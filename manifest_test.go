@@ -48,7 +48,7 @@ func TestManifestIsThatOfCoreutils(t *testing.T) {
 	if err != nil || runtime.GOOS != "linux" {
 		t.Skip("there is no sha256sum of GNU coreutils")
 	}
-	store := newBareStore(t)
+	store := newSmallStore(t)
 	names := awkwardFiles(t, store.ChromaPath)
 	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
 	s.requireProblems()
@@ -67,7 +67,7 @@ func TestManifestIsThatOfCoreutils(t *testing.T) {
 // Every file has its line, in the order that readers insist on, and whatever
 // is done to one with an awkward name is found.
 func TestManifestOfAwkwardNames(t *testing.T) {
-	store := newBareStore(t)
+	store := newSmallStore(t)
 	names := awkwardFiles(t, store.ChromaPath)
 	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
 	s.requireProblems()

@@ -134,7 +134,7 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 	python := startPython(t)
 	for name, prepare := range pythonStores {
 		t.Run(name, func(t *testing.T) {
-			s := newBareStore(t)
+			s := newSmallStore(t)
 			prepare(t, s)
 			stamps := map[string]string{
 				"20260102T030405Z": "2026-01-02T03:04:05.678901+00:00",
@@ -171,7 +171,7 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 // Where both look, both find the same.
 func TestPythonAgreesOnDamage(t *testing.T) {
 	python := startPython(t)
-	made := newBareStore(t)
+	made := newSmallStore(t)
 	meta := made.create()
 	s := &specimen{t: t, Options: backup.Options{BackupDir: made.BackupDir}, stamp: meta.Stamp}
 	for _, test := range []struct {

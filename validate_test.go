@@ -44,7 +44,7 @@ func TestValidateReportsASoundSnapshot(t *testing.T) {
 }
 
 func TestValidateWithoutRegistryAndChroma(t *testing.T) {
-	store := newBareStore(t)
+	store := newSmallStore(t)
 	store.IncludeChroma = false
 	store.RegistryPath = ""
 	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
@@ -718,7 +718,7 @@ func TestValidatePythonSnapshotWithManifest(t *testing.T) {
 
 // Every row of SQLite's check is reported, up to the bound.
 func TestValidateReportsAllRowsOfTheIntegrityCheck(t *testing.T) {
-	store := newBareStore(t)
+	store := newSmallStore(t)
 	store.IncludeChroma = false
 	inDatabase(t, store.DatabasePath, func(db *sql.DB) {
 		_, err := db.Exec("PRAGMA journal_mode = delete")
@@ -807,7 +807,7 @@ func TestValidateReadsEveryPageSize(t *testing.T) {
 
 // A database's header that SQLite refuses, byte by byte: always a verdict.
 func TestValidateAnyDatabaseHeader(t *testing.T) {
-	store := newBareStore(t)
+	store := newSmallStore(t)
 	store.IncludeChroma = false
 	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
 	good := s.read(dbFile)
