@@ -63,6 +63,7 @@ var (
 	// ErrPanic is returned when a function of the host (InitDB, Locker,
 	// OnProgress, Clock, Logger) panicked. The error carries the value and the
 	// stack. Everything was released and removed, as for any other error. (A
-	// Logger that panics at the message that a snapshot was made is ignored.)
+	// Logger that panics at the message that a snapshot was made, or restored,
+	// is ignored.)
 	ErrPanic = errors.New("panic during backup")
 )

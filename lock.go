@@ -49,6 +49,11 @@ func (s *settings) enterBackupDir() (*fsat.Dir, error) {
 // restoreCutOff tells readers of a restore that was cut off. One that is
 // running does not concern them.
 func (s *settings) restoreCutOff() error {
+	// The lock is looked at only if there is a journal: a restore that begins
+	// just then would take the look for a create.
+	if err := s.unfinishedRestore(); err == nil {
+		return nil
+	}
 	dir, err := fsat.OpenDir(s.BackupDir)
 	if err == nil {
 		defer dir.Close()

@@ -159,11 +159,18 @@ func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (resu
 		return nil, step("write journal", r.journal.path(), err)
 	}
 	if err := r.finish(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: the new store is in place: %w", ErrRestoreUnfinished, err)
 	}
-	s.log.Info("runtime_backup_restored", "stamp", stamp, "safety_stamp", r.result.SafetyStamp,
-		"files", r.result.Files, "bytes", r.result.Bytes)
+	r.logRestored()
 	return &r.result, nil
+}
+
+// logRestored tells of a restore that is done. A Logger that panics does not
+// undo it, so an error would be wrong.
+func (r *restore) logRestored() {
+	defer func() { _ = recover() }()
+	r.log.Info("runtime_backup_restored", "stamp", r.result.Stamp, "safety_stamp", r.result.SafetyStamp,
+		"files", r.result.Files, "bytes", r.result.Bytes)
 }
 
 // A restore is one call's work.

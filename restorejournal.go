@@ -96,13 +96,19 @@ func timeNanoField(name string, p *int64) metadataField {
 
 func (j *restoreJournal) path() string { return filepath.Join(j.dir.Path(), j.name) }
 
-// begin writes the first line. dir is then the journal's to close.
+// begin writes the first line. dir is then the journal's to close; after an
+// error it is closed.
 func (j *restoreJournal) begin(dir *fsat.Dir) (err error) {
 	var b bytes.Buffer
 	for i, f := range j.fields() {
 		fmt.Fprintf(&b, `%s%q:%s`, comma(i), f.name, f.encode())
 	}
 	j.dir, j.name = dir, journalName
+	defer func() {
+		if err != nil {
+			dir.Close()
+		}
+	}()
 	f, err := dir.Create(j.name, 0o600)
 	if err != nil {
 		return err
@@ -257,5 +263,11 @@ func (j *restoreJournal) stagingName(part string) string {
 	return ".atocore-restore-" + j.id + "-" + part
 }
 
-// setAsideName is what an old part that is kept is called in the end.
-func (j *restoreJournal) setAsideName(base string) string { return base + ".set-aside-" + j.id }
+// setAsideName is what an old part that is kept is called in the end. A name
+// has at most 255 bytes, so a long one gives way to that of the part.
+func (j *restoreJournal) setAsideName(base, part string) string {
+	if len(base) > 200 {
+		base = part
+	}
+	return base + ".set-aside-" + j.id
+}

@@ -36,7 +36,14 @@ func (r *restore) beginJournal(backupDir, snapshot *fsat.Dir) error {
 		j.chromaMode, j.chromaMtime = int64(chroma.Mode&^fs.ModeDir), chroma.MtimeNano
 	}
 	r.journal = j
-	if !r.empty {
+	if r.empty {
+		// Nobody else was kept away from an empty place until here.
+		if still, err := r.nothingThere(); err != nil {
+			return err
+		} else if !still {
+			return fmt.Errorf("%w: somebody put something where there was nothing to restore over", ErrBusy)
+		}
+	} else {
 		dir, err := backupDir.Reopen()
 		if err != nil {
 			return err
@@ -44,7 +51,6 @@ func (r *restore) beginJournal(backupDir, snapshot *fsat.Dir) error {
 		if err = j.begin(dir); err == nil || !isReadOnly(err) {
 			return err
 		}
-		dir.Close()
 	}
 	beside := filepath.Dir(j.database)
 	if err := makeDir(beside); err != nil {
@@ -441,14 +447,12 @@ func (r *restore) finish() error {
 	for _, part := range j.parts() {
 		setAside := ""
 		if j.setAside {
-			base := ""
 			switch p := part.(type) {
 			case *treeSwap:
-				base = filepath.Base(p.dir)
+				setAside = j.setAsideName(filepath.Base(p.dir), chromaDirName)
 			case *fileSwap:
-				base = p.name
+				setAside = j.setAsideName(p.name, strings.TrimPrefix(p.staging, j.stagingName("")))
 			}
-			setAside = j.setAsideName(base)
 		}
 		kept, err := part.clean(setAside)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"syscall"
 
 	"github.com/atocore/backup/internal/fsat"
 )
@@ -66,8 +67,8 @@ func (d *swapDirs) close() {
 }
 
 // openSwap opens what there is of a swap's directories.
-func openSwap(live, staging, old string) (d *swapDirs, err error) {
-	d = new(swapDirs)
+func openSwap(live, staging, old string) (_ *swapDirs, err error) {
+	d := new(swapDirs)
 	defer func() {
 		if err != nil {
 			d.close()
@@ -404,7 +405,8 @@ func (s *treeSwap) clean(setAside string) (string, error) {
 }
 
 // removeEmpty removes the directory of a tree that was not there before and
-// did not come to be.
+// did not come to be. What somebody else has put there since stays: a link, a
+// mount point, files.
 func (s *treeSwap) removeEmpty() error {
 	if s.had {
 		return nil
@@ -417,8 +419,11 @@ func (s *treeSwap) removeEmpty() error {
 		return err
 	}
 	defer parent.Close()
-	if err := parent.Remove(filepath.Base(s.dir), true); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the new Chroma directory: %w", err)
+	err = parent.Remove(filepath.Base(s.dir), true)
+	for _, stays := range []error{nil, fs.ErrNotExist, fs.ErrExist, syscall.ENOTEMPTY, syscall.ENOTDIR, syscall.EBUSY} {
+		if errors.Is(err, stays) {
+			return parent.Sync()
+		}
 	}
-	return parent.Sync()
+	return fmt.Errorf("remove the new Chroma directory: %w", err)
 }

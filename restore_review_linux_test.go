@@ -1,0 +1,207 @@
+package backup_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+// What was an empty place when a restore began, and is one no longer, is
+// nobody's to replace: no snapshot was taken of it.
+func TestRestoreIntoAPlaceThatFills(t *testing.T) {
+	for name, fill := range map[string]func(t *testing.T, s *store){
+		"a store": func(t *testing.T, s *store) {
+			for _, path := range []string{s.DatabasePath, s.RegistryPath} {
+				require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+			}
+			writeGeneration(t, s.Options, "old")
+		},
+		"a registry": func(t *testing.T, s *store) {
+			require.NoError(t, os.MkdirAll(filepath.Dir(s.RegistryPath), 0o755))
+			require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{}"), 0o600))
+		},
+		"a Chroma directory": func(t *testing.T, s *store) {
+			require.NoError(t, os.MkdirAll(s.ChromaPath, 0o755))
+			require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "only-old"), []byte("old"), 0o600))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, stamp := smallStore(t)
+			opts := s.Options
+			live := t.TempDir()
+			opts.DatabasePath = filepath.Join(live, "a", "atocore.db")
+			opts.RegistryPath = filepath.Join(live, "b", "registry.json")
+			opts.ChromaPath = filepath.Join(live, "c", "chroma")
+			filled := &store{t: t, dir: live, Options: opts}
+			var before map[string]string
+			opts.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseValidateDatabase && before == nil {
+					fill(t, filled)
+					before = treeOf(t, live)
+				}
+			}
+			_, err := backup.RestoreRuntimeBackup(context.Background(), opts, stamp)
+			require.ErrorIs(t, err, backup.ErrBusy)
+			after := treeOf(t, live)
+			require.Equal(t, slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(after)))
+			if name == "a store" {
+				require.Equal(t, "old", generationOf(t, opts))
+			}
+		})
+	}
+}
+
+// A restore that failed and was undone leaves a Chroma directory alone that is
+// not its own: it must not be taken for a failure of undoing, for ever.
+func TestRestoreWithChromaOnAVolumeThatIsNotThere(t *testing.T) {
+	s, stamp := smallStore(t)
+	require.NoError(t, os.Rename(s.ChromaPath, s.ChromaPath+".away"))
+	require.NoError(t, os.Symlink(filepath.Join(s.dir, "volume"), s.ChromaPath))
+	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, backup.ErrRestoreUnfinished)
+	require.NotErrorIs(t, err, backup.ErrPanic)
+	s.requireNoRemains()
+	require.NoError(t, os.Remove(s.ChromaPath))
+	require.NoError(t, os.Rename(s.ChromaPath+".away", s.ChromaPath))
+	require.Equal(t, "old", generationOf(t, s.Options))
+}
+
+// While a restore was cut off in staging, the host may have made itself the
+// Chroma directory that was not there before.
+func TestChromaMadeAfterARestoreWasCutOff(t *testing.T) {
+	s, stamp := smallStore(t)
+	require.NoError(t, os.RemoveAll(s.ChromaPath))
+	c := startChild(t, "call", s.dir, "restore", stamp, "stage")
+	require.Equal(t, "at stage", c.hear())
+	c.kill()
+	require.NoError(t, os.MkdirAll(s.ChromaPath, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "made"), []byte("x"), 0o600))
+	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+	require.ErrorIs(t, err, backup.ErrInvalidBackup)
+	require.FileExists(t, filepath.Join(s.ChromaPath, "made"))
+	s.restore(stamp)
+	require.Equal(t, "new", generationOf(t, s.Options))
+}
+
+// SQLite wants room for "-journal" behind the name of a database; what is set
+// aside gets a longer one.
+func TestRestoreOfLongNames(t *testing.T) {
+	for name, breakStore := range map[string]func(t *testing.T, s *store){
+		"replaced": func(*testing.T, *store) {},
+		"set aside": func(t *testing.T, s *store) {
+			require.NoError(t, os.Truncate(s.DatabasePath, 1000))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t)
+			for path, length := range map[*string]int{&s.DatabasePath: 255 - len("-journal"), &s.RegistryPath: 255, &s.ChromaPath: 255} {
+				long := filepath.Join(filepath.Dir(*path), strings.Repeat("n", length-1)+filepath.Base(*path)[:1])
+				require.NoError(t, os.Rename(*path, long))
+				*path = long
+			}
+			m := s.create()
+			breakStore(t, s)
+			r := s.restore(m.Stamp)
+			requireSound(t, s.DatabasePath)
+			s.requireNoRemains()
+			for _, path := range r.SetAside {
+				require.DirExists(t, path)
+			}
+			require.Equal(t, name == "set aside", len(r.SetAside) == 3)
+		})
+	}
+}
+
+// What comes after a restore is done does not make it fail.
+func TestLoggerThatPanicsAfterARestore(t *testing.T) {
+	s, stamp := smallStore(t)
+	s.Logger = slog.New(panicAt{slog.DiscardHandler, "runtime_backup_restored"})
+	r := s.restore(stamp)
+	require.Equal(t, stamp, r.Stamp)
+	require.Equal(t, "new", generationOf(t, s.Options))
+}
+
+// panicAt panics at one message.
+type panicAt struct {
+	slog.Handler
+	message string
+}
+
+func (panicAt) Enabled(context.Context, slog.Level) bool { return true }
+
+func (p panicAt) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == p.message {
+		panic("of the logger")
+	}
+	return nil
+}
+
+// If what was replaced cannot be removed, the new store is in place, and the
+// error says so.
+func TestRestoreThatCannotEnd(t *testing.T) {
+	s := newStore(t)
+	m := s.create()
+	require.NoError(t, os.WriteFile(s.DatabasePath, []byte(strings.Repeat("rubbish ", 1000)), 0o600))
+	var inTheWay string
+	opts := s.Options
+	opts.OnProgress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseVerify && inTheWay == "" {
+			staging, err := filepath.Glob(filepath.Join(filepath.Dir(s.DatabasePath), ".atocore-restore-*-db"))
+			require.NoError(t, err)
+			require.Len(t, staging, 1)
+			id := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(staging[0]), ".atocore-restore-"), "-db")
+			inTheWay = s.DatabasePath + ".set-aside-" + id
+			require.NoError(t, os.Mkdir(inTheWay, 0o700))
+		}
+	}
+	_, err := backup.RestoreRuntimeBackup(context.Background(), opts, m.Stamp)
+	require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
+	requireSound(t, s.DatabasePath)
+	require.NoError(t, os.Remove(inTheWay))
+	require.Equal(t, "finished", s.restore(m.Stamp).Recovered)
+}
+
+// A list beside a restore that begins does not keep it away.
+func TestListsDoNotKeepARestoreAway(t *testing.T) {
+	s, stamp := smallStore(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 4)
+	for range cap(ended) {
+		go func() {
+			for ctx.Err() == nil {
+				if _, err := backup.ListRuntimeBackups(context.Background(), s.Options); err != nil {
+					ended <- err
+					return
+				}
+				runtime.Gosched()
+			}
+			ended <- nil
+		}()
+	}
+	var err error
+	for range 100 {
+		// Of a snapshot that is not there: the locks are the same.
+		_, err = backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+		if !errors.Is(err, backup.ErrInvalidBackup) {
+			break
+		}
+	}
+	cancel()
+	for range cap(ended) {
+		require.NoError(t, <-ended)
+	}
+	require.ErrorIs(t, err, backup.ErrInvalidBackup)
+	s.restore(stamp)
+}
