@@ -1,0 +1,127 @@
+package backup_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func readDoc(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("docs", name))
+	require.NoError(t, err)
+	return string(data)
+}
+
+// What the guide to restoring says that a message says, is said.
+func TestRestoreGuideQuotesRealMessages(t *testing.T) {
+	var source strings.Builder
+	for _, pattern := range []string{"*.go", "cmd/atocore-backup/*.go"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			data, err := os.ReadFile(file)
+			require.NoError(t, err)
+			source.Write(data)
+		}
+	}
+	// The guide has an ellipsis where something is filled in.
+	text := regexp.MustCompile(`%[sdvw]`).ReplaceAllString(source.String(), "…")
+	var quoted int
+	for _, line := range strings.Split(readDoc(t, "restore.md"), "\n") {
+		row, ok := strings.CutPrefix(line, "| `")
+		if !ok {
+			continue
+		}
+		said, _, _ := strings.Cut("`"+row, " | ")
+		for i, message := range strings.Split(said, "`") {
+			if i%2 == 1 {
+				quoted++
+				require.True(t, strings.Contains(text, strings.TrimSuffix(message, ":")), "nothing says %q", message)
+			}
+		}
+	}
+	require.Greater(t, quoted, 20)
+}
+
+// handBlock gives the commands of the guide that follow a mark.
+func handBlock(t *testing.T, mark string) string {
+	t.Helper()
+	_, after, found := strings.Cut(readDoc(t, "restore.md"), "<!-- "+mark+" -->\n")
+	require.True(t, found)
+	var script strings.Builder
+	for _, line := range strings.Split(strings.TrimLeft(after, "\n"), "\n") {
+		command, indented := strings.CutPrefix(line, "    ")
+		if !indented && line != "" {
+			break
+		}
+		script.WriteString(command + "\n")
+	}
+	return script.String()
+}
+
+// The guide's way by hand brings the store back, over what a restore left that
+// was cut off, too.
+func TestRestoreByHand(t *testing.T) {
+	for _, tool := range []string{"sh", "sha256sum", "find"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip("needs coreutils:", err)
+		}
+	}
+	home := t.TempDir()
+	s := newBareStore(t)
+	require.NoError(t, os.Rename(s.dir, filepath.Join(home, "store")))
+	s.Options = storeIn(filepath.Join(home, "store"))
+	s.BackupDir = filepath.Join(home, "backups")
+	meta := s.create()
+	chroma := readTree(t, s.ChromaPath)
+	registry, err := os.ReadFile(s.RegistryPath)
+	require.NoError(t, err)
+
+	// A WAL that would be read into whatever database lies beside it.
+	db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+	for range 100 {
+		require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+	}
+	keepWAL(t, db, s.DatabasePath)
+	require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{}"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "later"), nil, 0o600))
+	for part, dir := range map[string]string{"db": filepath.Dir(s.DatabasePath), "config": filepath.Dir(s.RegistryPath), "chroma": s.ChromaPath} {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, ".atocore-restore-0123456789abcdef-"+part, "old"), 0o700))
+	}
+	journal := filepath.Join(s.BackupDir, ".atocore-restore.journal")
+	write(t, journal, "no journal\n")
+
+	run := func(script string) string {
+		t.Helper()
+		cmd := exec.Command("sh", "-euxc", strings.ReplaceAll(script, "STAMP", meta.Stamp))
+		cmd.Env = append(os.Environ(), "HOME="+home)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		return string(out)
+	}
+	require.Contains(t, run(handBlock(t, "a test runs this block")), "\nintact\n")
+	run(handBlock(t, "a test runs this block, too"))
+
+	requireSound(t, s.DatabasePath)
+	require.Zero(t, countTransfers(t, s.DatabasePath))
+	require.NoFileExists(t, s.DatabasePath+"-wal")
+	require.Equal(t, chroma, readTree(t, s.ChromaPath))
+	got, err := os.ReadFile(s.RegistryPath)
+	require.NoError(t, err)
+	require.Equal(t, registry, got)
+	require.NoFileExists(t, journal)
+	left, err := filepath.Glob(filepath.Join(home, "store", "*", ".atocore*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.FileExists(t, filepath.Join(home, "before-restore", "atocore.db-wal"), "nothing is lost")
+	s.requireClean()
+}
