@@ -219,15 +219,16 @@ func roleTryLock(p parent, args []string) error {
 			return err
 		}
 		_, err = db.Exec(statement)
-		if code := sqliteCode(err); code == 5 {
-			p.say("refused")
-		} else if err != nil {
-			p.say(err.Error())
-		} else {
-			p.say("got it")
-		}
-		if err := db.Close(); err != nil {
+		if err := db.Close(); err != nil { // so that it holds nothing when it answers
 			return err
+		}
+		switch {
+		case sqliteCode(err) == 5:
+			p.say("refused")
+		case err != nil:
+			p.say(err.Error())
+		default:
+			p.say("got it")
 		}
 	}
 }
