@@ -15,6 +15,8 @@ const (
 	dbDirName     = "db"
 	configDirName = "config"
 	chromaDirName = "chroma"
+
+	chromaDBName = "chroma.sqlite3" // Chroma's own database
 )
 
 // CreateRuntimeBackup takes a snapshot of the machine store while it is in use

@@ -72,14 +72,23 @@ func pinSource(ctx context.Context, path string) (_ *pinnedSource, err error) {
 	if _, err := fsat.Stat(path + "-journal"); err != nil && !absent(err) {
 		return nil, err
 	}
-	after, err := fsat.Stat(path)
-	if err != nil {
+	if err := src.inPlace(); err != nil {
 		return nil, err
 	}
-	if !after.SameFile(before) && before.Ino != 0 {
-		return nil, fmt.Errorf("%w: another file took the database's place", ErrSourceChanged)
-	}
 	return src, nil
+}
+
+// inPlace makes sure that the path, by which SQLite and this package find the
+// WAL, still leads to the file that was there at first.
+func (src *pinnedSource) inPlace() error {
+	now, err := fsat.Stat(src.path)
+	if err != nil {
+		return err
+	}
+	if src.id.ino != 0 && src.id != (fileID{now.Dev, now.Ino}) {
+		return fmt.Errorf("%w: another file took the database's place", ErrSourceChanged)
+	}
+	return nil
 }
 
 // begin begins a transaction, which holds nothing before it reads. Whether ctx

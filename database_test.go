@@ -462,6 +462,64 @@ func TestWALDatabaseChangedWhileCopied(t *testing.T) {
 	}
 }
 
+// If another database takes the place of the one that is being copied, its
+// WAL must not be taken for that of the first.
+func TestDatabaseReplacedWhileCopied(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("files that are open cannot be replaced on Windows")
+	}
+	eachCopy(t, func(t *testing.T, online bool) {
+		t.Parallel()
+		s := newStore(t)
+		s.IncludeChroma, s.OnlineBackup = false, online
+		s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+		makeBulk(t, s.DatabasePath, "wal")
+		other := filepath.Join(s.dir, "other.db")
+		_, err := makeBulk(t, other, "wal").Exec(sway + "INSERT INTO bulk VALUES (NULL, 0, '')")
+		require.NoError(t, err)
+		replaced := false
+		s.OnProgress = func(p backup.Progress) {
+			if p.Phase == backup.PhaseDatabase && p.Bytes > 0 && !replaced {
+				replaced = true
+				for _, suffix := range []string{"-wal", "-shm", ""} {
+					require.NoError(t, os.Rename(other+suffix, s.DatabasePath+suffix))
+				}
+			}
+		}
+		meta, err := createWith(t, s.Options)
+		require.True(t, replaced)
+		if online { // it has the first one's files open
+			require.NoError(t, err)
+			require.Equal(t, bulkRows, requireBulk(t, meta.DBSnapshotPath))
+		} else if runtime.GOOS == "linux" {
+			require.ErrorIs(t, err, backup.ErrSourceChanged)
+			s.requireNoSnapshot()
+		}
+	})
+}
+
+// The way to the copy has to be escaped like the way to the source.
+func TestNamesOfTheBackupDirectory(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("many of these names are not possible on Windows")
+	}
+	eachCopy(t, func(t *testing.T, online bool) {
+		s := newStore(t)
+		s.IncludeChroma, s.OnlineBackup = false, online
+		db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+		require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+		for _, name := range append(awkwardNames(t), "back ups", "a?mode=ro", "50%25", "#", "a&b;c") {
+			opts := s.Options
+			opts.BackupDir = filepath.Join(s.dir, name)
+			meta, err := createWith(t, opts)
+			require.NoError(t, err, name)
+			require.Equal(t, 1, countTransfers(t, meta.DBSnapshotPath), name)
+			_, err = backup.ValidateBackup(t.Context(), opts, meta.Stamp)
+			require.NoError(t, err, name)
+		}
+	})
+}
+
 // Through the online backup, what is committed while it runs is not in the
 // copy, and does not make it begin anew.
 func TestOnlineBackupIsOneMoment(t *testing.T) {

@@ -17,8 +17,8 @@ var (
 
 	// ErrSourceChanged is returned by CreateRuntimeBackup when the registry or
 	// a file of the Chroma directory kept changing while it was read: the
-	// ingestion guard did not keep every writer out. Nothing was published;
-	// trying again is safe.
+	// ingestion guard did not keep every writer out; or when another file took
+	// the database's place. Nothing was published; trying again is safe.
 	ErrSourceChanged = errors.New("source changed while it was copied")
 
 	// ErrSourceInvalid is returned by CreateRuntimeBackup when what it was

@@ -287,6 +287,17 @@ func (s *settings) checkPlaces() (faults []error) {
 	if base := filepath.Base(s.DatabasePath); base == string(filepath.Separator) {
 		fault("DatabasePath %s names no file", s.DatabasePath)
 	}
+	// SQLite opens no path that its journal's would be longer than, and a copy
+	// that cannot be opened cannot be checked (mxPathname in os_unix.c).
+	const longest = 512 - len("-journal")
+	root := filepath.Join(backupDir, snapshotsName, stampLayout+"-1000")
+	deepest := len(filepath.Join(root, dbDirName, filepath.Base(s.DatabasePath)))
+	if s.IncludeChroma {
+		deepest = max(deepest, len(filepath.Join(root, chromaDirName, chromaDBName)))
+	}
+	if deepest > longest {
+		fault("BackupDir %s is %d bytes too long for SQLite to open a copy in it", s.BackupDir, deepest-longest)
+	}
 	return faults
 }
 

@@ -120,6 +120,9 @@ func TestPlacesThatCannotWork(t *testing.T) {
 			s.RegistryPath = filepath.Join(s.dir, "registry.json")
 			require.NoError(t, os.Link(s.DatabasePath, s.RegistryPath))
 		}, []string{"RegistryPath"}},
+		{"backups deeper than SQLite can look", func(t *testing.T, s *store) {
+			s.BackupDir = filepath.Join(s.dir, strings.Repeat("a", 200), strings.Repeat("b", 250))
+		}, []string{"too long for SQLite"}},
 		{"the database's -shm as registry", func(t *testing.T, s *store) {
 			s.RegistryPath = s.DatabasePath + "-shm"
 			write(t, s.RegistryPath, "{}")
@@ -142,10 +145,14 @@ func TestPlacesThatCannotWork(t *testing.T) {
 func TestPlacesThatWork(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(s *store){
-		"a name that begins as Chroma's":    func(s *store) { s.BackupDir = s.ChromaPath + "-backups" },
-		"a name that ends Chroma's early":   func(s *store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },
-		"database and registry in backups":  func(s *store) { s.BackupDir = filepath.Join(s.dir, "config") },
-		"backups beside all":                func(s *store) { s.BackupDir = filepath.Join(s.dir, "data", "backups") },
+		"a name that begins as Chroma's":   func(s *store) { s.BackupDir = s.ChromaPath + "-backups" },
+		"a name that ends Chroma's early":  func(s *store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },
+		"database and registry in backups": func(s *store) { s.BackupDir = filepath.Join(s.dir, "config") },
+		"backups beside all":               func(s *store) { s.BackupDir = filepath.Join(s.dir, "data", "backups") },
+		"as deep as SQLite can look": func(s *store) {
+			rest := 512 - len("-journal") - len("/snapshots/20060102T150405Z-1000/chroma/chroma.sqlite3") - len(s.dir)
+			s.BackupDir = filepath.Join(s.dir, strings.Repeat("a", 150), strings.Repeat("b", rest-152))
+		},
 		"unclean paths":                     func(s *store) { s.BackupDir = s.ChromaPath + "/../x/.././/backups/" },
 		"the database's name for all three": func(s *store) { s.BackupDir = s.DatabasePath + "-backups" },
 	} {

@@ -79,7 +79,10 @@ func (s *settings) copyPinned(ctx context.Context, src *pinnedSource, dir *fsat.
 		return err
 	}
 	if wal {
-		return s.copyWAL(ctx, src, dir, copied)
+		if err := s.copyWAL(ctx, src, dir, copied); err != nil {
+			return err
+		}
+		return src.inPlace()
 	}
 	if copied < src.pages*src.pageSize {
 		return fmt.Errorf("%w: the database file has %d bytes and should have %d", ErrSourceInvalid, copied, src.pages*src.pageSize)

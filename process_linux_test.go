@@ -43,6 +43,23 @@ func locksOf(t *testing.T, path string) (locks []string) {
 	return locks
 }
 
+// A database that is gone is let go when another one is copied.
+func TestRemovedDatabasesAreLetGo(t *testing.T) {
+	for range 5 {
+		s := newStore(t)
+		s.IncludeChroma = false
+		s.create()
+		s.removeAll(s.DatabasePath)
+	}
+	gone := 0
+	for _, file := range openFiles(t) {
+		if strings.HasSuffix(file, "atocore.db (deleted)") {
+			gone++
+		}
+	}
+	require.LessOrEqual(t, gone, 1)
+}
+
 // openFiles tells what this process has open.
 func openFiles(t *testing.T) (files []string) {
 	t.Helper()

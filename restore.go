@@ -405,7 +405,7 @@ func (r *restore) contents(ctx context.Context, dir *fsat.Dir) (entries []manife
 // be locked.
 func (r *restore) lockLive(ctx context.Context) error {
 	database := realPath(r.DatabasePath)
-	for _, file := range []string{database, filepath.Join(r.ChromaPath, "chroma.sqlite3")} {
+	for _, file := range []string{database, filepath.Join(r.ChromaPath, chromaDBName)} {
 		if err := refuseOpeners(file); err != nil {
 			return err
 		}

@@ -705,7 +705,7 @@ func (v *validation) checkChromaTree() error {
 // together with that, and a copy must not be opened in a way that would apply
 // it: then the manifest has to do.
 func (v *validation) checkChromaDatabase(ctx context.Context) (problems []Problem, err error) {
-	const name = "chroma.sqlite3"
+	const name = chromaDBName
 	dir, err := v.dir.OpenDir(chromaDirName)
 	if err != nil {
 		if absent(err) {
