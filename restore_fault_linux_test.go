@@ -1,0 +1,186 @@
+package backup_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+)
+
+// A strace runs roles while it meddles with their system calls.
+type strace struct{ tool string }
+
+func needStrace(t *testing.T) strace {
+	t.Helper()
+	tool, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("there is no strace, which makes chosen system calls fail")
+	}
+	return strace{tool}
+}
+
+// run plays the role restore with the calls of one kind meddled with, and
+// returns what it printed and whether any call was hit.
+func (s strace) run(t *testing.T, call, inject string, args ...string) (text string, hit bool, err error) {
+	t.Helper()
+	log := filepath.Join(t.TempDir(), "log")
+	cmd := exec.Command(s.tool, append([]string{"-f", "-qq", "-o", log, "-e", "trace=" + call,
+		"-e", "inject=" + call + ":" + inject, os.Args[0]}, args...)...)
+	cmd.Env = append(os.Environ(), roleEnv+"=restore", "GOMAXPROCS=1")
+	stdin, hold, perr := os.Pipe() // a role ends when its input does
+	require.NoError(t, perr)
+	cmd.Stdin = stdin
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, errors.Join(stdin.Close(), hold.Close()))
+	text = string(out)
+	if strings.Contains(strings.ToLower(text), "ptrace") {
+		t.Skipf("strace may not trace here: %s", text)
+	}
+	trace, lerr := os.ReadFile(log)
+	require.NoError(t, lerr)
+	return text, strings.Contains(string(trace), "(INJECTED)") || strings.Contains(string(trace), "killed by SIGKILL"), err
+}
+
+// template makes a store in generation "old" with a snapshot in generation
+// "new", and gives a function that copies it to a directory of its own.
+func restoreTemplate(t *testing.T) (stamp string, fresh func(t *testing.T) *store) {
+	t.Helper()
+	template, m := smallStore(t)
+	return m, func(t *testing.T) *store {
+		t.Helper()
+		dir := t.TempDir()
+		require.NoError(t, os.RemoveAll(dir))
+		require.NoError(t, exec.Command("cp", "-a", template.dir, dir).Run())
+		return &store{t: t, dir: dir, Options: storeAt(dir)}
+	}
+}
+
+// recovered deals with what a restore left, by a call that can do nothing
+// else, and tells what the store is then.
+func (s *store) recovered() string {
+	s.t.Helper()
+	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+	require.ErrorIs(s.t, err, backup.ErrInvalidBackup)
+	s.requireNoRemains()
+	return generationOf(s.t, s.Options)
+}
+
+// A call that fails, once or from then on, makes the restore fail with the old
+// store in place, or says that it is unfinished; then the next one deals with
+// it. What reports success is the new store.
+func TestRestoreWithFailingCalls(t *testing.T) {
+	t.Parallel()
+	tracer := needStrace(t)
+	stamp, fresh := restoreTemplate(t)
+	faults, unfinished := 0, 0
+	for _, call := range []string{"renameat2", "renameat", "linkat", "unlinkat", "mkdirat", "fsync", "pwrite64", "fchmod", "utimensat", "openat"} {
+		stride := *killStride
+		if call == "renameat2" || call == "linkat" || call == "unlinkat" {
+			stride = (stride + 7) / 8
+		}
+		for i := 0; ; i++ {
+			n := 1 + i*stride
+			how := []string{"error=EIO:when=%d", "error=ENOSPC:when=%d+", "error=EACCES:when=%d"}[i%3]
+			name := fmt.Sprintf("%s "+how, call, n)
+			s := fresh(t)
+			text, hit, err := tracer.run(t, call, fmt.Sprintf(how, n), s.dir, stamp)
+			if !hit {
+				require.NoError(t, err, "%s: %s", name, text)
+				break
+			}
+			faults++
+			require.NotContains(t, text, "panic", name)
+			_, lerr := backup.ListRuntimeBackups(context.Background(), s.Options)
+			said := strings.Contains(text, backup.ErrRestoreUnfinished.Error())
+			if said {
+				unfinished++
+			} else {
+				require.NoError(t, lerr, "%s: %s", name, text)
+				want := "old"
+				if err == nil {
+					want = "new"
+				}
+				require.Equal(t, want, generationOf(t, s.Options), "%s: %s", name, text)
+				s.requireNoRemains()
+			}
+			s.recovered()
+			s.restore(stamp)
+			require.Equal(t, "new", generationOf(t, s.Options), name)
+			s.requireNoRemains()
+			require.NoError(t, os.RemoveAll(s.dir))
+		}
+	}
+	t.Logf("%d faults, %d of them left the restore unfinished", faults, unfinished)
+}
+
+// Undoing and finishing are killed themselves, at each step, and killed again.
+func TestRecoveryKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
+	tracer := needStrace(t)
+	stamp, fresh := restoreTemplate(t)
+	for _, tt := range []struct {
+		name string
+		cut  func(t *testing.T, s *store)
+		want string
+	}{
+		{"undo of a whole swap", func(t *testing.T, s *store) {
+			c := startChild(t, "call", s.dir, "restore", stamp, "verify")
+			require.Equal(t, "at verify", c.hear())
+			c.kill()
+		}, "old"},
+		{"undo of half a swap", func(t *testing.T, s *store) {
+			_, hit, _ := tracer.run(t, "renameat", "signal=SIGKILL:when=1", s.dir, stamp)
+			require.True(t, hit)
+		}, "old"},
+		{"finish", func(t *testing.T, s *store) {
+			for n := 1; ; n++ {
+				journal, _ := os.ReadFile(filepath.Join(s.BackupDir, ".atocore-restore.journal"))
+				if strings.HasSuffix(string(journal), "done\n") {
+					return
+				}
+				if n > 1 {
+					s.recovered()
+				}
+				_, hit, _ := tracer.run(t, "unlinkat", fmt.Sprintf("signal=SIGKILL:when=%d", n), s.dir, stamp)
+				require.True(t, hit)
+			}
+		}, "new"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := fresh(t)
+			tt.cut(t, s)
+			half := s.dir
+			kills := 0
+			for _, call := range []string{"renameat2", "renameat", "unlinkat", "fsync", "pwrite64", "ftruncate"} {
+				for n := 1; ; n += (*killStride + 7) / 8 {
+					dir := t.TempDir()
+					require.NoError(t, os.RemoveAll(dir))
+					require.NoError(t, exec.Command("cp", "-a", half, dir).Run())
+					// The journal names absolute places.
+					opts := storeAt(dir)
+					journal := filepath.Join(opts.BackupDir, ".atocore-restore.journal")
+					data, err := os.ReadFile(journal)
+					require.NoError(t, err)
+					require.NoError(t, os.WriteFile(journal, []byte(strings.ReplaceAll(string(data), half, dir)), 0o600))
+					s := &store{t: t, dir: dir, Options: opts}
+					_, hit, _ := tracer.run(t, call, fmt.Sprintf("signal=SIGKILL:when=%d", n), dir, "none")
+					if !hit {
+						break
+					}
+					kills++
+					require.Equal(t, tt.want, s.recovered(), "killed at %s %d", call, n)
+					require.NoError(t, os.RemoveAll(dir))
+				}
+			}
+			t.Logf("%d kills", kills)
+		})
+	}
+}
