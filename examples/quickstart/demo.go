@@ -120,16 +120,21 @@ func (d *demo) compare(ctx context.Context, before, after state) error {
 		humanize.Comma(after.transfers-before.transfers))
 	d.say("Balances:   their sum in the snapshot is %d, so no transaction is in it by halves.", got.sum)
 
-	documents, err := os.ReadFile(filepath.Join(d.snapshot.ChromaSnapshotPath, ingestedDir, documentsFile))
+	return d.sayBatch(got, d.snapshot.ChromaSnapshotPath)
+}
+
+// sayBatch tells which batch each of the three places has for the last.
+func (d *demo) sayBatch(st state, chroma string) error {
+	documents, err := os.ReadFile(filepath.Join(chroma, ingestedDir, documentsFile))
 	if err != nil {
 		return err
 	}
-	vectors, err := os.ReadFile(filepath.Join(d.snapshot.ChromaSnapshotPath, ingestedDir, vectorsFile))
+	vectors, err := os.ReadFile(filepath.Join(chroma, ingestedDir, vectorsFile))
 	if err != nil {
 		return err
 	}
 	d.say("Ingestion:  the last batch is %d in the database, %s in Chroma's documents, %s in its vectors.",
-		got.batch, documents, vectors)
+		st.batch, documents, vectors)
 	return nil
 }
 
@@ -232,10 +237,59 @@ func (d *demo) damage(ctx context.Context) error {
 	return nil
 }
 
+// restore brings the store back after an accident.
+func (d *demo) restore(ctx context.Context) error {
+	d.chapter("The store is destroyed, and RestoreRuntimeBackup brings it back")
+	opts := d.service.options
+	stopped, err := stateOf(ctx, opts.DatabasePath)
+	if err != nil {
+		return err
+	}
+	d.say("The service has stopped. A script deletes all transfers, and Chroma's and the registry's files.")
+	if err := destroy(ctx, opts); err != nil {
+		return err
+	}
+	destroyed, err := stateOf(ctx, opts.DatabasePath)
+	if err != nil {
+		return err
+	}
+
+	result, err := backup.RestoreRuntimeBackup(ctx, opts, d.snapshot.Stamp)
+	if err != nil {
+		return err
+	}
+	restored, err := stateOf(ctx, opts.DatabasePath)
+	if err != nil {
+		return err
+	}
+	d.say("Restored %s: %d files with %s, compared with the snapshot.", result.Stamp, result.Files, size(result.Bytes))
+	d.gap()
+	d.say("Transfers:  %s when the service stopped, %s after the script, %s now: those of the snapshot.",
+		humanize.Comma(stopped.transfers), humanize.Comma(destroyed.transfers), humanize.Comma(restored.transfers))
+	if err := d.sayBatch(restored, opts.ChromaPath); err != nil {
+		return err
+	}
+	d.say("What the script had left is now snapshot %s: no restore loses anything.", result.SafetyStamp)
+	return nil
+}
+
+// destroy does to a store what a wrong script does.
+func destroy(ctx context.Context, opts backup.Options) error {
+	db, err := openDatabase(opts.DatabasePath)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(ctx, "DELETE FROM transfer; DELETE FROM ingestion"); err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(opts.ChromaPath), os.Remove(opts.RegistryPath))
+}
+
 func (d *demo) farewell(kept bool) {
 	d.gap()
 	if kept {
-		d.say("The store and its snapshot stay in %s.", d.dir)
+		d.say("The store and its snapshots stay in %s.", d.dir)
 		return
 	}
 	d.say("All of this was in a temporary directory, which is removed now; -keep DIR keeps it.")

@@ -6,7 +6,8 @@
 // A service is running: one goroutine moves money in a SQLite database without
 // pause, another one ingests into a Chroma directory. Meanwhile a snapshot is
 // taken, listed and validated; then copies of it are damaged, and each damage
-// is found. With -keep DIR the store is made in DIR and stays there.
+// is found. In the end the service stops, its store is destroyed, and the
+// snapshot is restored. With -keep DIR the store is made in DIR and stays there.
 package main
 
 import (
@@ -41,7 +42,7 @@ func run(ctx context.Context, out io.Writer, keep string) (err error) {
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 
-	svc, ctx, err := startService(ctx, dir)
+	svc, atWork, err := startService(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -55,9 +56,16 @@ func run(ctx context.Context, out io.Writer, keep string) (err error) {
 		d.validate,
 		d.damage,
 	} {
-		if err := chapter(ctx); err != nil {
+		if err := chapter(atWork); err != nil {
 			return err
 		}
+	}
+	// Nobody may have a database open that is to be replaced.
+	if err := svc.stop(); err != nil {
+		return err
+	}
+	if err := d.restore(ctx); err != nil {
+		return err
 	}
 	d.farewell(keep != "")
 	return nil

@@ -63,6 +63,7 @@ func TestSnapshotIsOneMoment(t *testing.T) {
 	require.Equal(t, []int{n[2] - n[0]}, numbers(t, out, `booked ([\d,]+) more`))
 	require.Equal(t, []int{0}, numbers(t, out, `sum in the snapshot is (-?\d+)`))
 
+	out, _, _ = strings.Cut(out, "is destroyed")
 	batches := numbers(t, out, `last batch is (\d+) in the database, (\d+) in Chroma's documents, (\d+) in its vectors`)
 	require.Equal(t, batches[0], batches[1], "database and Chroma are of different moments")
 	require.Equal(t, batches[1], batches[2], "Chroma's files are of different moments")
@@ -99,6 +100,19 @@ func TestDamageIsFound(t *testing.T) {
 	}, strings.Split(out, "\n"))
 }
 
+func TestStoreIsBroughtBack(t *testing.T) {
+	useTempDir(t)
+	out := tell(t, "")
+	n := numbers(t, out, `Transfers: +([\d,]+) when the service stopped, ([\d,]+) after the script, ([\d,]+) now`)
+	taken := numbers(t, out, `before, ([\d,]+) in the snapshot`)
+	require.Equal(t, []int{0, taken[0]}, n[1:])
+	require.GreaterOrEqual(t, n[0], n[2])
+
+	_, out, _ = strings.Cut(out, "brings it back\n")
+	batches := numbers(t, out, `last batch is (\d+) in the database, (\d+) in Chroma's documents, (\d+) in its vectors`)
+	require.Equal(t, []int{batches[0], batches[0]}, batches[1:])
+}
+
 func TestKeep(t *testing.T) {
 	useTempDir(t)
 	dir := filepath.Join(t.TempDir(), "kept")
@@ -107,9 +121,13 @@ func TestKeep(t *testing.T) {
 	opts := backup.Options{BackupDir: filepath.Join(dir, "backups")}
 	snapshots, err := backup.ListRuntimeBackups(context.Background(), opts)
 	require.NoError(t, err)
-	require.Len(t, snapshots, 1)
-	_, err = backup.ValidateBackup(context.Background(), opts, snapshots[0].Stamp)
-	require.NoError(t, err)
+	require.Len(t, snapshots, 2)
+	require.Equal(t, snapshots[0].Stamp, snapshots[1].Metadata.SafetyOf)
+	for _, snapshot := range snapshots {
+		_, err = backup.ValidateBackup(context.Background(), opts, snapshot.Stamp)
+		require.NoError(t, err)
+	}
+	require.FileExists(t, filepath.Join(dir, "data", "atocore.db"))
 
 	require.ErrorIs(t, run(context.Background(), io.Discard, dir), fs.ErrExist, "a directory that is there is left alone")
 }
@@ -128,7 +146,7 @@ func (c cancelAt) Write(p []byte) (int, error) {
 }
 
 func TestInterrupted(t *testing.T) {
-	for _, at := range []string{"A service is at work", "takes a snapshot", "can be trusted", "Damage is found"} {
+	for _, at := range []string{"A service is at work", "takes a snapshot", "can be trusted", "Damage is found", "is destroyed"} {
 		t.Run(at, func(t *testing.T) {
 			useTempDir(t)
 			ctx, cancel := context.WithCancel(context.Background())

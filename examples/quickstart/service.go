@@ -203,8 +203,18 @@ type state struct {
 	transfers, sum, batch int64
 }
 
+// stateOf opens a database that nobody else has open, and reads its state.
+func stateOf(ctx context.Context, path string) (st state, err error) {
+	db, err := openDatabase(path)
+	if err != nil {
+		return st, err
+	}
+	defer db.Close()
+	return readState(ctx, db)
+}
+
 func readState(ctx context.Context, db *sql.DB) (st state, err error) {
 	err = db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM transfer),
-		(SELECT sum(balance) FROM account), (SELECT max(batch) FROM ingestion)`).Scan(&st.transfers, &st.sum, &st.batch)
+		(SELECT sum(balance) FROM account), (SELECT coalesce(max(batch), 0) FROM ingestion)`).Scan(&st.transfers, &st.sum, &st.batch)
 	return st, err
 }
