@@ -23,11 +23,13 @@ func ExampleRestoreRuntimeBackup() {
 	}
 
 	scratch, err := os.MkdirTemp("", "drill")
+	if err != nil {
+		panic(err)
+	}
 	defer os.RemoveAll(scratch)
 	opts.DatabasePath = filepath.Join(scratch, "atocore.db")
 	opts.ChromaPath = filepath.Join(scratch, "chroma")
 	result, err := backup.RestoreRuntimeBackup(ctx, opts, meta.Stamp)
-
 	if err != nil {
 		fmt.Println(err)
 		return
