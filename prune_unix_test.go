@@ -15,7 +15,10 @@ import (
 	"github.com/atocore/backup"
 )
 
-func init() { roles["hold"] = roleHold }
+func init() {
+	roles["hold"] = roleHold
+	roles["drill"] = roleDrill
+}
 
 // roleHold validates a snapshot, and in the midst of that says so and waits for
 // a line. In the end it says whether the snapshot was found valid.
@@ -60,6 +63,40 @@ func TestPrunePassesOverASnapshotInUse(t *testing.T) {
 
 	require.Equal(t, []string{inUse}, s.prune(backup.Retention{KeepLast: 1}).Removed)
 	require.Equal(t, stamps[3:], s.stamps())
+}
+
+// roleDrill restores a snapshot into an empty place. It says when it is copying,
+// waits for a line, and says what came back.
+func roleDrill(p parent, args []string) error {
+	opts := storeIn(args[0])
+	opts.BackupDir = args[1]
+	held := false
+	opts.OnProgress = func(at backup.Progress) {
+		if at.Phase == backup.PhaseStage && !held {
+			held = true
+			p.say("holding")
+			p.hear()
+		}
+	}
+	result, err := backup.RestoreRuntimeBackup(context.Background(), opts, args[2])
+	if err == nil {
+		p.say(result.Stamp)
+	}
+	return err
+}
+
+// Nor is one that somebody restores elsewhere.
+func TestPrunePassesOverASnapshotInADrill(t *testing.T) {
+	s := newShelf(t)
+	stamps := s.putDays(3)
+	drill := startChild(t, "drill", t.TempDir(), s.BackupDir, stamps[0])
+	require.Equal(t, "holding", drill.hear())
+	result := s.prune(backup.Retention{KeepLast: 1})
+	require.Equal(t, []string{stamps[1]}, result.Removed)
+	require.Equal(t, []backup.PassedSnapshot{{stamps[0], "in use"}}, result.Passed)
+	require.Equal(t, stamps[0], drill.ask("go on"))
+	drill.wait()
+	require.Equal(t, stamps[:1], s.prune(backup.Retention{KeepLast: 1}).Removed)
 }
 
 // A restore has the backup directory to itself: nothing is removed beside it.
