@@ -23,8 +23,8 @@ import (
 // copy has ended. If nothing differs, all files were still at one moment, the
 // one between the last first look and the first second look, and each copy was
 // made around it. It is a net under the ingestion guard and no replacement for
-// it: writes through a memory map and clocks that tick coarsely can slip
-// through.
+// it: writes through a memory map, a write that is under way when the copy
+// begins, and clocks that tick coarsely can slip through.
 //
 // Everything is opened relative to its directory, no link is followed, and
 // only directories and regular files of one file system are opened.
