@@ -16,7 +16,10 @@ import (
 )
 
 // A strace runs roles while it meddles with their system calls.
-type strace struct{ tool string }
+type strace struct {
+	tool string
+	path string // if not empty, only calls on this directory
+}
 
 func needStrace(t *testing.T) strace {
 	t.Helper()
@@ -24,7 +27,7 @@ func needStrace(t *testing.T) strace {
 	if err != nil {
 		t.Skip("there is no strace, which makes chosen system calls fail")
 	}
-	return strace{tool}
+	return strace{tool: tool}
 }
 
 // run plays the role restore with the calls of one kind meddled with, and
@@ -32,8 +35,11 @@ func needStrace(t *testing.T) strace {
 func (s strace) run(t *testing.T, call, inject string, args ...string) (text string, hit bool, err error) {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "log")
-	cmd := exec.Command(s.tool, append([]string{"-f", "-qq", "-o", log, "-e", "trace=" + call,
-		"-e", "inject=" + call + ":" + inject, os.Args[0]}, args...)...)
+	flags := []string{"-f", "-qq", "-o", log, "-e", "trace=" + call, "-e", "inject=" + call + ":" + inject}
+	if s.path != "" {
+		flags = append(flags, "-P", s.path)
+	}
+	cmd := exec.Command(s.tool, append(append(flags, os.Args[0]), args...)...)
 	cmd.Env = append(os.Environ(), roleEnv+"=restore", "GOMAXPROCS=1")
 	stdin, hold, perr := os.Pipe() // a role ends when its input does
 	require.NoError(t, perr)

@@ -3,13 +3,17 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -204,4 +208,168 @@ func TestListsDoNotKeepARestoreAway(t *testing.T) {
 	}
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
 	s.restore(stamp)
+}
+
+func init() {
+	// restore, by a user who is not the superuser.
+	roles["restore-as"] = func(p parent, args []string) error {
+		uid, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(syscall.Setgid(uid), syscall.Setuid(uid)); err != nil {
+			return err
+		}
+		_, err = backup.RestoreRuntimeBackup(context.Background(), storeAt(args[0]), args[1])
+		if err != nil {
+			p.say(err.Error())
+			return nil
+		}
+		p.say("done")
+		return nil
+	}
+}
+
+const nobody = 65534
+
+// A service may write to its Chroma directory and not to the one above, and
+// what it restores may be read-only.
+func TestRestoreByAServiceWithFewRights(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only the superuser can become somebody else")
+	}
+	for _, tt := range []struct {
+		name   string
+		before func(s *store) // the snapshot is taken
+		after  func(s *store)
+	}{
+		{"set aside where nothing can be made", nil, func(s *store) {
+			require.NoError(t, os.Truncate(s.RegistryPath, 1))
+		}},
+		{"a read-only Chroma directory in the snapshot", func(s *store) {
+			require.NoError(t, os.Chmod(s.ChromaPath, 0o555))
+			require.NoError(t, os.Chmod(filepath.Join(s.ChromaPath, "segment-new"), 0o555))
+		}, nil},
+		{"a read-only directory in the live one", nil, func(s *store) {
+			require.NoError(t, os.Chmod(filepath.Join(s.ChromaPath, "segment-old"), 0o555))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for parent := dir; parent != os.TempDir() && parent != "/"; parent = filepath.Dir(parent) {
+				require.NoError(t, os.Chmod(parent, 0o755))
+			}
+			s := &store{t: t, dir: dir, Options: storeAt(dir)}
+			require.NoError(t, os.MkdirAll(filepath.Join(dir, "live"), 0o755))
+			writeGeneration(t, s.Options, "new")
+			if tt.before != nil {
+				tt.before(s)
+			}
+			stamp := s.create().Stamp
+			require.NoError(t, os.RemoveAll(filepath.Join(dir, "live")))
+			require.NoError(t, os.Mkdir(filepath.Join(dir, "live"), 0o755))
+			writeGeneration(t, s.Options, "old")
+			if tt.after != nil {
+				tt.after(s)
+			}
+			// The database and the registry are links into directories of the
+			// service; the Chroma directory lies in one that is not.
+			for _, path := range []string{s.DatabasePath, s.RegistryPath} {
+				own := filepath.Join(dir, "own-"+filepath.Base(path))
+				require.NoError(t, os.Mkdir(own, 0o755))
+				for _, suffix := range []string{"", "-wal"} {
+					if err := os.Rename(path+suffix, filepath.Join(own, filepath.Base(path)+suffix)); suffix == "" {
+						require.NoError(t, err)
+					}
+				}
+				require.NoError(t, os.Symlink(filepath.Join(own, filepath.Base(path)), path))
+			}
+			require.NoError(t, exec.Command("chown", "-R", fmt.Sprint(nobody), dir).Run())
+			require.NoError(t, os.Chown(filepath.Join(dir, "live"), 0, 0))
+
+			c := startChild(t, "restore-as", dir, stamp, fmt.Sprint(nobody))
+			require.Equal(t, "done", c.hear())
+			c.wait()
+			s.requireNoRemains()
+			if entries, err := filepath.Glob(filepath.Join(s.ChromaPath, "*.set-aside-*")); len(entries) > 0 {
+				require.NoError(t, err)
+				require.NoError(t, os.RemoveAll(entries[0]))
+			}
+			require.Equal(t, "new", generationOf(t, s.Options))
+		})
+	}
+}
+
+// A file that is a mount point, as containers have them, cannot be replaced by
+// a rename: nothing is then.
+func TestRestoreOverAFileThatIsAMountPoint(t *testing.T) {
+	for name, file := range map[string]func(s *store) string{
+		"the database":           func(s *store) string { return s.DatabasePath },
+		"the registry":           func(s *store) string { return s.RegistryPath },
+		"a file in Chroma's own": func(s *store) string { return filepath.Join(s.ChromaPath, "same") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, stamp := smallStore(t)
+			path := file(s)
+			mountBind(t, path, path)
+			_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
+			require.ErrorIs(t, err, syscall.EBUSY)
+			require.NotErrorIs(t, err, backup.ErrRestoreUnfinished)
+			s.requireNoRemains()
+			require.Equal(t, "old", generationOf(t, s.Options))
+		})
+	}
+}
+
+// Names are bytes, in the journal too; relative ones are as good as others.
+func TestRestoreOfStrangePaths(t *testing.T) {
+	for _, name := range []string{"\xff\xfe", "new\nline", "q?%#&=", `"\`, "\xed\xb2\x80"} {
+		t.Run(fmt.Sprintf("%q", name), func(t *testing.T) {
+			dir := t.TempDir()
+			t.Chdir(dir)
+			require.NoError(t, os.MkdirAll(filepath.Join(name, "live"), 0o755))
+			abs := &store{t: t, dir: dir, Options: storeAt(filepath.Join(dir, name))}
+			writeGeneration(t, abs.Options, "new")
+			rel := &store{t: t, dir: dir, Options: storeAt(name)}
+			stamp := rel.create().Stamp
+			require.NoError(t, os.RemoveAll(filepath.Join(name, "live")))
+			require.NoError(t, os.Mkdir(filepath.Join(name, "live"), 0o755))
+			writeGeneration(t, abs.Options, "old")
+
+			c := startChild(t, "call", filepath.Join(dir, name), "restore", stamp, "verify")
+			require.Equal(t, "at verify", c.hear())
+			c.kill()
+			_, err := backup.RestoreRuntimeBackup(context.Background(), rel.Options, "none")
+			require.ErrorIs(t, err, backup.ErrInvalidBackup)
+			require.Equal(t, "old", generationOf(t, abs.Options))
+			rel.restore(stamp)
+			require.Equal(t, "new", generationOf(t, abs.Options))
+			rel.requireNoRemains()
+		})
+	}
+}
+
+// Undoing is cut off while it removes what was staged, and then somebody makes
+// the database that there was none of: it is theirs.
+func TestDatabaseMadeWhileUndoWasCutOff(t *testing.T) {
+	tracer := needStrace(t)
+	s, stamp := smallStore(t)
+	for _, suffix := range []string{"", "-wal"} {
+		require.NoError(t, os.Remove(s.DatabasePath+suffix))
+	}
+	c := startChild(t, "call", s.dir, "restore", stamp, "verify")
+	require.Equal(t, "at verify", c.hear())
+	c.kill()
+	staging, err := filepath.Glob(filepath.Join(filepath.Dir(s.DatabasePath), ".atocore-restore-*-db"))
+	require.NoError(t, err)
+	require.Len(t, staging, 1)
+	tracer.path = staging[0]
+	_, hit, _ := tracer.run(t, "unlinkat", "signal=SIGKILL:when=1", s.dir, "none")
+	require.True(t, hit)
+	require.NoFileExists(t, s.DatabasePath)
+	makeDatabase(t, s.DatabasePath)
+	_, err = backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+	require.ErrorIs(t, err, backup.ErrInvalidBackup)
+	requireSound(t, s.DatabasePath)
+	s.requireNoRemains()
 }

@@ -131,6 +131,11 @@ func (r *restore) stageTree(ctx context.Context, snapshot *fsat.Dir, p *treeSwap
 	}
 	r.result.Files += files
 	r.result.Bytes += bytes
+	// It became like the snapshot's, which may be read-only; all of it is to be
+	// moved out.
+	if err := dst.Chmod(0o700); err != nil {
+		return err
+	}
 	live, err := fsat.Stat(p.dir)
 	if err != nil {
 		return err

@@ -319,7 +319,16 @@ func cleanStaging(live, staging, parent, setAside string) (kept string, err erro
 				}
 				defer dst.Close()
 			}
-			if err := d.staging.Rename(oldDirName, dst, setAside); err != nil {
+			err = d.staging.Rename(oldDirName, dst, setAside)
+			if isReadOnly(err) { // in the parent; here staging could be made
+				dst.Close()
+				if dst, err = d.live.Reopen(); err != nil {
+					return "", err
+				}
+				defer dst.Close()
+				err = d.staging.Rename(oldDirName, dst, setAside)
+			}
+			if err != nil {
 				return "", err
 			}
 			if err := syncAll(dst, d.staging); err != nil {
@@ -327,6 +336,12 @@ func cleanStaging(live, staging, parent, setAside string) (kept string, err erro
 			}
 			kept = filepath.Join(dst.Path(), setAside)
 		}
+	}
+	// Without old/ there is nothing to be undone. So it goes first: a new file
+	// that is not in new/ any more would be looked for in the live place, if
+	// this were cut off in an undo.
+	if err := removeTree(context.Background(), d.staging, oldDirName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return kept, err
 	}
 	if err := removeTree(context.Background(), d.live, staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return kept, err
