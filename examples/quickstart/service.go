@@ -74,12 +74,14 @@ func startService(ctx context.Context, dir string) (_ *service, _ context.Contex
 func (s *service) work(ctx context.Context, started chan<- struct{}, pause time.Duration, do func(ctx context.Context, n int) error) {
 	s.workers.Go(func() error {
 		for n := 1; ; n++ {
-			err := do(ctx, n)
+			// What has begun is ended. database/sql rolls back a transaction that
+			// is cancelled in a goroutine of its own, which has the database open
+			// when the service has stopped.
+			if err := do(context.WithoutCancel(ctx), n); err != nil {
+				return err
+			}
 			if ctx.Err() != nil {
 				return nil
-			}
-			if err != nil {
-				return err
 			}
 			if n == 10 {
 				close(started)
