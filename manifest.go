@@ -112,6 +112,9 @@ func (m *manifestReader) malformed(why string) error {
 func unescapeManifest(s string) (string, bool) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
+		if s[i] == '\r' {
+			return "", false
+		}
 		if s[i] != '\\' {
 			b.WriteByte(s[i])
 			continue

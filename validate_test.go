@@ -446,6 +446,7 @@ func TestValidateManifestForms(t *testing.T) {
 		"needless escape":     {`\` + string(good), malformed},
 		"unknown escape":      {`\` + zeros + `  a\tb` + "\n" + string(good), malformed},
 		"half an escape":      {`\` + zeros + `  a\` + "\n" + string(good), malformed},
+		"half escaped":        {`\` + zeros + `  a\n` + "\r\n" + string(good), malformed},
 		"not escaped":         {zeros + `  a\\b` + "\n" + string(good), malformed},
 		"too long":            {zeros + "  " + strings.Repeat("a", 64<<10) + "\n" + string(good), malformed},
 		"endless":             {strings.Repeat("a", 3<<20), malformed},
