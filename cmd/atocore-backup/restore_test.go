@@ -274,6 +274,12 @@ func TestRestoreOfWhatItCanSaysWhatItLeaves(t *testing.T) {
 	require.Contains(t, o.stderr, "The snapshot has no registry: "+s.registry+" is as it was.\n")
 	require.Contains(t, o.stderr, "The snapshot has no Chroma directory: "+s.chroma+" is as it was.\n")
 	requireFile(t, s.registry, `{"projects": ["new"]}`)
+
+	require.NoError(t, os.Remove(s.db))
+	o = s.restore(t, stamp)
+	require.Equal(t, exitDone, o.code, "what is left alone needs no --yes: %s", o.stderr)
+	requireNotes(t, s.db, "first")
+	requireFile(t, s.registry, `{"projects": ["new"]}`)
 }
 
 func TestRestoreOverABrokenStore(t *testing.T) {

@@ -130,6 +130,8 @@ func TestRestoreAsksOnlyIfItMust(t *testing.T) {
 	for _, args := range [][]string{{"--yes"}, {"--into", filepath.Join(t.TempDir(), "new")}} {
 		tm := newTerminal(t)
 		cmd, _ := tm.start(append(append([]string{"restore", stamp}, args...), s.flags()...)...)
+		_, err := tm.person.WriteString("no\n")
+		require.NoError(t, err)
 		require.NotContains(t, tm.rest(), question)
 		require.NoError(t, cmd.Wait())
 	}
