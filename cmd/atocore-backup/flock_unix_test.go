@@ -28,7 +28,7 @@ func hold(t *testing.T, path string) (release func()) {
 	return func() { require.NoError(t, f.Close()) }
 }
 
-// A waiter is a create that waits for a guard that is held.
+// A waiter is a command that waits for a guard that is held.
 type waiter struct {
 	cmd    *exec.Cmd
 	stdout bytes.Buffer
@@ -37,8 +37,13 @@ type waiter struct {
 
 func (s store) createGuarded(t *testing.T, guard string) *waiter {
 	t.Helper()
+	return s.guarded(t, guard, "create", "--include-chroma")
+}
+
+func (s store) guarded(t *testing.T, guard string, args ...string) *waiter {
+	t.Helper()
 	w := &waiter{stderr: make(chan string, 1)}
-	w.cmd = command(t, append([]string{"create", "--include-chroma", "--guard-file", guard}, s.flags()...)...)
+	w.cmd = command(t, append(append(args, "--guard-file", guard), s.flags()...)...)
 	w.cmd.Stdout = &w.stdout
 	pipe, err := w.cmd.StderrPipe()
 	require.NoError(t, err)
@@ -137,6 +142,21 @@ func TestGuardIsTakenOnceItIsFree(t *testing.T) {
 	content, err := os.ReadFile(guard)
 	require.NoError(t, err)
 	require.Equal(t, "kept", string(content))
+}
+
+func TestRestoreWaitsForTheGuard(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.change(t)
+	guard := filepath.Join(t.TempDir(), "guard")
+	release := hold(t, guard)
+	w := s.guarded(t, guard, "restore", "--yes", stamp)
+	w.requireWaiting(t)
+	requireNotes(t, s.db, "first", "second")
+	release()
+	o := w.end(t)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	requireNotes(t, s.db, "first")
 }
 
 func TestGuardFileIsMadeIfMissing(t *testing.T) {
