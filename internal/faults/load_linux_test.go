@@ -129,12 +129,14 @@ func (s *store) underLoad(t *testing.T, db *sql.DB, name string, d time.Duration
 		own, ownErr = writeUntil(db, rand.New(rand.NewPCG(*seed, 2)), func() bool { return ctx.Err() != nil })
 		close(ended)
 	}()
+	s.wal = 0
 	times := 0
 	var longest time.Duration
 	for ctx.Err() == nil {
+		s.lookAtWAL()
 		if work == nil {
-			<-ctx.Done()
-			break
+			time.Sleep(time.Millisecond)
+			continue
 		}
 		began := now()
 		work(ctx, t)
@@ -150,11 +152,18 @@ func (s *store) underLoad(t *testing.T, db *sql.DB, name string, d time.Duration
 		require.NoError(t, json.Unmarshal([]byte(wait(t, cmd).requireDone(t).stdout), &done))
 		t.Logf("%s, a process that writes: %v", name, done)
 	}
+	info, err := os.Stat(s.db)
+	require.NoError(t, err)
+	t.Logf("%s: database of %d bytes, WAL of up to %d bytes", name, info.Size(), s.wal)
 	if work != nil {
-		info, err := os.Stat(s.db)
-		require.NoError(t, err)
-		t.Logf("%d snapshots of %d generations, the longest took %v with its checks; database of %d bytes, WAL up to %d bytes",
-			times, len(s.generations), longest, info.Size(), s.wal)
+		t.Logf("%d snapshots of %d generations, the longest took %v with its checks", times, len(s.generations), longest)
+	}
+}
+
+// lookAtWAL notes how large the WAL is.
+func (s *store) lookAtWAL() {
+	if info, err := os.Stat(s.db + "-wal"); err == nil {
+		s.wal = max(s.wal, info.Size())
 	}
 }
 
@@ -162,13 +171,7 @@ func (s *store) underLoad(t *testing.T, db *sql.DB, name string, d time.Duration
 func (s *store) createAndCheck(ctx context.Context, t *testing.T) {
 	t.Helper()
 	opts := s.options()
-	look := func() {
-		if info, err := os.Stat(s.db + "-wal"); err == nil {
-			s.wal = max(s.wal, info.Size())
-		}
-	}
-	look()
-	opts.OnProgress = func(backup.Progress) { look() }
+	opts.OnProgress = func(backup.Progress) { s.lookAtWAL() }
 	meta, err := backup.CreateRuntimeBackup(ctx, opts)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return
