@@ -29,7 +29,10 @@ import (
 	"github.com/atocore/backup/internal/testchroma"
 )
 
-var seed = flag.Uint64("seed", 1, "of everything that is chosen at random")
+var (
+	seed      = flag.Uint64("seed", 1, "of everything that is chosen at random")
+	injectAll = flag.Bool("inject-all", false, "fail every call with every error and swap at every moment, not a sample")
+)
 
 // roleEnv in the environment makes the test binary one of the other processes
 // that a test needs.

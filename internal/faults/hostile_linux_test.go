@@ -27,12 +27,16 @@ var (
 )
 
 // TestSwappedBackupDirectory puts a link to another place where a directory of
-// ours is, at every moment at which a host could. Nothing may be written there,
+// ours is, at every moment at which a host could, or a sample of them. Nothing may be written there,
 // and nothing that is there passes for a part of a snapshot.
 func TestSwappedBackupDirectory(t *testing.T) {
 	for _, victim := range []string{"snapshots", "staging", "staging/db", "staging/config", "staging/chroma"} {
 		t.Run("victim "+victim, func(t *testing.T) {
-			for moment, met := 0, true; met; moment++ {
+			every := 4
+			if *injectAll {
+				every = 1
+			}
+			for moment, met := int(*seed)%every, true; met; moment += every {
 				met = swapBackupDirectory(t, victim, moment)
 			}
 		})

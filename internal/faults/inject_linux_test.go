@@ -4,7 +4,6 @@ package faults
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -16,8 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
-
-var injectAll = flag.Bool("inject-all", false, "fail every call with every error, not a sample")
 
 var injected = []unix.Errno{unix.EIO, unix.ENOSPC, unix.EDQUOT, unix.EACCES, unix.EMFILE, unix.EINTR}
 

@@ -15,7 +15,7 @@ import (
 	"github.com/atocore/backup"
 )
 
-var leaks = flag.Int("leaks", 100, "how many snapshots to take and check in one process")
+var leaks = flag.Int("leaks", 50, "how often to take, check and fail to take a snapshot in one process")
 
 // usage is what a process holds.
 type usage struct {
