@@ -13,6 +13,7 @@ import (
 )
 
 func TestCaptureThroughTheHostsHandle(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	db := openDB(t, s.DatabasePath)
 	require.NoError(t, transfer(context.Background(), db, 1, 2, 5))
@@ -37,6 +38,7 @@ func memoryStore(t *testing.T) *store {
 }
 
 func TestCaptureOfADatabaseInMemory(t *testing.T) {
+	t.Parallel()
 	s := memoryStore(t)
 	m := s.create()
 	requireSound(t, m.DBSnapshotPath)
@@ -46,6 +48,7 @@ func TestCaptureOfADatabaseInMemory(t *testing.T) {
 }
 
 func TestDatabaseInMemorySurvivesAFailedCapture(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		fail func(s *store, cancel func())
@@ -88,6 +91,7 @@ func TestDatabaseInMemorySurvivesAFailedCapture(t *testing.T) {
 }
 
 func TestHandleInsideATransactionIsRefused(t *testing.T) {
+	t.Parallel()
 	s := memoryStore(t)
 	_, err := s.DB.Exec("BEGIN")
 	require.NoError(t, err)
@@ -98,6 +102,7 @@ func TestHandleInsideATransactionIsRefused(t *testing.T) {
 }
 
 func TestHandleOfAnotherFileIsRefused(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	other := filepath.Join(s.dir, "other.db")
 	makeDatabase(t, other)
@@ -120,6 +125,7 @@ func TestHandleOfAnotherFileIsRefused(t *testing.T) {
 }
 
 func TestClosedHandleIsAnError(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	s.DB = openDB(t, s.DatabasePath)
 	require.NoError(t, s.DB.Close())

@@ -72,6 +72,7 @@ func smallStore(t *testing.T) (s *store, stamp string) {
 // Each call while another process is in the midst of one: who is refused, and
 // how.
 func TestCallsBesideEachOther(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		first, phase string
 		second       string
@@ -123,6 +124,7 @@ func TestCallsBesideEachOther(t *testing.T) {
 // An idle connection to a rollback-journal database holds no lock, but it is
 // open.
 func TestRestoreNoticesIdleConnections(t *testing.T) {
+	t.Parallel()
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		t.Skip("this system does not tell who has a file open")
 	}
@@ -145,6 +147,7 @@ func TestRestoreNoticesIdleConnections(t *testing.T) {
 }
 
 func TestRestoreHoldsTheGuardForTheWholeSwap(t *testing.T) {
+	t.Parallel()
 	s, stamp := smallStore(t)
 	held, taken := false, 0
 	s.Locker = backup.LockerFunc(func(context.Context) (func(), error) {
@@ -166,6 +169,7 @@ func TestRestoreHoldsTheGuardForTheWholeSwap(t *testing.T) {
 }
 
 func TestRestoreFromAReadOnlyBackupDirectory(t *testing.T) {
+	t.Parallel()
 	s, stamp := smallStore(t)
 	readOnly := filepath.Join(s.dir, "read-only")
 	require.NoError(t, os.Mkdir(readOnly, 0o755))
@@ -180,6 +184,7 @@ func TestRestoreFromAReadOnlyBackupDirectory(t *testing.T) {
 }
 
 func TestRestoreFromAMovedBackupDirectory(t *testing.T) {
+	t.Parallel()
 	s, stamp := smallStore(t)
 	moved := filepath.Join(s.dir, "moved")
 	require.NoError(t, os.Rename(s.BackupDir, moved))
@@ -189,6 +194,7 @@ func TestRestoreFromAMovedBackupDirectory(t *testing.T) {
 }
 
 func TestRestoreASnapshotOfThePythonModule(t *testing.T) {
+	t.Parallel()
 	python := startPython(t)
 	s := newBareStore(t)
 	db := openDB(t, s.DatabasePath)
@@ -205,6 +211,7 @@ func TestRestoreASnapshotOfThePythonModule(t *testing.T) {
 
 // A journal lies among backups, which may have come from anywhere.
 func TestJournalOfOtherPathsIsNotObeyed(t *testing.T) {
+	t.Parallel()
 	s, stamp := smallStore(t)
 	c := startChild(t, "call", s.dir, "restore", stamp, "verify")
 	require.Equal(t, "at verify", c.hear())
@@ -225,6 +232,7 @@ func TestJournalOfOtherPathsIsNotObeyed(t *testing.T) {
 
 // A journal that is not one of ours is reported and touched by nobody.
 func TestStrangeJournals(t *testing.T) {
+	t.Parallel()
 	for name, text := range map[string]string{
 		"rubbish":    "rubbish\n",
 		"no object":  "[]\n",
@@ -255,6 +263,7 @@ func TestStrangeJournals(t *testing.T) {
 
 // A superuser restores for the service's user.
 func TestRestoreKeepsOwners(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only the superuser can give files away")
 	}

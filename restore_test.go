@@ -69,6 +69,7 @@ func (s *store) requireNoRemains() {
 }
 
 func TestRestoreBringsEverythingBack(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	db := openDB(t, s.DatabasePath)
 	for i := range 10 {
@@ -151,6 +152,7 @@ func keepWAL(t *testing.T, db *sql.DB, path string) {
 }
 
 func TestRestoreRefuses(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		make func(t *testing.T, s *store, stamp string)
@@ -221,6 +223,7 @@ func TestRestoreRefuses(t *testing.T) {
 }
 
 func TestRestoreWithoutChromaLeavesTheLiveOneAlone(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	s.IncludeChroma = false
 	m := s.create()
@@ -232,6 +235,7 @@ func TestRestoreWithoutChromaLeavesTheLiveOneAlone(t *testing.T) {
 }
 
 func TestRestoreIntoAnEmptyPlace(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	m := s.create()
 	chroma := treeOf(t, s.ChromaPath)
@@ -252,6 +256,7 @@ func TestRestoreIntoAnEmptyPlace(t *testing.T) {
 }
 
 func TestRestoreSetsABrokenStoreAside(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name       string
 		breakStore func(t *testing.T, s *store)
@@ -307,6 +312,7 @@ func TestRestoreSetsABrokenStoreAside(t *testing.T) {
 }
 
 func TestRestoreReplacesTheContentsOfALinkedChromaDirectory(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	volume := filepath.Join(s.dir, "volume")
 	require.NoError(t, os.Rename(s.ChromaPath, volume))
@@ -328,6 +334,7 @@ func TestRestoreReplacesTheContentsOfALinkedChromaDirectory(t *testing.T) {
 
 // A step that fails after parts have changed places is undone.
 func TestRestoreIsUndone(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name string
 		at   backup.Phase
@@ -393,6 +400,7 @@ func TestRestoreIsUndone(t *testing.T) {
 }
 
 func TestRestoreResultJSON(t *testing.T) {
+	t.Parallel()
 	text, err := json.Marshal(backup.RestoreResult{Stamp: "a", SetAside: []string{"/x", "/y"}, DatabasePath: "/db"})
 	require.NoError(t, err)
 	require.JSONEq(t, `{"stamp":"a","safety_stamp":"","set_aside":["/x","/y"],"db_path":"/db","registry_path":"",
