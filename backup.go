@@ -119,8 +119,7 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 	}
 
 	// 8. Hash and sync everything.
-	files, bytes := captured.total()
-	manifest, err := st.hashAndSync(ctx, &s, files, bytes)
+	manifest, err := st.hashAndSync(ctx, &s, captured)
 	if err != nil {
 		return nil, step("hash and sync", st.path(), err)
 	}
@@ -200,6 +199,7 @@ type capture struct {
 	registryBytes int64
 	chromaFiles   int64
 	chromaBytes   int64
+	chroma        *treeCopy // for the hashes it knows
 }
 
 // total gives the number of files to hash and their size.
@@ -310,14 +310,15 @@ func (s *settings) captureChroma(ctx context.Context, st *staging, c *capture) e
 		return err
 	}
 	defer src.Close()
-	tree := treeCopy{
+	c.chroma = &treeCopy{
+		sums:  true,
 		alien: s.liveDatabase().contains,
 		progress: func(path string, files, bytes int64) {
 			s.report(Progress{Phase: PhaseChroma, Path: path, Files: files, Bytes: bytes})
 		},
 	}
 	return st.inSubdirectory(chromaDirName, func(dst *fsat.Dir) error {
-		c.chromaFiles, c.chromaBytes, err = tree.copyTree(ctx, src, dst, copyWorkers())
+		c.chromaFiles, c.chromaBytes, err = c.chroma.copyTree(ctx, src, dst, copyWorkers())
 		c.paths.chroma = chromaDirName
 		return err
 	})

@@ -2,10 +2,12 @@ package backup
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/maphash"
 	"io/fs"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -33,14 +35,22 @@ type treeCopy struct {
 	alien func(fsat.Info) bool
 	// progress is told on the caller's goroutine how far the copy is.
 	progress func(path string, files, bytes int64)
+	// sums asks for the hashes of small files, which cost next to nothing
+	// while their bytes are at hand.
+	sums bool
 
 	top     fsat.Info
 	copier  fsat.Copier
 	seed    maphash.Seed
 	records []*dirRecord // in the order of the walk
+	kept    int          // entries with room for a sum
 	files   atomic.Int64
 	bytes   atomic.Int64
 }
+
+// maxKeptSums bounds the memory for sums to 10 MB. What goes beyond is hashed
+// later, like large files.
+const maxKeptSums = 256 << 10
 
 // A dirRecord is what a directory looked like when its copy began: a
 // fingerprint of itself and of each entry, in order. Eight bytes an entry keep
@@ -48,6 +58,15 @@ type treeCopy struct {
 type dirRecord struct {
 	self    uint64
 	entries []uint64
+	sums    []keptSum // of the copies, entry by entry; empty if not kept
+}
+
+// A keptSum is the hash of what was written to a copy, and the fingerprint of
+// that file when all was done to it. It counts only as long as the file still
+// looks so; the zero value counts for no file.
+type keptSum struct {
+	print uint64
+	sum   [sha256.Size]byte
 }
 
 // A copyDir is a directory and its copy, open until all in it is copied.
@@ -58,10 +77,110 @@ type copyDir struct {
 	users    atomic.Int32
 }
 
-type copyJob struct {
-	dir   *copyDir
-	entry fsat.Entry
-	print *uint64
+// A copyBatch is the files of one directory, or a thousand of them.
+type copyBatch struct {
+	dir     *copyDir
+	record  *dirRecord
+	entries []fsat.Entry // of the directory
+	files   []int        // which of them
+
+	// Guarded by the queue.
+	begun, ended, workers int
+}
+
+// A copyQueue hands files to workers. Making files in one directory is done by
+// one at a time in the kernel, so each worker stays with a batch as long as
+// there are others for the others.
+type copyQueue struct {
+	mu      sync.Mutex
+	changed sync.Cond
+	batches []*copyBatch // with files that are not copied
+	closed  bool         // no more will come
+	stopped bool         // nobody wants more
+}
+
+// maxBatches bounds the directories that are open at once.
+const maxBatches = 16
+
+func newCopyQueue() *copyQueue {
+	q := new(copyQueue)
+	q.changed.L = &q.mu
+	return q
+}
+
+// put adds a batch when there is room, and tells whether anybody wants it.
+func (q *copyQueue) put(b *copyBatch) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.batches) >= maxBatches && !q.stopped {
+		q.changed.Wait()
+	}
+	if q.stopped {
+		return false
+	}
+	q.batches = append(q.batches, b)
+	q.changed.Broadcast()
+	return true
+}
+
+// take gives the next file for a worker whose last one was of the batch last,
+// or ok == false when there is none and will be none.
+func (q *copyQueue) take(last *copyBatch) (b *copyBatch, file int, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for !q.stopped {
+		if b = last; b == nil || b.begun == len(b.files) {
+			b = q.leastShared()
+		}
+		if b != nil {
+			if b != last {
+				b.workers++
+				if last != nil {
+					last.workers--
+				}
+			}
+			b.begun++
+			return b, b.files[b.begun-1], true
+		}
+		if q.closed {
+			break
+		}
+		q.changed.Wait()
+	}
+	return nil, 0, false
+}
+
+func (q *copyQueue) leastShared() (least *copyBatch) {
+	for _, b := range q.batches {
+		if b.begun < len(b.files) && (least == nil || b.workers < least.workers) {
+			least = b
+		}
+	}
+	return least
+}
+
+// done says that a file of the batch is copied, and tells whether it was the
+// last one.
+func (q *copyQueue) done(b *copyBatch) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b.ended++
+	if b.ended < len(b.files) {
+		return false
+	}
+	q.batches = slices.DeleteFunc(q.batches, func(other *copyBatch) bool { return other == b })
+	q.changed.Broadcast()
+	return true
+}
+
+func (q *copyQueue) close() { q.end(&q.closed) }
+func (q *copyQueue) stop()  { q.end(&q.stopped) }
+
+func (q *copyQueue) end(how *bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	*how = true
+	q.changed.Broadcast()
 }
 
 // copyTree copies the tree below src into dst, an empty directory. It returns
@@ -81,6 +200,28 @@ func (t *treeCopy) copyTree(ctx context.Context, src, dst *fsat.Dir, workers int
 	return t.files.Load(), t.bytes.Load(), nil
 }
 
+// nextSums gives what is known of the copies in the next directory, in the
+// order of the walk, if it still has n entries.
+func (t *treeCopy) nextSums(n int) []keptSum {
+	if t == nil || len(t.records) == 0 {
+		return nil
+	}
+	record := t.records[0]
+	t.records = t.records[1:]
+	if len(record.sums) != n {
+		return nil
+	}
+	return record.sums
+}
+
+// sumOf gives the hash of a copy that looks as it did when it was made.
+func (t *treeCopy) sumOf(kept *keptSum, name string, info fsat.Info) (sum [sha256.Size]byte, ok bool) {
+	if kept == nil || kept.print != t.fingerprint(name, info) {
+		return sum, false
+	}
+	return kept.sum, true
+}
+
 // changedIfGone takes a name that vanished, or turned from a directory into a
 // file, for what it is: a source that changed.
 func (t *treeCopy) changedIfGone(err error) error {
@@ -93,37 +234,43 @@ func (t *treeCopy) changedIfGone(err error) error {
 func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir, workers int) error {
 	ctx, cancel := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
-	jobs := make(chan copyJob, 16*workers)
+	queue := newCopyQueue()
+	stopped := make(chan struct{})
+	context.AfterFunc(ctx, func() { queue.stop(); close(stopped) })
 	ping := make(chan string, 1)
 	finish := sync.OnceValue(func() error {
 		cancel()
 		err := group.Wait()
-		for job := range jobs { // what no worker took
-			job.dir.abandon()
+		<-stopped
+		for _, b := range queue.batches { // what was not copied to the end
+			b.dir.abandon()
 		}
 		return err
 	})
 	defer finish()
 
 	group.Go(func() error {
-		defer close(jobs)
-		return t.walk(ctx, src, dst, jobs)
+		defer queue.close()
+		return t.walk(ctx, src, dst, queue)
 	})
 	var working sync.WaitGroup
 	working.Add(workers)
 	for range workers {
 		group.Go(func() error {
 			defer working.Done()
-			for job := range jobs {
-				if err := t.copyFile(ctx, job, ping); err != nil {
-					job.dir.abandon()
+			buf := make([]byte, fsat.SmallFile)
+			batch, file, ok := queue.take(nil)
+			for ; ok; batch, file, ok = queue.take(batch) {
+				if err := t.copyFile(ctx, batch, file, buf, ping); err != nil {
 					return err
 				}
-				if err := job.dir.release(); err != nil {
-					return err
+				if queue.done(batch) {
+					if err := batch.dir.release(); err != nil {
+						return err
+					}
 				}
 			}
-			return nil
+			return ctx.Err()
 		})
 	}
 	done := make(chan struct{})
@@ -144,8 +291,8 @@ func (t *treeCopy) tell(path string) {
 	}
 }
 
-// walk makes every directory and sends every file to jobs.
-func (t *treeCopy) walk(ctx context.Context, src, dst *fsat.Dir, jobs chan<- copyJob) error {
+// walk makes every directory and puts its files into the queue.
+func (t *treeCopy) walk(ctx context.Context, src, dst *fsat.Dir, queue *copyQueue) error {
 	var visit func(dir *copyDir) error
 	visit = func(dir *copyDir) (err error) {
 		if dir.info, err = dir.src.Stat(); err != nil {
@@ -168,35 +315,44 @@ func (t *treeCopy) walk(ctx context.Context, src, dst *fsat.Dir, jobs chan<- cop
 			self:    t.fingerprint("", dir.info),
 			entries: make([]uint64, len(entries)),
 		}
+		if t.sums && t.kept+len(entries) <= maxKeptSums {
+			record.sums = make([]keptSum, len(entries))
+			t.kept += len(entries)
+		}
 		t.records = append(t.records, record)
+		var files []int
 		for i, entry := range entries {
+			switch {
+			case entry.Type.IsRegular():
+				files = append(files, i)
+			case !entry.Type.IsDir():
+				return unsupported(dir.src, entry.Name, entry.Type)
+			}
+		}
+		for batch := range slices.Chunk(files, 1000) {
+			dir.users.Add(1)
+			if !queue.put(&copyBatch{dir: dir, record: record, entries: entries, files: batch}) {
+				dir.abandon()
+				return ctx.Err()
+			}
+		}
+		for _, entry := range entries {
+			if !entry.Type.IsDir() {
+				continue
+			}
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			switch {
-			case entry.Type.IsDir():
-				sub, err := dir.open(entry.Name)
-				if err != nil {
-					return err
-				}
-				err = visit(sub)
-				if err != nil {
-					sub.abandon()
-					return err
-				}
-				if err := sub.release(); err != nil {
-					return err
-				}
-			case entry.Type.IsRegular():
-				dir.users.Add(1)
-				select {
-				case jobs <- copyJob{dir: dir, entry: entry, print: &record.entries[i]}:
-				case <-ctx.Done():
-					dir.abandon()
-					return ctx.Err()
-				}
-			default:
-				return unsupported(dir.src, entry.Name, entry.Type)
+			sub, err := dir.open(entry.Name)
+			if err != nil {
+				return err
+			}
+			if err := visit(sub); err != nil {
+				sub.abandon()
+				return err
+			}
+			if err := sub.release(); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -287,18 +443,18 @@ func (d *copyDir) close() {
 	d.dst.Close()
 }
 
-func (t *treeCopy) copyFile(ctx context.Context, job copyJob, ping chan<- string) error {
+func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []byte, ping chan<- string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	name := job.entry.Name
-	if t.alien(fsat.Info{Dev: t.top.Dev, Ino: job.entry.Ino}) {
-		return fmt.Errorf("%w: %s/%s is a hard link to the live database", ErrUnsupportedFile, job.dir.src.Path(), name)
+	dir, entry := batch.dir, batch.entries[i]
+	if t.alien(fsat.Info{Dev: t.top.Dev, Ino: entry.Ino}) {
+		return fmt.Errorf("%w: %s/%s is a hard link to the live database", ErrUnsupportedFile, dir.src.Path(), entry.Name)
 	}
-	src, err := job.dir.src.Open(name)
+	src, err := dir.src.Open(entry.Name)
 	if err != nil {
 		if errors.Is(err, syscall.ELOOP) {
-			return unsupported(job.dir.src, name, fs.ModeSymlink)
+			return unsupported(dir.src, entry.Name, fs.ModeSymlink)
 		}
 		return err
 	}
@@ -308,37 +464,60 @@ func (t *treeCopy) copyFile(ctx context.Context, job copyJob, ping chan<- string
 	case err != nil:
 		return err
 	case !info.Mode.IsRegular():
-		return unsupported(job.dir.src, name, info.Mode)
+		return unsupported(dir.src, entry.Name, info.Mode)
 	case info.Dev != t.top.Dev:
 		return fmt.Errorf("%w: %s is a mount point", ErrUnsupportedFile, src.Path())
 	}
-	*job.print = t.fingerprint(name, info)
-	dst, err := job.dir.dst.Create(name, 0o600)
+	batch.record.entries[i] = t.fingerprint(entry.Name, info)
+	dst, err := dir.dst.Create(entry.Name, info.Mode.Perm())
 	if err != nil {
 		return err
 	}
 	defer dst.Close()
-	n, err := t.copier.Copy(ctx, dst, src, info, func(n int64) {
+	content, err := t.copyContent(ctx, dst, src, info, buf, ping)
+	if err != nil {
+		return err
+	}
+	if err := dir.dst.Chtimes(entry.Name, info.MtimeNano); err != nil {
+		return err
+	}
+	made, err := dst.Stat()
+	if err == nil && made.Mode != info.Mode { // the umask, or more than permission bits
+		if err = dst.Chmod(info.Mode); err == nil {
+			made, err = dst.Stat()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if content != nil && batch.record.sums != nil {
+		batch.record.sums[i] = keptSum{t.fingerprint(entry.Name, made), sha256.Sum256(content)}
+	}
+	t.files.Add(1)
+	return dst.Close()
+}
+
+// copyContent fills dst with what src holds, and returns that if it had it in
+// memory.
+func (t *treeCopy) copyContent(ctx context.Context, dst, src *fsat.File, info fsat.Info, buf []byte, ping chan<- string) (content []byte, err error) {
+	count := func(n int64) {
 		t.bytes.Add(n)
 		select {
 		case ping <- src.Path():
 		default:
 		}
-	})
-	if err != nil {
-		return err
 	}
-	if n < info.Size {
-		return fmt.Errorf("%w: %s became shorter", ErrSourceChanged, src.Path())
+	var n int64
+	if info.Size <= fsat.SmallFile {
+		content, n, err = t.copier.CopySmall(ctx, dst, src, info, buf)
+		count(n)
+	} else {
+		n, err = t.copier.Copy(ctx, dst, src, info, count)
 	}
-	if err := dst.Chmod(info.Mode); err != nil {
-		return err
+	if err == nil && n < info.Size {
+		err = fmt.Errorf("%w: %s became shorter", ErrSourceChanged, src.Path())
 	}
-	if err := job.dir.dst.Chtimes(name, info.MtimeNano); err != nil {
-		return err
-	}
-	t.files.Add(1)
-	return dst.Close()
+	return content, err
 }
 
 // fingerprint stands for all that compare looks at.

@@ -22,7 +22,8 @@ const syncFSFrom = 1000
 // hashAndSync makes all that was captured durable, and writes the manifest's
 // lines for it into SHA256SUMS. The manifest's first line, which is the
 // metadata's, is left for publish: its stamp is not known yet.
-func (st *staging) hashAndSync(ctx context.Context, s *settings, files, bytes int64) (*fsat.File, error) {
+func (st *staging) hashAndSync(ctx context.Context, s *settings, captured *capture) (*fsat.File, error) {
+	files, bytes := captured.total()
 	manifest, err := st.Create(manifestName, 0o600)
 	if err != nil {
 		return nil, err
@@ -40,6 +41,7 @@ func (st *staging) hashAndSync(ctx context.Context, s *settings, files, bytes in
 		hash:      true,
 		sync:      !useSyncFS,
 		writeback: !useSyncFS,
+		copied:    captured.chroma,
 		skip:      func(path string) bool { return path == manifestName },
 		progress: func(path string, doneFiles, doneBytes int64) {
 			s.report(Progress{Phase: PhaseHash, Path: path,

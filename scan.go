@@ -49,6 +49,8 @@ type scan struct {
 	sync bool
 	// writeback starts writing files out while they are hashed.
 	writeback bool
+	// copied knows hashes of what is below chroma/; it may be nil.
+	copied *treeCopy
 	// skip names paths that are passed over.
 	skip func(path string) bool
 	// alien tells of files that must not be opened though they are regular.
@@ -76,6 +78,7 @@ type scanJob struct {
 	scannedFile
 	dir  *scanDir
 	name string
+	kept *keptSum // what copied knows of it
 	done chan struct{}
 }
 
@@ -181,7 +184,11 @@ func (s *scan) walk(ctx context.Context, ordered, jobs chan<- *scanJob) error {
 				return ctx.Err()
 			}
 		}
-		for _, entry := range entries {
+		var sums []keptSum
+		if strings.HasPrefix(prefix, chromaDirName+"/") {
+			sums = s.copied.nextSums(len(entries))
+		}
+		for i, entry := range entries {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -207,6 +214,9 @@ func (s *scan) walk(ctx context.Context, ordered, jobs chan<- *scanJob) error {
 			}
 			job := &scanJob{scannedFile: scannedFile{path: path}, dir: dir, name: entry.Name, done: make(chan struct{})}
 			job.irregular = !entry.Type.IsRegular()
+			if sums != nil {
+				job.kept = &sums[i]
+			}
 			select {
 			case ordered <- job:
 			case <-ctx.Done():
@@ -263,7 +273,13 @@ func (s *scan) read(ctx context.Context, job *scanJob, count func(int64)) (err e
 		job.irregular = true
 		return nil
 	}
-	if !s.hash && !s.sync {
+	known := false
+	if s.hash {
+		if job.sum, known = s.copied.sumOf(job.kept, job.name, job.info); known {
+			count(job.info.Size)
+		}
+	}
+	if (known || !s.hash) && !s.sync {
 		return nil
 	}
 	f, err := job.dir.Open(job.name)
@@ -278,7 +294,7 @@ func (s *scan) read(ctx context.Context, job *scanJob, count func(int64)) (err e
 	if !opened.Mode.IsRegular() || opened.Dev != job.info.Dev || opened.Ino != job.info.Ino {
 		return fmt.Errorf("%s was replaced while it was read", f.Path())
 	}
-	if s.hash {
+	if s.hash && !known {
 		if job.sum, err = hashFile(ctx, f, job.info.Size, s.writeback, count); err != nil {
 			return err
 		}

@@ -9,6 +9,28 @@ import (
 
 const bufferSize = 256 << 10
 
+// SmallFile is the size up to which CopySmall takes a file's content through
+// memory: so little that the calls cost more than the bytes.
+const SmallFile = 16 << 10
+
+// CopySmall is Copy for a file of at most SmallFile bytes, which it reads into
+// buf and writes from there unless the file can be cloned or has holes. If it
+// did, content is what it wrote, in buf.
+func (c *Copier) CopySmall(ctx context.Context, dst, src *File, info Info, buf []byte) (content []byte, n int64, err error) {
+	if c.mayClone() || info.Allocated+4096 < info.Size {
+		n, err = c.Copy(ctx, dst, src, info, nil)
+		return nil, n, err
+	}
+	got, err := src.ReadAt(buf[:info.Size], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, 0, err
+	}
+	if _, err := dst.WriteAt(buf[:got], 0); err != nil {
+		return nil, 0, err
+	}
+	return buf[:got], int64(got), nil
+}
+
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
 // copyReadWrite copies [off, end) with reads and writes and returns the

@@ -58,6 +58,9 @@ func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(
 	return c.copyRange(ctx, dst, src, 0, size, done)
 }
 
+// mayClone tells whether cloning is still worth a try.
+func (c *Copier) mayClone() bool { return !c.noClone.Load() }
+
 // cloned reports the size that a clone gave dst, which is the source's size
 // at that moment, not when it was looked at.
 func (c *Copier) cloned(dst *File, size int64, done func(int64)) (int64, error) {

@@ -87,5 +87,7 @@ func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(
 	return copyReadWrite(ctx, dst, src, 0, info.Size, done)
 }
 
+func (c *Copier) mayClone() bool { return false }
+
 // SameMount tells whether a rename can move entries from a to b.
 func SameMount(a, b *Dir) (bool, error) { return sameDevice(a, b) }

@@ -322,5 +322,7 @@ func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(
 	return copyReadWrite(ctx, dst, src, 0, info.Size, done)
 }
 
+func (c *Copier) mayClone() bool { return false }
+
 // SameMount cannot be told here; a rename that does not work says so itself.
 func SameMount(a, b *Dir) (bool, error) { return true, nil }
