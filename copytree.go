@@ -194,7 +194,7 @@ func (t *treeCopy) copyTree(ctx context.Context, src, dst *fsat.Dir, workers int
 		return 0, 0, t.changedIfGone(err)
 	}
 	t.tell(src.Path())
-	if err := t.compare(ctx, src, dst); err != nil {
+	if err := t.compare(ctx, src, dst, workers); err != nil {
 		return 0, 0, t.changedIfGone(err)
 	}
 	return t.files.Load(), t.bytes.Load(), nil
@@ -532,8 +532,10 @@ func (t *treeCopy) fingerprint(name string, info fsat.Info) uint64 {
 }
 
 // compare walks the source again in the same order and compares it with the
-// records.
-func (t *treeCopy) compare(ctx context.Context, src, dst *fsat.Dir) error {
+// records, several directories at once.
+func (t *treeCopy) compare(ctx context.Context, src, dst *fsat.Dir, workers int) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
 	next := 0
 	var visit func(src, dst *fsat.Dir) error
 	visit = func(src, dst *fsat.Dir) error {
@@ -549,43 +551,78 @@ func (t *treeCopy) compare(ctx context.Context, src, dst *fsat.Dir) error {
 		if len(entries) != len(record.entries) {
 			return t.changed(src, dst, entries)
 		}
-		for i, entry := range entries {
-			if entry.Type.IsDir() {
-				// A directory that is new here is not in the copy, so the
-				// records stay in step.
-				subDst, err := dst.OpenDir(entry.Name)
-				if err != nil {
-					return t.changed(src, dst, entries)
-				}
-				subSrc, err := src.OpenDir(entry.Name)
-				if err == nil {
-					err = visit(subSrc, subDst)
-					subSrc.Close()
-				}
-				subDst.Close()
-				if err != nil {
-					return err
-				}
+		for _, entry := range entries {
+			if !entry.Type.IsDir() {
 				continue
 			}
-			info, err := src.Lstat(entry.Name)
+			// A directory that is new here is not in the copy, so the
+			// records stay in step.
+			subDst, err := dst.OpenDir(entry.Name)
+			if err != nil {
+				return t.changed(src, dst, entries)
+			}
+			subSrc, err := src.OpenDir(entry.Name)
+			if err == nil {
+				err = visit(subSrc, subDst)
+				subSrc.Close()
+			}
+			subDst.Close()
 			if err != nil {
 				return err
 			}
-			if t.fingerprint(entry.Name, info) != record.entries[i] {
-				return t.changed(src, dst, entries)
-			}
 		}
-		info, err := src.Stat()
+		again := func(src, dst *fsat.Dir) error { return t.compareDir(ctx, src, dst, entries, record) }
+		if len(entries) < 100 { // not worth a goroutine
+			return again(src, dst)
+		}
+		ownSrc, err := src.Reopen()
 		if err != nil {
 			return err
 		}
-		if t.fingerprint("", info) != record.self {
-			return fmt.Errorf("%w: %s", ErrSourceChanged, src.Path())
+		ownDst, err := dst.Reopen()
+		if err != nil {
+			ownSrc.Close()
+			return err
 		}
+		group.Go(func() error {
+			defer ownSrc.Close()
+			defer ownDst.Close()
+			return again(ownSrc, ownDst)
+		})
 		return nil
 	}
-	return visit(src, dst)
+	err := visit(src, dst)
+	if gerr := group.Wait(); gerr != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = gerr
+	}
+	return err
+}
+
+// compareDir compares a directory and its files with their record.
+func (t *treeCopy) compareDir(ctx context.Context, src, dst *fsat.Dir, entries []fsat.Entry, record *dirRecord) error {
+	for i, entry := range entries {
+		if entry.Type.IsDir() {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		info, err := src.Lstat(entry.Name)
+		if err != nil {
+			return err
+		}
+		if t.fingerprint(entry.Name, info) != record.entries[i] {
+			return t.changed(src, dst, entries)
+		}
+	}
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if t.fingerprint("", info) != record.self {
+		return fmt.Errorf("%w: %s", ErrSourceChanged, src.Path())
+	}
+	return nil
 }
 
 // changed names the entry by which a directory differs from its copy.
