@@ -262,7 +262,7 @@ func (s *settings) captureStore(ctx context.Context, st *staging) (*capture, err
 		return nil, step("capture", s.DatabasePath, err)
 	}
 	s.report(Progress{Phase: PhaseDatabase, Path: s.DatabasePath})
-	if err := st.inSubdirectory(dbDirName, func(dir *fsat.Dir) error { return s.captureDatabase(ctx, dir) }); err != nil {
+	if err := st.inSubdirectory(dbDirName, func(dir *fsat.Dir) error { return s.captureDatabase(ctx, st, dir) }); err != nil {
 		return nil, step("capture database", s.DatabasePath, err)
 	}
 	c.paths.db = filepath.Join(dbDirName, filepath.Base(s.DatabasePath))

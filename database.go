@@ -132,9 +132,9 @@ func (src *pinnedSource) pin(ctx context.Context) (err error) {
 	return nil
 }
 
-// captureDatabase copies the live database to dir/workDBName as it is at one
-// moment.
-func (s *settings) captureDatabase(ctx context.Context, dir *fsat.Dir) error {
+// captureDatabase copies the live database to dir/workDBName, in st, as it is
+// at one moment.
+func (s *settings) captureDatabase(ctx context.Context, st *staging, dir *fsat.Dir) error {
 	if s.DB != nil {
 		return s.captureHandle(ctx, dir)
 	}
@@ -149,7 +149,7 @@ func (s *settings) captureDatabase(ctx context.Context, dir *fsat.Dir) error {
 		defer src.Close()
 	}
 	if !s.OnlineBackup {
-		if err := s.copyPinned(ctx, src, dir); !errors.Is(err, errNoPinnedCopy) {
+		if err := s.copyPinned(ctx, st, src, dir); !errors.Is(err, errNoPinnedCopy) {
 			return err
 		}
 	}
@@ -284,8 +284,13 @@ func (s *settings) sealDatabase(ctx context.Context, st *staging) (int64, error)
 		return 0, err
 	}
 	defer dir.Close()
-	if err := foldWAL(ctx, dir); err != nil {
+	folded, err := foldWAL(ctx, dir)
+	if err != nil {
 		return 0, err
+	}
+	if folded { // its hash is of what it was
+		st.dbHash.stop()
+		st.dbHash = nil
 	}
 	f, err := dir.OpenRW(workDBName)
 	if err != nil {
@@ -313,25 +318,30 @@ func (s *settings) sealDatabase(ctx context.Context, st *staging) (int64, error)
 	if err := dir.Rename(workDBName, dir, filepath.Base(s.DatabasePath)); err != nil {
 		return 0, err
 	}
+	if st.dbHash != nil {
+		if st.dbHash.sealed, err = f.Stat(); err != nil {
+			return 0, err
+		}
+	}
 	return info.Size, nil
 }
 
 // foldWAL writes what a copied WAL holds into the copied database and removes
-// it. Without a copied WAL it does nothing.
-func foldWAL(ctx context.Context, dir *fsat.Dir) (err error) {
+// it. Without a copied WAL it leaves the database as it is, and says so.
+func foldWAL(ctx context.Context, dir *fsat.Dir) (folded bool, err error) {
 	info, err := dir.Lstat(workDBName + "-wal")
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if info.Size == 0 {
-		return dir.Remove(workDBName+"-wal", false)
+		return false, dir.Remove(workDBName+"-wal", false)
 	}
 	path, err := pathFor(dir, workDBName)
 	if err != nil {
-		return err
+		return false, err
 	}
 	// With exclusive locking from the start the WAL's index is kept in memory
 	// and no -shm is made (sqlite.org/wal.html, "Use of WAL Without
@@ -339,7 +349,7 @@ func foldWAL(ctx context.Context, dir *fsat.Dir) (err error) {
 	conn, err := openSQLite(path, "rw",
 		"_pragma=locking_mode(exclusive)", "_pragma=synchronous(off)")
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer func() {
 		if cerr := conn.Close(); err == nil {
@@ -348,10 +358,10 @@ func foldWAL(ctx context.Context, dir *fsat.Dir) (err error) {
 	}()
 	mode, err := conn.text(ctx, "PRAGMA journal_mode=delete")
 	if err != nil {
-		return err
+		return true, err
 	}
 	if mode != "delete" {
-		return fmt.Errorf("folding the copied WAL left journal mode %s", mode)
+		return true, fmt.Errorf("folding the copied WAL left journal mode %s", mode)
 	}
-	return nil
+	return true, nil
 }

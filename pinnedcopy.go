@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime"
 
 	"github.com/atocore/backup/internal/fsat"
 )
@@ -56,7 +57,7 @@ const walHeaderSize = 32
 
 // copyPinned copies the pinned source to dir/workDBName, and its WAL beside
 // it.
-func (s *settings) copyPinned(ctx context.Context, src *pinnedSource, dir *fsat.Dir) error {
+func (s *settings) copyPinned(ctx context.Context, st *staging, src *pinnedSource, dir *fsat.Dir) error {
 	switch src.mode {
 	case "wal", "delete", "truncate", "persist", "memory", "off":
 	default:
@@ -74,7 +75,11 @@ func (s *settings) copyPinned(ctx context.Context, src *pinnedSource, dir *fsat.
 		return errNoPinnedCopy // encrypted, or kept in another way by a VFS
 	}
 	wal := src.mode == "wal"
-	copied, err := s.copyFile(ctx, dir, workDBName, live, info, 0)
+	behind := st
+	if !s.mayHashBehind(src) {
+		behind = nil
+	}
+	copied, err := s.copyFile(ctx, behind, dir, workDBName, live, info, 0)
 	if err != nil {
 		return err
 	}
@@ -90,23 +95,44 @@ func (s *settings) copyPinned(ctx context.Context, src *pinnedSource, dir *fsat.
 	return nil
 }
 
-// copyFile copies src to dir/name and returns how many bytes there were. before
-// is how many the phase has copied already.
-func (s *settings) copyFile(ctx context.Context, dir *fsat.Dir, name string, src *fsat.File, info fsat.Info, before int64) (int64, error) {
+// mayHashBehind tells whether the copy is likely to stay as it is, and nothing
+// waits for it: under the guard the processors are for copying, and what a WAL
+// holds will be folded into the copy.
+func (s *settings) mayHashBehind(src *pinnedSource) bool {
+	if s.IncludeChroma || runtime.GOMAXPROCS(0) < 2 {
+		return false
+	}
+	wal, err := fsat.Stat(src.path + "-wal")
+	return src.mode != "wal" || errors.Is(err, fs.ErrNotExist) || err == nil && wal.Size == 0
+}
+
+// copyFile copies src to dir/name and returns how many bytes there were. If
+// behind is set, it gets the hash of what is copied. before is how many bytes
+// the phase has copied already.
+func (s *settings) copyFile(ctx context.Context, behind *staging, dir *fsat.Dir, name string, src *fsat.File, info fsat.Info, before int64) (int64, error) {
 	dst, err := dir.Create(name, 0o600)
 	if err != nil {
 		return 0, err
 	}
 	defer dst.Close()
+	var hash *hashBehind
+	if behind != nil {
+		if hash, err = hashBehindCopy(ctx, dir, name); err != nil {
+			return 0, err
+		}
+		behind.dbHash = hash
+	}
 	var copier fsat.Copier
 	var done int64
 	n, err := copier.Copy(ctx, dst, src, info, func(n int64) {
+		hash.advance(n)
 		done += n
 		s.report(Progress{Phase: PhaseDatabase, Path: s.DatabasePath, Bytes: before + done, TotalBytes: before + info.Size})
 	})
 	if err != nil {
 		return n, err
 	}
+	hash.copyEnded()
 	return n, dst.Close()
 }
 
@@ -149,7 +175,7 @@ func (s *settings) copyWALOnce(ctx context.Context, wal *fsat.File, dir *fsat.Di
 	if err != nil {
 		return 0, false, err
 	}
-	if n, err = s.copyFile(ctx, dir, name, wal, info, copied); err != nil {
+	if n, err = s.copyFile(ctx, nil, dir, name, wal, info, copied); err != nil {
 		return n, false, err
 	}
 	after, err := readWALHeader(wal)

@@ -42,6 +42,7 @@ func (st *staging) hashAndSync(ctx context.Context, s *settings, captured *captu
 		sync:      !useSyncFS,
 		writeback: !useSyncFS,
 		copied:    captured.chroma,
+		database:  st.dbHash,
 		skip:      func(path string) bool { return path == manifestName },
 		progress: func(path string, doneFiles, doneBytes int64) {
 			s.report(Progress{Phase: PhaseHash, Path: path,

@@ -51,6 +51,8 @@ type scan struct {
 	writeback bool
 	// copied knows hashes of what is below chroma/; it may be nil.
 	copied *treeCopy
+	// database is the hash of the database copy; it may be nil.
+	database *hashBehind
 	// skip names paths that are passed over.
 	skip func(path string) bool
 	// alien tells of files that must not be opened though they are regular.
@@ -294,6 +296,16 @@ func (s *scan) read(ctx context.Context, job *scanJob, count func(int64)) (err e
 	if !opened.Mode.IsRegular() || opened.Dev != job.info.Dev || opened.Ino != job.info.Ino {
 		return fmt.Errorf("%s was replaced while it was read", f.Path())
 	}
+	if s.hash && !known && s.database.isOf(opened) {
+		if s.writeback {
+			if err := startWriteback(ctx, f, opened.Size); err != nil {
+				return err
+			}
+		}
+		if job.sum, known, err = s.database.wait(ctx, count); err != nil {
+			return err
+		}
+	}
 	if s.hash && !known {
 		if job.sum, err = hashFile(ctx, f, job.info.Size, s.writeback, count); err != nil {
 			return err
@@ -344,6 +356,19 @@ func hashFile(ctx context.Context, f *fsat.File, size int64, writeback bool, cou
 	}
 	state.h.Sum(sum[:0])
 	return sum, nil
+}
+
+// startWriteback begins to write all of f out. The kernel lets go of it when
+// the disk's queue has room.
+func startWriteback(ctx context.Context, f *fsat.File, size int64) error {
+	const step = 8 << 20
+	for off := int64(0); off < size; off += step {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f.StartWriteback(off, step)
+	}
+	return nil
 }
 
 // syncFile makes f durable. One fsync of a large file cannot be cancelled, so

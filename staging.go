@@ -135,6 +135,8 @@ type staging struct {
 	snapshots *fsat.Dir // where it is going
 	name      string
 	published bool
+
+	dbHash *hashBehind // of the database copy; nil if it is hashed later
 }
 
 // newStaging makes a staging directory in backupDir, and snapshots/ if it is
@@ -235,6 +237,7 @@ func (st *staging) path(elem ...string) string {
 
 // discard removes the staging directory unless it was published.
 func (st *staging) discard() (err error) {
+	st.dbHash.stop()
 	if !st.published {
 		if err = removeTree(context.Background(), st.backupDir, st.name); errors.Is(err, fs.ErrNotExist) {
 			err = nil
