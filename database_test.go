@@ -393,7 +393,8 @@ const (
 	// swell makes a transaction of more than one piece of the WAL.
 	swell = "INSERT INTO bulk SELECT id + 100000, 0, zeroblob(3900) FROM bulk;"
 
-	passive = "PRAGMA wal_checkpoint(PASSIVE);"
+	passive  = "PRAGMA wal_checkpoint(PASSIVE);"
+	truncate = "PRAGMA wal_checkpoint(TRUNCATE);"
 )
 
 // Whatever a host does to a WAL database in the middle of the copy of its
@@ -423,11 +424,14 @@ func TestWALDatabaseChangedWhileCopied(t *testing.T) {
 		{"grow and checkpoint", sway, false, swell + passive, []int{2 * bulkRows}},
 		{"shrink and checkpoint", swell + sway, false, "DELETE FROM bulk WHERE id > 100000; VACUUM; " + passive, []int{bulkRows}},
 		{"everything checkpointed before, then a commit", sway + passive, false, sway + passive + swell, []int{bulkRows, 2 * bulkRows}},
+		{"empty WAL, then a commit", sway + truncate, false, sway, []int{bulkRows}},
+		{"empty WAL, then a commit and a checkpoint", sway + truncate, false, sway + passive + sway, []int{bulkRows}},
+		{"empty WAL that stays so", sway + truncate, false, "SELECT 1", []int{bulkRows}},
 		{"WAL grows", swell, true, sway + "DELETE FROM bulk WHERE id > 100000;", []int{2 * bulkRows}},
 		{"WAL begins anew", oldWAL, true, swell, []int{2 * bulkRows}},
 		{"WAL begins anew and grows", oldWAL, true, swell + sway + "DELETE FROM bulk WHERE id > 100000;", []int{bulkRows}},
-		{"WAL is truncated", oldWAL, true, "PRAGMA wal_checkpoint(TRUNCATE);", []int{bulkRows}},
-		{"WAL is truncated and begins anew", oldWAL, true, "PRAGMA wal_checkpoint(TRUNCATE);" + swell, []int{2 * bulkRows}},
+		{"WAL is truncated", oldWAL, true, truncate, []int{bulkRows}},
+		{"WAL is truncated and begins anew", oldWAL, true, truncate + swell, []int{2 * bulkRows}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -458,6 +462,7 @@ func TestWALDatabaseChangedWhileCopied(t *testing.T) {
 				t.Skip("here files are not copied in pieces")
 			}
 			require.Contains(t, tt.rows, requireBulk(t, meta.DBSnapshotPath))
+			s.requireClean()
 		})
 	}
 }
