@@ -253,3 +253,28 @@ func TestTreeShapes(t *testing.T) {
 	require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
 	require.EqualValues(t, 5+200, meta.ChromaSnapshotFiles)
 }
+
+// What is known of a copy from its making counts only while nobody has touched
+// it: the manifest is of the files that are published.
+func TestCopyTouchedBeforeItIsHashed(t *testing.T) {
+	s := newTree(t)
+	files := []string{"1", "a/2", "b/3", "b/c/4", "b/c/5"}
+	s.OnProgress = func(p backup.Progress) {
+		if p.Phase != backup.PhaseSeal {
+			return
+		}
+		for _, file := range files {
+			f, err := os.OpenFile(filepath.Join(filepath.Dir(p.Path), "chroma", file), os.O_WRONLY, 0)
+			s.must(err)
+			_, err = f.WriteString("X")
+			s.must(err)
+			s.must(f.Close())
+		}
+	}
+	meta := s.create()
+	for _, file := range files {
+		content, err := os.ReadFile(filepath.Join(meta.ChromaSnapshotPath, file))
+		require.NoError(t, err)
+		require.Equal(t, "Xontent of "+file, string(content))
+	}
+}
