@@ -13,12 +13,14 @@ var (
 	IsStamp        = isStamp
 	NewStamp       = newStamp
 	EncodeMetadata = encodeMetadata
-	ParseMetadata  = parseMetadata
 	QuoteASCII     = quoteASCII
 	UnquoteJSON    = unquoteJSON
+	EachMember     = eachMember
 	ManifestLine   = manifestLine
 	RelativeTo     = relativeTo
 )
+
+func ParseMetadata(data []byte) (*Metadata, error) { return parseMetadata(string(data)) }
 
 // EachManifestEntry reads a manifest to its end or its first fault.
 func EachManifestEntry(manifest []byte, each func(sum [sha256.Size]byte, name string)) error {

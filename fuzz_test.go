@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -68,6 +70,96 @@ func FuzzMetadata(f *testing.F) {
 	})
 }
 
+// The members of an object are those that encoding/json finds, raw values
+// included, and what it refuses is refused with its words.
+func FuzzEachMember(f *testing.F) {
+	good, err := backup.EncodeMetadata(exampleMetadata())
+	require.NoError(f, err)
+	nested := func(n int) string { return strings.Repeat(`{"a":[`, n/2) + strings.Repeat("]}", n/2) }
+	seeds := []string{
+		string(good), "", " ", "{", "{}", "{} ", " { } x", "[]", "[1,]", "[ ]", "[1 2]", "null", "nul", "nulll", `"x"`, `{"a":1,}`, `{,}`, `{"a"}`,
+		`{"a":}`, `{"a" 1}`, `{a:1}`, `{"a":1 "b":2}`, `{"a":1}}`, `{"a":tru}`, "\ufeff{}", "{\x00}", "\x00", "{\v}", "{\u00a0}", "// x\n{}", `{'a':1}`,
+		"\t{\r\n\"a\" : [ 1 , { } ] , \"b\" : \"]}\" }\n", `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, `{"\ud800":1,"\udfff":2}`, `{"a":{"b":1,"b":2}}`,
+		`{"a":1,"a":2`, nested(32), nested(34), `{"a":` + nested(32) + `}`, nested(34) + "x", `{"":1,"a":1,"":2,"a":2}`,
+	}
+	for _, value := range []string{
+		"0", "-0", "00", "01", "-", "-01", "+1", "1.", ".5", "1.5", "-1.50", "1e", "1e5", "1E+05", "1e-", "0e0", "0x1", "1_0", "NaN", "Infinity", "1e400",
+		"true", "True", "falsee", `"`, `"\`, `"\"`, `"\x"`, `"\u12"`, `"\u12g4"`, `"\uABCd"`, `"\/\b\f\n\r\t"`, "\"\x1f\"", "\"\x7f\"", "\"\n\"", "\"\u2028é😀\"",
+	} {
+		seeds = append(seeds, value, `{"a":`+value+`}`, `[`+value+`]`)
+	}
+	for _, seed := range seeds {
+		f.Add(seed)
+	}
+	type member struct{ name, value string }
+	f.Fuzz(func(t *testing.T, text string) {
+		if !utf8.ValidString(text) {
+			return
+		}
+		var got []member
+		seen := make(map[string]bool)
+		err := backup.EachMember(text, func(name, value string) bool {
+			got = append(got, member{name, value})
+			defer func() { seen[name] = true }()
+			return !seen[name]
+		})
+		if fault := json.Unmarshal([]byte(text), new(json.RawMessage)); fault != nil {
+			require.EqualError(t, err, "not JSON: "+fault.Error())
+			return
+		}
+		if jsonDepth(t, text) > 32 {
+			require.EqualError(t, err, "nested more than 32 deep")
+			return
+		}
+		decoder := json.NewDecoder(strings.NewReader(text))
+		decoder.UseNumber()
+		if first, err2 := decoder.Token(); err2 != nil || first != json.Delim('{') {
+			require.EqualError(t, err, "not an object")
+			return
+		}
+		var want []member
+		twice := ""
+		clear(seen)
+		for decoder.More() {
+			name, err := decoder.Token()
+			require.NoError(t, err)
+			var value json.RawMessage
+			require.NoError(t, decoder.Decode(&value))
+			want = append(want, member{name.(string), string(value)})
+			if seen[name.(string)] && twice == "" {
+				twice = fmt.Sprintf("%q is there twice", name)
+			}
+			seen[name.(string)] = true
+		}
+		require.Equal(t, want, got)
+		if twice == "" {
+			require.NoError(t, err)
+		} else {
+			require.EqualError(t, err, twice)
+		}
+	})
+}
+
+// jsonDepth tells how deep valid JSON is nested.
+func jsonDepth(t *testing.T, text string) (deepest int) {
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	for depth := 0; ; {
+		token, err := decoder.Token()
+		if errors.Is(err, io.EOF) {
+			return deepest
+		}
+		require.NoError(t, err)
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+			deepest = max(deepest, depth)
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+	}
+}
+
 // Any string of bytes can be written, and is read again as itself, also by
 // encoding/json as far as that can.
 func FuzzQuoteASCII(f *testing.F) {
@@ -77,7 +169,7 @@ func FuzzQuoteASCII(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		quoted := backup.QuoteASCII(s)
 		require.False(t, strings.ContainsFunc(quoted, func(c rune) bool { return c < ' ' || c > '~' }))
-		got, err := backup.UnquoteJSON([]byte(quoted))
+		got, err := backup.UnquoteJSON(quoted)
 		require.NoError(t, err)
 		require.Equal(t, s, got)
 		var decoded string

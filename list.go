@@ -3,7 +3,6 @@ package backup
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,7 +32,7 @@ type Snapshot struct {
 	// "unreadable: " and the reason. It is empty otherwise.
 	MetadataError string
 
-	raw json.RawMessage
+	raw string // the file's JSON
 }
 
 // MarshalJSON gives the Python module's form. The metadata is whatever JSON the
@@ -55,14 +54,15 @@ func (s Snapshot) MarshalJSON() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func rawMetadata(m *Metadata, raw json.RawMessage) (json.RawMessage, error) {
+func rawMetadata(m *Metadata, raw string) (string, error) {
 	switch {
-	case raw != nil:
+	case raw != "":
 		return raw, nil
 	case m != nil:
-		return m.MarshalJSON()
+		data, err := m.MarshalJSON()
+		return string(data), err
 	}
-	return json.RawMessage("null"), nil
+	return "null", nil
 }
 
 // ListRuntimeBackups returns every snapshot in opts.BackupDir, oldest first by
@@ -160,7 +160,7 @@ func describeSnapshot(root *fsat.Dir, name string, live liveFiles) (s Snapshot, 
 		return s, true
 	}
 	defer dir.Close()
-	data, err := readMetadataFile(dir, live)
+	text, err := readMetadataFile(dir, live)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, isStill(root, name, dir)
 	}
@@ -173,16 +173,15 @@ func describeSnapshot(root *fsat.Dir, name string, live liveFiles) (s Snapshot, 
 	case err != nil:
 		s.MetadataError = unreadable(err)
 	default:
-		s.Metadata, err = parseMetadata(data)
+		s.Metadata, err = parseMetadata(text)
+		s.raw = foreignJSON(text, err)
 		switch {
-		case errors.Is(err, errMetadataJSON):
+		case errors.Is(err, errNotJSON):
 			s.MetadataError = "invalid_json"
 		case errors.Is(err, errFormatVersion):
-			s.MetadataError, s.raw = "unsupported_format", foreignJSON(data)
+			s.MetadataError = "unsupported_format"
 		case err != nil:
-			s.MetadataError, s.raw = "wrong_shape", foreignJSON(data)
-		default:
-			s.raw = foreignJSON(data)
+			s.MetadataError = "wrong_shape"
 		}
 	}
 	return s, true
@@ -217,8 +216,9 @@ var (
 
 // readMetadataFile reads the metadata of the snapshot dir, at most
 // maxMetadataSize bytes of it.
-func readMetadataFile(dir *fsat.Dir, live liveFiles) ([]byte, error) {
-	return readSmall(dir, metadataName, maxMetadataSize, live)
+func readMetadataFile(dir *fsat.Dir, live liveFiles) (string, error) {
+	data, err := readSmall(dir, metadataName, maxMetadataSize, live)
+	return string(data), err
 }
 
 // readSmall reads the regular file name, which is untrusted. What is no

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf16"
@@ -79,7 +79,7 @@ func (m Metadata) MarshalJSON() ([]byte, error) {
 // allowed; a field that is missing, twice there or of the wrong type is an
 // error.
 func (m *Metadata) UnmarshalJSON(data []byte) error {
-	parsed, err := parseMetadata(data)
+	parsed, err := parseMetadata(string(data))
 	if err != nil {
 		return err
 	}
@@ -101,49 +101,45 @@ func encodeMetadata(m *Metadata) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// These tell apart the ways in which bytes can fail to be metadata.
+// These and errNotJSON tell apart the ways in which text can fail to be
+// metadata.
 var (
-	errMetadataJSON  = errors.New("not JSON")
 	errMetadataShape = errors.New("wrong shape")
 	errFormatVersion = errors.New("unsupported format version")
 )
 
-// parseMetadata reads untrusted bytes. Field names are matched exactly, where
-// encoding/json would ignore case: Python and Go must see the same fields.
-func parseMetadata(data []byte) (*Metadata, error) {
-	if !utf8.Valid(data) {
-		return nil, fmt.Errorf("%w: not UTF-8", errMetadataJSON)
-	}
-	if !json.Valid(data) {
-		return nil, fmt.Errorf("%w: %w", errMetadataJSON, json.Unmarshal(data, new(json.RawMessage)))
-	}
-	if nesting(data) > maxMetadataNesting {
-		return nil, fmt.Errorf("%w: nested more than %d deep", errMetadataShape, maxMetadataNesting)
-	}
-	raw, err := splitObject(data)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errMetadataShape, err)
+// parseMetadata reads untrusted text, of which the result keeps pieces. Field
+// names are matched exactly, where encoding/json would ignore case: Python and
+// Go must see the same fields.
+func parseMetadata(text string) (*Metadata, error) {
+	if !utf8.ValidString(text) {
+		return nil, fmt.Errorf("%w: not UTF-8", errNotJSON)
 	}
 	m := new(Metadata)
-	if version, ok := raw["format_version"]; ok {
-		if err := json.Unmarshal(version, &m.FormatVersion); err == nil && m.FormatVersion > formatVersion {
-			return nil, fmt.Errorf("%w: %d", errFormatVersion, m.FormatVersion)
-		}
+	fields := m.fields()
+	switch err := readFields(fields[:], text); {
+	case errors.Is(err, errNotJSON):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", errMetadataShape, err)
+	}
+	version := findField(fields[:], "format_version")
+	if n, err := strconv.Atoi(version.raw); err == nil && n > formatVersion {
+		return nil, fmt.Errorf("%w: %d", errFormatVersion, n)
 	}
 	var faults []error
-	for _, f := range m.fields() {
-		value, ok := raw[f.name]
-		if !ok {
+	for _, f := range fields {
+		if f.raw == "" {
 			if !f.ours {
 				faults = append(faults, fmt.Errorf("%s is missing", f.name))
 			}
 			continue
 		}
-		if err := f.decode(value); err != nil {
+		if err := f.decode(); err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", f.name, err))
 		}
 	}
-	if _, stamped := raw["stamp"]; stamped != (m.FormatVersion > 0) {
+	if stamp := findField(fields[:], "stamp"); (stamp.raw != "") != (m.FormatVersion > 0) {
 		faults = append(faults, errors.New("stamp and format_version go together"))
 	}
 	if len(faults) > 0 {
@@ -152,41 +148,20 @@ func parseMetadata(data []byte) (*Metadata, error) {
 	return m, nil
 }
 
-// nesting gives how deep the arrays and objects of valid JSON are nested.
-func nesting(data []byte) (deepest int) {
-	depth, inString := 0, false
-	for i := 0; i < len(data); i++ {
-		switch c := data[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '[' || c == '{':
-			depth++
-			deepest = max(deepest, depth)
-		case c == ']' || c == '}':
-			depth--
-		}
+// foreignJSON gives text that somebody else wrote as it is passed on: in ASCII,
+// like all that this package writes, so that is not copied. fault is what
+// parseMetadata said of it; what is no JSON or nested too deep is left out.
+func foreignJSON(text string, fault error) string {
+	if errors.Is(fault, errNotJSON) || errors.Is(fault, errTooDeep) {
+		return ""
 	}
-	return deepest
-}
-
-// foreignJSON gives valid JSON that somebody else wrote as it is passed on: in
-// ASCII, like all that this package writes, so that is not copied. What is
-// nested too deep is left out.
-func foreignJSON(data []byte) json.RawMessage {
-	if nesting(data) > maxMetadataNesting {
-		return nil
+	if isASCII(text) {
+		return text
 	}
-	if !slices.ContainsFunc(data, func(c byte) bool { return c >= 0x7f }) {
-		return data
-	}
-	var b bytes.Buffer
-	for len(data) > 0 {
-		r, size := utf8.DecodeRune(data)
+	var b strings.Builder
+	for _, r := range text {
 		switch {
-		case r < utf8.RuneSelf && r != 0x7f:
+		case r < 0x7f:
 			b.WriteByte(byte(r))
 		case r > 0xffff:
 			hi, lo := utf16.EncodeRune(r)
@@ -194,9 +169,18 @@ func foreignJSON(data []byte) json.RawMessage {
 		default:
 			fmt.Fprintf(&b, `\u%04x`, r)
 		}
-		data = data[size:]
 	}
-	return b.Bytes()
+	return b.String()
+}
+
+// isASCII tells whether text needs no escape to be ASCII that can be shown.
+func isASCII(text string) bool {
+	for i := range len(text) {
+		if text[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
 }
 
 // joinInLine joins errors with "; ", for a problem stays on one line.
@@ -210,190 +194,161 @@ func joinInLine(errs []error) error {
 
 // A metadataField connects one JSON name with its place in a Metadata.
 type metadataField struct {
-	name     string
-	ours     bool // not among the Python module's ten
-	optional bool // one of ours that is left out where it is empty
-	encode   func() string
-	decode   func(raw []byte) error
+	name string
+	// at is a *string, *bool or *time.Time, a *int64 for a count, a *signed
+	// for any number, or a *int for a format version.
+	at       any
+	ours     bool   // not among the Python module's ten
+	optional bool   // one of ours that is left out where it is empty
+	raw      string // its JSON, if it was read; empty if it was not there
 }
 
-func (m *Metadata) fields() []metadataField {
-	return []metadataField{
-		timeField("created_at", &m.CreatedAt),
-		stringField("backup_root", &m.BackupRoot, false),
-		stringField("db_snapshot_path", &m.DBSnapshotPath, false),
-		countField("db_size_bytes", &m.DBSizeBytes),
-		stringField("registry_snapshot_path", &m.RegistrySnapshotPath, false),
-		stringField("chroma_snapshot_path", &m.ChromaSnapshotPath, false),
-		countField("chroma_snapshot_bytes", &m.ChromaSnapshotBytes),
-		countField("chroma_snapshot_files", &m.ChromaSnapshotFiles),
-		boolField("chroma_snapshot_included", &m.ChromaSnapshotIncluded),
-		stringField("vector_store_note", &m.VectorStoreNote, false),
-		versionField("format_version", &m.FormatVersion),
-		stringField("stamp", &m.Stamp, true),
-		optionalField(stringField("safety_of", &m.SafetyOf, true)),
+type signed int64
+
+func (m *Metadata) fields() [13]metadataField {
+	return [...]metadataField{
+		{name: "created_at", at: &m.CreatedAt},
+		{name: "backup_root", at: &m.BackupRoot},
+		{name: "db_snapshot_path", at: &m.DBSnapshotPath},
+		{name: "db_size_bytes", at: &m.DBSizeBytes},
+		{name: "registry_snapshot_path", at: &m.RegistrySnapshotPath},
+		{name: "chroma_snapshot_path", at: &m.ChromaSnapshotPath},
+		{name: "chroma_snapshot_bytes", at: &m.ChromaSnapshotBytes},
+		{name: "chroma_snapshot_files", at: &m.ChromaSnapshotFiles},
+		{name: "chroma_snapshot_included", at: &m.ChromaSnapshotIncluded},
+		{name: "vector_store_note", at: &m.VectorStoreNote},
+		{name: "format_version", at: &m.FormatVersion, ours: true},
+		{name: "stamp", at: &m.Stamp, ours: true},
+		{name: "safety_of", at: &m.SafetyOf, ours: true, optional: true},
 	}
 }
 
-func optionalField(f metadataField) metadataField {
-	f.optional = true
-	return f
-}
-
-func stringField(name string, p *string, ours bool) metadataField {
-	return metadataField{
-		name: name,
-		ours: ours,
-		encode: func() string {
-			return quoteASCII(*p)
-		},
-		decode: func(raw []byte) (err error) {
-			*p, err = unquoteJSON(raw)
-			return err
-		},
-	}
-}
-
-func countField(name string, p *int64) metadataField {
-	return metadataField{
-		name:   name,
-		encode: func() string { return fmt.Sprint(*p) },
-		decode: func(raw []byte) error {
-			if string(raw) == "null" {
-				return errors.New("null is not a number")
-			}
-			if err := json.Unmarshal(raw, p); err != nil {
-				return errors.New("not a whole number")
-			}
-			if *p < 0 {
-				return fmt.Errorf("%d is negative", *p)
-			}
-			return nil
-		},
-	}
-}
-
-func versionField(name string, p *int) metadataField {
-	return metadataField{
-		name:   name,
-		ours:   true,
-		encode: func() string { return fmt.Sprint(*p) },
-		decode: func(raw []byte) error {
-			if string(raw) == "null" || json.Unmarshal(raw, p) != nil {
-				return errors.New("not a whole number")
-			}
-			if *p < 1 {
-				return fmt.Errorf("there is no version %d", *p)
-			}
-			return nil
-		},
-	}
-}
-
-func boolField(name string, p *bool) metadataField {
-	return metadataField{
-		name:   name,
-		encode: func() string { return fmt.Sprint(*p) },
-		decode: func(raw []byte) error {
-			switch string(raw) {
-			case "true":
-				*p = true
-			case "false":
-				*p = false
-			default:
-				return errors.New("neither true nor false")
-			}
-			return nil
-		},
-	}
-}
-
-// timeField writes what Python's datetime.isoformat writes for UTC, and reads
-// what it writes for any zone and for none, which it takes as UTC.
-func timeField(name string, p *time.Time) metadataField {
-	return metadataField{
-		name: name,
-		encode: func() string {
-			t := p.UTC()
-			if t.Nanosecond() < 1000 {
-				return `"` + t.Format("2006-01-02T15:04:05") + `+00:00"`
-			}
-			return `"` + t.Format("2006-01-02T15:04:05.000000") + `+00:00"`
-		},
-		decode: func(raw []byte) error {
-			s, err := unquoteJSON(raw)
-			if err != nil {
-				return err
-			}
-			for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05"} {
-				if t, err := time.Parse(layout, s); err == nil && checkTime(t) == nil {
-					*p = t.UTC()
-					return nil
-				}
-			}
-			return fmt.Errorf("%q is not an ISO 8601 time", s)
-		},
-	}
-}
-
-// splitObject gives the raw values of a JSON object by name. data is valid
-// JSON; a decoder would take four times as long to come to the same.
-func splitObject(data []byte) (map[string]json.RawMessage, error) {
-	data = bytes.Trim(data, jsonSpace)
-	if data[0] != '{' {
-		return nil, errors.New("not an object")
-	}
-	values := make(map[string]json.RawMessage, 16)
-	for data = data[1:]; ; {
-		data = bytes.TrimLeft(data, jsonSpace+",")
-		if data[0] == '}' {
-			return values, nil
+// readFields gives the fields their raw values. No name may be twice in text,
+// known or not.
+func readFields(fields []metadataField, text string) error {
+	var unknown map[string]bool
+	return eachMember(text, func(name, value string) (first bool) {
+		if f := findField(fields, name); f != nil {
+			first, f.raw = f.raw == "", value
+			return first
 		}
-		n := jsonLen(data)
-		name := string(data[1 : n-1])
-		if strings.ContainsRune(name, '\\') {
-			if err := json.Unmarshal(data[:n], &name); err != nil {
-				return nil, err
-			}
+		if unknown == nil {
+			unknown = make(map[string]bool)
 		}
-		if _, twice := values[name]; twice {
-			return nil, fmt.Errorf("%q is there twice", name)
-		}
-		data = bytes.TrimLeft(data[n:], jsonSpace+":")
-		n = jsonLen(data)
-		values[name] = data[:n:n]
-		data = data[n:]
-	}
+		first, unknown[name] = !unknown[name], true
+		return first
+	})
 }
 
-const jsonSpace = " \t\r\n"
-
-// jsonLen gives the length of the value that valid JSON begins with.
-func jsonLen(data []byte) int {
-	depth, inString := 0, false
-	for i := 0; i < len(data); i++ {
-		switch c := data[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			if inString = !inString; !inString && depth == 0 {
-				return i + 1
-			}
-		case inString:
-		case c == '[' || c == '{':
-			depth++
-		case c == ']' || c == '}':
-			if depth--; depth == 0 {
-				return i + 1
-			}
-			if depth < 0 { // the end of what holds it
-				return i
-			}
-		case depth == 0 && (c == ',' || strings.IndexByte(jsonSpace, c) >= 0):
-			return i
+func findField(fields []metadataField, name string) *metadataField {
+	for i := range fields {
+		if fields[i].name == name {
+			return &fields[i]
 		}
 	}
-	return len(data)
+	return nil
+}
+
+func (f *metadataField) encode() string {
+	switch at := f.at.(type) {
+	case *string:
+		return quoteASCII(*at)
+	case *bool:
+		return strconv.FormatBool(*at)
+	case *int64:
+		return strconv.FormatInt(*at, 10)
+	case *signed:
+		return strconv.FormatInt(int64(*at), 10)
+	case *int:
+		return strconv.Itoa(*at)
+	case *time.Time:
+		return encodeTime(*at)
+	}
+	panic(fmt.Sprintf("%s is of no kind", f.name))
+}
+
+// decode reads raw.
+func (f *metadataField) decode() (err error) {
+	switch at := f.at.(type) {
+	case *string:
+		*at, err = unquoteJSON(f.raw)
+	case *bool:
+		*at, err = decodeBool(f.raw)
+	case *int64:
+		*at, err = decodeCount(f.raw)
+	case *signed:
+		*at, err = decodeSigned(f.raw)
+	case *int:
+		*at, err = decodeVersion(f.raw)
+	case *time.Time:
+		*at, err = decodeTime(f.raw)
+	default:
+		panic(fmt.Sprintf("%s is of no kind", f.name))
+	}
+	return err
+}
+
+func decodeBool(raw string) (bool, error) {
+	if raw != "true" && raw != "false" {
+		return false, errors.New("neither true nor false")
+	}
+	return raw == "true", nil
+}
+
+func decodeCount(raw string) (int64, error) {
+	if raw == "null" {
+		return 0, errors.New("null is not a number")
+	}
+	n, err := strconv.ParseInt(raw, 10, 64)
+	if err != nil {
+		return 0, errors.New("not a whole number")
+	}
+	if n < 0 {
+		return 0, fmt.Errorf("%d is negative", n)
+	}
+	return n, nil
+}
+
+func decodeSigned(raw string) (n signed, err error) {
+	if _, err := fmt.Sscan(raw, &n); err != nil {
+		return 0, errors.New("not a whole number")
+	}
+	return n, nil
+}
+
+func decodeVersion(raw string) (int, error) {
+	n, err := strconv.Atoi(raw)
+	if err != nil {
+		return 0, errors.New("not a whole number")
+	}
+	if n < 1 {
+		return 0, fmt.Errorf("there is no version %d", n)
+	}
+	return n, nil
+}
+
+// encodeTime writes what Python's datetime.isoformat writes for UTC.
+func encodeTime(t time.Time) string {
+	t = t.UTC()
+	if t.Nanosecond() < 1000 {
+		return `"` + t.Format("2006-01-02T15:04:05") + `+00:00"`
+	}
+	return `"` + t.Format("2006-01-02T15:04:05.000000") + `+00:00"`
+}
+
+// decodeTime reads what isoformat writes for any zone and for none, which it
+// takes as UTC.
+func decodeTime(raw string) (time.Time, error) {
+	s, err := unquoteJSON(raw)
+	if err != nil {
+		return time.Time{}, err
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05"} {
+		if t, err := time.Parse(layout, s); err == nil && checkTime(t) == nil {
+			return t.UTC(), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q is not an ISO 8601 time", s)
 }
 
 // relativeTo gives the place of a recorded path below the recorded root, with
@@ -453,11 +408,14 @@ func quoteASCII(s string) string {
 // unquoteJSON is the inverse of quoteASCII for any valid JSON string: the lone
 // surrogates U+DC80 to U+DCFF become bytes again. Other lone surrogates stand
 // for nothing and are refused.
-func unquoteJSON(raw []byte) (string, error) {
+func unquoteJSON(raw string) (string, error) {
 	if len(raw) < 2 || raw[0] != '"' {
 		return "", errors.New("not a string")
 	}
-	in := string(raw[1 : len(raw)-1])
+	in := raw[1 : len(raw)-1]
+	if !strings.Contains(in, `\`) {
+		return in, nil
+	}
 	var out strings.Builder
 	for i := 0; i < len(in); {
 		if in[i] != '\\' {

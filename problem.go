@@ -2,7 +2,6 @@ package backup
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"strings"
 )
@@ -86,7 +85,7 @@ type Report struct {
 	// Valid: every check ran and passed.
 	Valid bool
 
-	raw json.RawMessage
+	raw string // the metadata's JSON
 }
 
 // MarshalJSON gives the Python module's form, in which problems are strings

@@ -65,32 +65,18 @@ const (
 func (j *restoreJournal) fields() []metadataField {
 	version := formatVersion
 	return []metadataField{
-		versionField("version", &version),
-		stringField("id", &j.id, false),
-		stringField("stamp", &j.stamp, false),
-		stringField("db_path", &j.database, false),
-		stringField("registry_path", &j.registry, false),
-		stringField("chroma_path", &j.chroma, false),
-		boolField("had_db", &j.hadDatabase),
-		boolField("had_registry", &j.hadRegistry),
-		boolField("had_chroma", &j.hadChroma),
-		boolField("set_aside", &j.setAside),
-		countField("chroma_mode", &j.chromaMode),
-		timeNanoField("chroma_mtime_ns", &j.chromaMtime),
-	}
-}
-
-// timeNanoField is a countField that may be negative.
-func timeNanoField(name string, p *int64) metadataField {
-	return metadataField{
-		name:   name,
-		encode: func() string { return fmt.Sprint(*p) },
-		decode: func(raw []byte) error {
-			if _, err := fmt.Sscan(string(raw), p); err != nil {
-				return errors.New("not a whole number")
-			}
-			return nil
-		},
+		{name: "version", at: &version},
+		{name: "id", at: &j.id},
+		{name: "stamp", at: &j.stamp},
+		{name: "db_path", at: &j.database},
+		{name: "registry_path", at: &j.registry},
+		{name: "chroma_path", at: &j.chroma},
+		{name: "had_db", at: &j.hadDatabase},
+		{name: "had_registry", at: &j.hadRegistry},
+		{name: "had_chroma", at: &j.hadChroma},
+		{name: "set_aside", at: &j.setAside},
+		{name: "chroma_mode", at: &j.chromaMode},
+		{name: "chroma_mtime_ns", at: (*signed)(&j.chromaMtime)},
 	}
 }
 
@@ -212,21 +198,20 @@ func (j *restoreJournal) parse(line []byte) error {
 	if !json.Valid(line) {
 		return errors.New("not JSON")
 	}
-	values, err := splitObject(line)
-	if err != nil {
+	fields := j.fields()
+	if err := readFields(fields, string(line)); err != nil {
 		return err
 	}
-	for _, f := range j.fields() {
-		value, ok := values[f.name]
-		if !ok {
+	for _, f := range fields {
+		if f.raw == "" {
 			return fmt.Errorf("%s is missing", f.name)
 		}
-		if err := f.decode(value); err != nil {
+		if err := f.decode(); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
-	if string(values["version"]) != fmt.Sprint(formatVersion) {
-		return fmt.Errorf("it is of version %s", values["version"])
+	if version := findField(fields, "version").raw; version != fmt.Sprint(formatVersion) {
+		return fmt.Errorf("it is of version %s", version)
 	}
 	if !isStagingName(stagingPrefix + j.id) {
 		return errors.New("the id is malformed")

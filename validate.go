@@ -252,7 +252,7 @@ func (v *validation) openSnapshot(ctx context.Context) error {
 
 // readMetadata reads backup-metadata.json, or reports why it cannot.
 func (v *validation) readMetadata() error {
-	data, err := readMetadataFile(v.dir, v.live)
+	text, err := readMetadataFile(v.dir, v.live)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		v.problem(CodeMetadataMissing, "", "")
@@ -266,18 +266,17 @@ func (v *validation) readMetadata() error {
 	case err != nil:
 		return err
 	}
-	v.meta, err = parseMetadata(data)
+	v.meta, err = parseMetadata(text)
+	v.report.raw = foreignJSON(text, err)
 	switch {
 	case err == nil:
-	case errors.Is(err, errMetadataJSON):
+	case errors.Is(err, errNotJSON):
 		v.problem(CodeMetadataInvalidJSON, "", err.Error())
-		return nil
 	case errors.Is(err, errFormatVersion):
 		v.problem(CodeFormatVersion, "", err.Error())
 	default:
 		v.problem(CodeMetadataShape, "", err.Error())
 	}
-	v.report.raw = foreignJSON(data)
 	return nil
 }
 
