@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-
-	"golang.org/x/sync/errgroup"
+	"sync"
+	"sync/atomic"
 
 	"github.com/atocore/backup/internal/fsat"
 )
@@ -112,21 +112,23 @@ func (s *settings) list(ctx context.Context) ([]Snapshot, error) {
 	entries = slices.DeleteFunc(entries, func(e fsat.Entry) bool { return !e.Type.IsDir() })
 	live := s.liveDatabase()
 	snapshots := make([]Snapshot, len(entries))
-	var group errgroup.Group
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for i, entry := range entries {
-		if ctx.Err() != nil {
-			break
-		}
-		group.Go(func() error {
-			if snapshot, ok := describeSnapshot(root, entry.Name, live); ok {
-				snapshot.Path = filepath.Join(s.BackupDir, snapshotsName, entry.Name)
-				snapshots[i] = snapshot
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(entries)) {
+		group.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1) - 1)
+				if i >= len(entries) {
+					return
+				}
+				if snapshot, ok := describeSnapshot(root, entries[i].Name, live); ok {
+					snapshot.Path = filepath.Join(s.BackupDir, snapshotsName, snapshot.Stamp)
+					snapshots[i] = snapshot
+				}
 			}
-			return nil
 		})
 	}
-	_ = group.Wait() // they return none
+	group.Wait()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
