@@ -309,11 +309,12 @@ func decodeCount(raw string) (int64, error) {
 	return n, nil
 }
 
-func decodeSigned(raw string) (n signed, err error) {
-	if _, err := fmt.Sscan(raw, &n); err != nil {
+func decodeSigned(raw string) (signed, error) {
+	n, err := strconv.ParseInt(raw, 10, 64)
+	if err != nil {
 		return 0, errors.New("not a whole number")
 	}
-	return n, nil
+	return signed(n), nil
 }
 
 func decodeVersion(raw string) (int, error) {
