@@ -45,8 +45,8 @@
 // databases and compares what is there with what the metadata record. It fails
 // closed: only a nil error means that every check ran and passed.
 //
-// The hashes are taken of the copy, after it was made. They prove that the copy
-// is still what was written then; they cannot prove that the disk gave the
+// The hashes are taken of the copy, or of the bytes that were just written to
+// it. They prove that the copy is still what was written then; they cannot prove that the disk gave the
 // right bytes when the source was read. They are no signatures either: who can
 // change a snapshot can change its hashes.
 //
