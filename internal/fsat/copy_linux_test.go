@@ -178,3 +178,59 @@ func TestCopyIsCancelled(t *testing.T) {
 		})
 	}
 }
+
+// A small file is copied like any other, and what was written is known unless
+// it did not pass through memory.
+func TestCopySmall(t *testing.T) {
+	for place, dirs := range places(t) {
+		for way, copier := range fallbacks() {
+			for _, tt := range []struct {
+				name         string
+				looked, is   int64 // its size when it was looked at, and when it is read
+				data         int   // bytes of it that are no hole
+				want         int64
+				neverContent bool
+			}{
+				{name: "empty"},
+				{name: "one byte", looked: 1, is: 1, data: 1, want: 1},
+				{name: "as large as may be", looked: SmallFile, is: SmallFile, data: SmallFile, want: SmallFile},
+				{name: "shrunk", looked: 5000, is: 4999, data: 4999, want: 4999},
+				{name: "emptied", looked: 5000, want: 0},
+				{name: "grown", looked: 5000, is: 5001, data: 5001, want: 5000},
+				{name: "a hole", looked: SmallFile, is: SmallFile, want: SmallFile, neverContent: true},
+			} {
+				t.Run(fmt.Sprint(place, "/", way, "/", tt.name), func(t *testing.T) {
+					path := filepath.Join(dirs[0].Path(), "src")
+					require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte("x"), tt.data), 0o600))
+					require.NoError(t, os.Truncate(path, tt.is))
+					src, err := dirs[0].Open("src")
+					require.NoError(t, err)
+					defer src.Close()
+					info, err := src.Stat()
+					require.NoError(t, err)
+					info.Size = tt.looked
+					if !tt.neverContent {
+						info.Allocated = tt.looked
+					}
+					dst, err := dirs[1].Create("copy", 0o600)
+					require.NoError(t, err)
+					defer dst.Close()
+					content, n, err := copier.CopySmall(t.Context(), dst, src, info, make([]byte, SmallFile))
+					require.NoError(t, err)
+					require.Equal(t, tt.want, n)
+					got, err := os.ReadFile(filepath.Join(dirs[1].Path(), "copy"))
+					require.NoError(t, err)
+					source, err := os.ReadFile(path)
+					require.NoError(t, err)
+					require.True(t, bytes.Equal(source[:tt.want], got[:tt.want]), "the bytes differ")
+					if content != nil {
+						require.False(t, tt.neverContent)
+						require.True(t, bytes.Equal(content, got), "it did not write what it says")
+					}
+					require.NoError(t, dirs[1].Remove("copy", false))
+					require.NoError(t, dirs[0].Remove("src", false))
+				})
+			}
+		}
+	}
+}
