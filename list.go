@@ -111,6 +111,7 @@ func (s *settings) list(ctx context.Context) ([]Snapshot, error) {
 	}
 	entries = slices.DeleteFunc(entries, func(e fsat.Entry) bool { return !e.Type.IsDir() })
 	live := s.liveDatabase()
+	path := filepath.Join(s.BackupDir, snapshotsName) + string(filepath.Separator)
 	snapshots := make([]Snapshot, len(entries))
 	var next atomic.Int64
 	var group sync.WaitGroup
@@ -122,7 +123,7 @@ func (s *settings) list(ctx context.Context) ([]Snapshot, error) {
 					return
 				}
 				if snapshot, ok := describeSnapshot(root, entries[i].Name, live); ok {
-					snapshot.Path = filepath.Join(s.BackupDir, snapshotsName, snapshot.Stamp)
+					snapshot.Path = path + snapshot.Stamp
 					snapshots[i] = snapshot
 				}
 			}
@@ -219,13 +220,15 @@ var (
 // readMetadataFile reads the metadata of the snapshot dir, at most
 // maxMetadataSize bytes of it.
 func readMetadataFile(dir *fsat.Dir, live liveFiles) (string, error) {
-	data, err := readSmall(dir, metadataName, maxMetadataSize, live)
+	var usual [4 << 10]byte // on the stack
+	data, err := readSmall(dir, metadataName, maxMetadataSize, live, usual[:])
 	return string(data), err
 }
 
-// readSmall reads the regular file name, which is untrusted. What is no
-// regular file, or the live database's, is not opened.
-func readSmall(dir *fsat.Dir, name string, limit int64, live liveFiles) ([]byte, error) {
+// readSmall reads the regular file name, which is untrusted, into buf if that
+// is large enough. What is no regular file, or the live database's, is not
+// opened.
+func readSmall(dir *fsat.Dir, name string, limit int64, live liveFiles, buf []byte) ([]byte, error) {
 	info, err := dir.Lstat(name)
 	if err != nil {
 		return nil, err
@@ -246,11 +249,13 @@ func readSmall(dir *fsat.Dir, name string, limit int64, live liveFiles) ([]byte,
 		return nil, errNotRegular
 	case info.Size > limit:
 		return nil, errTooLarge
+	case info.Size > int64(len(buf)):
+		buf = make([]byte, info.Size)
 	}
-	data := make([]byte, info.Size)
-	n, err := f.ReadAt(data, 0)
-	if err != nil && n < len(data) && !errors.Is(err, io.EOF) {
+	buf = buf[:info.Size]
+	n, err := f.ReadAt(buf, 0)
+	if err != nil && n < len(buf) && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	return data[:n], nil
+	return buf[:n], nil
 }

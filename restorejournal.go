@@ -166,7 +166,7 @@ func readJournal(path string) (_ *restoreJournal, err error) {
 			dir.Close()
 		}
 	}()
-	data, err := readSmall(dir, filepath.Base(path), maxJournalSize, nil)
+	data, err := readSmall(dir, filepath.Base(path), maxJournalSize, nil, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		dir.Close()
 		return nil, nil

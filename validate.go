@@ -658,7 +658,7 @@ func (v *validation) checkRegistry() error {
 	}
 	var data []byte
 	if err == nil {
-		data, err = readSmall(dir, path.Base(v.registry), maxRegistrySize, v.live)
+		data, err = readSmall(dir, path.Base(v.registry), maxRegistrySize, v.live, nil)
 	}
 	switch {
 	case err != nil && absent(err):

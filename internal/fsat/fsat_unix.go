@@ -105,14 +105,13 @@ func (d *Dir) Stat() (Info, error) { return fstat(d.fd, d.path) }
 
 // Lstat describes the entry name and follows no link.
 func (d *Dir) Lstat(name string) (Info, error) {
-	full := join(d.path, name)
 	if err := checkName("lstat", d.path, name); err != nil {
 		return Info{}, err
 	}
 	var st unix.Stat_t
 	err := retry(func() error { return unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) })
 	if err != nil {
-		return Info{}, pathErr("lstat", full, err)
+		return Info{}, pathErr("lstat", join(d.path, name), err)
 	}
 	return infoOf(&st), nil
 }
