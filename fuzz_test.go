@@ -75,16 +75,20 @@ func FuzzMetadata(f *testing.F) {
 func FuzzEachMember(f *testing.F) {
 	good, err := backup.EncodeMetadata(exampleMetadata())
 	require.NoError(f, err)
-	nested := func(n int) string { return strings.Repeat(`{"a":[`, n/2) + strings.Repeat("]}", n/2) }
+	nested := func(n int, open, within, shut string) string {
+		return strings.Repeat(open, n) + within + strings.Repeat(shut, n)
+	}
 	seeds := []string{
 		string(good), "", " ", "{", "{}", "{} ", " { } x", "[]", "[1,]", "[ ]", "[1 2]", "null", "nul", "nulll", `"x"`, `{"a":1,}`, `{,}`, `{"a"}`,
 		`{"a":}`, `{"a" 1}`, `{a:1}`, `{"a":1 "b":2}`, `{"a":1}}`, `{"a":tru}`, "\ufeff{}", "{\x00}", "\x00", "{\v}", "{\u00a0}", "// x\n{}", `{'a':1}`,
 		"\t{\r\n\"a\" : [ 1 , { } ] , \"b\" : \"]}\" }\n", `{"a":1,"a":2}`, `{"a":1,"\u0061":2}`, `{"\ud800":1,"\udfff":2}`, `{"a":{"b":1,"b":2}}`,
-		`{"a":1,"a":2`, nested(32), nested(34), `{"a":` + nested(32) + `}`, nested(34) + "x", `{"":1,"a":1,"":2,"a":2}`,
+		`{"a":1,"a":2`, `{"":1,"a":1,"":2,"a":2}`,
+		nested(16, `{"a":[`, "", "]}"), nested(17, `{"a":[`, "", "]}"), nested(17, `{"a":[`, "", "]}x"), nested(33, "[", "", "]"),
+		nested(31, `{"a":`, "[]", "}"), nested(31, `{"a":`, "{}", "}"), nested(32, `{"a":`, "[]", "}"), nested(32, `{"a":`, "{}", "}"),
 	}
 	for _, value := range []string{
 		"0", "-0", "00", "01", "-", "-01", "+1", "1.", ".5", "1.5", "-1.50", "1e", "1e5", "1E+05", "1e-", "0e0", "0x1", "1_0", "NaN", "Infinity", "1e400",
-		"true", "True", "falsee", `"`, `"\`, `"\"`, `"\x"`, `"\u12"`, `"\u12g4"`, `"\uABCd"`, `"\/\b\f\n\r\t"`, "\"\x1f\"", "\"\x7f\"", "\"\n\"", "\"\u2028é😀\"",
+		"true", "True", "falsee", `"`, `"\`, `"\"`, `"\x"`, `"\u12"`, `"\u12g4"`, `"\u123"`, `"\v"`, `"\uABCd"`, `"\/\b\f\n\r\t"`, "\"\x1f\"", "\"\x7f\"", "\"\n\"", "\"\u2028é😀\"",
 	} {
 		seeds = append(seeds, value, `{"a":`+value+`}`, `[`+value+`]`)
 	}
