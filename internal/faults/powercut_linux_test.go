@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/atocore/backup/internal/fsat"
 )
 
 var cuts = flag.Int("cuts", 4, "how often to cut the power of each file system")
@@ -84,6 +86,28 @@ func (d *disk) sync() {
 	require.NoError(d.t, err)
 	defer dir.Close()
 	require.NoError(d.t, unix.Syncfs(int(dir.Fd())))
+}
+
+// A directory is not synced when its file system has shut down, whatever the
+// file system says.
+func TestNoSyncAfterShutdown(t *testing.T) {
+	for _, kind := range []string{"ext4", "xfs"} {
+		t.Run(kind, func(t *testing.T) {
+			d := newDisk(t, memoryDir(t), kind, 64<<20)
+			dir, err := fsat.OpenDir(d.mountedAt)
+			require.NoError(t, err)
+			require.NoError(t, dir.Mkdir("synced", 0o700))
+			require.NoError(t, dir.Sync())
+			require.NoError(t, dir.Mkdir("lost", 0o700))
+			require.NoError(t, d.cut())
+			require.ErrorIs(t, dir.Sync(), unix.EIO)
+			require.NoError(t, dir.Close())
+			d.unmount()
+			d.mount()
+			require.DirExists(t, filepath.Join(d.mountedAt, "synced"))
+			require.NoDirExists(t, filepath.Join(d.mountedAt, "lost"))
+		})
+	}
 }
 
 // TestPowerCut cuts the power at random moments, and right after create has
