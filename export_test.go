@@ -37,6 +37,9 @@ func EachManifestEntry(manifest []byte, each func(sum [sha256.Size]byte, name st
 	}
 }
 
+// NewReadAhead gives a file as SQLite reads it for a check.
+func NewReadAhead(file io.ReaderAt) io.ReadSeeker { return &readAhead{file: file} }
+
 // DrainManifest judges a manifest of a snapshot without files.
 func DrainManifest(ctx context.Context, manifest []byte) error {
 	cursor := manifestCursor{

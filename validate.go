@@ -20,6 +20,19 @@ import (
 // maxProblems bounds a report.
 const maxProblems = 1000
 
+// SQLite's two checks (sqlite.org/pragma.html).
+const (
+	integrityCheck = "integrity_check"
+	quickCheck     = "quick_check"
+)
+
+// checkCache is SQLite's page cache for an integrity check in KiB. It is the
+// indexes that have to be in it, whose pages are asked for in the order of the
+// table's rows; a quick check asks for each page once or twice. In memory it is
+// up to twice that, for pages of 4 KiB and what SQLite keeps beside each are
+// allocated in pieces of 8 KiB.
+const checkCache = 16_000
+
 // ValidateBackup says whether the snapshot named stamp in opts.BackupDir can be
 // trusted. It fails closed:
 //
@@ -539,7 +552,7 @@ func (v *validation) checkDatabase(ctx context.Context) (problems []Problem, err
 			report(CodeDBForm, v.db, "")
 		}
 	}
-	err = checkSQLite(ctx, dir, path.Base(v.db), "integrity_check", func(code Code, detail string) {
+	err = checkSQLite(ctx, dir, path.Base(v.db), integrityCheck, func(code Code, detail string) {
 		report(code, v.db, detail)
 	})
 	return problems, err
@@ -590,25 +603,28 @@ func checkSQLite(ctx context.Context, dir *fsat.Dir, name, pragma string, report
 	return nil
 }
 
-// runSQLiteCheck opens the file immutable, so that neither locks nor sidecar
-// files are made or looked for (sqlite.org/uri.html).
 func runSQLiteCheck(ctx context.Context, dir *fsat.Dir, name, pragma string) (findings []finding, err error) {
-	// Opened here as well, since SQLite does not tell why it cannot open a file.
 	f, err := dir.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	file, err := pathFor(dir, name)
-	if err != nil {
+	switch info, err := f.Stat(); {
+	case err != nil:
 		return nil, err
+	case !info.Mode.IsRegular():
+		return nil, &fs.PathError{Op: "open", Path: f.Path(), Err: errNotRegular}
+	}
+	params := []string{"_pragma=trusted_schema(0)", "_pragma=temp_store(2)"}
+	if pragma == integrityCheck {
+		params = append(params, fmt.Sprintf("_pragma=cache_size(-%d)", checkCache))
 	}
 	// Without cell_size_check: both checks look at every cell's place as they
 	// walk the trees (checkTreePage in btree.c), before they look up rows, so
 	// it finds nothing more and costs a quarter of the time.
-	conn, err := openSQLite(file, "ro", "immutable=1", "_pragma=trusted_schema(0)", "_pragma=temp_store(2)")
+	conn, release, err := openReadAhead(f, params...)
 	if err == nil {
-		defer conn.Close()
+		defer release()
 		// Without a number SQLite stops at 100 rows (sqlite.org/pragma.html).
 		err = conn.query(ctx, fmt.Sprintf("PRAGMA %s(%d)", pragma, maxProblems+1), func(row []driver.Value) error {
 			if text := fmt.Sprint(row[0]); text != "ok" && len(findings) <= maxProblems {
@@ -623,7 +639,7 @@ func runSQLiteCheck(ctx context.Context, dir *fsat.Dir, name, pragma string) (fi
 	case sqliteError, sqliteCorrupt, sqliteNotADB, sqliteFormat:
 		return append(findings, finding{CodeDBOpen, err.Error()}), nil
 	}
-	return nil, fmt.Errorf("check %s: %w", file, err)
+	return nil, fmt.Errorf("check %s: %w", f.Path(), err)
 }
 
 // readThrough reads the file to its end.
@@ -731,7 +747,7 @@ func (v *validation) checkChromaDatabase(ctx context.Context) (problems []Proble
 			return nil, nil
 		}
 	}
-	err = checkSQLite(ctx, dir, name, "quick_check", func(_ Code, detail string) {
+	err = checkSQLite(ctx, dir, name, quickCheck, func(_ Code, detail string) {
 		problems = addProblem(problems, CodeChromaDBCheck, chromaDirName+"/"+name, detail)
 	})
 	return problems, err

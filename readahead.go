@@ -1,0 +1,152 @@
+package backup
+
+import (
+	"io"
+	"io/fs"
+	"time"
+
+	"modernc.org/sqlite/vfs"
+
+	"github.com/atocore/backup/internal/fsat"
+)
+
+const (
+	// readAheadBlock is read at once where pages are read one after the other.
+	// It is no smaller than SQLite's largest page, of which it holds a whole
+	// number.
+	readAheadBlock = 64 << 10
+
+	// readAheadRuns is how many places of a file are read on from in turns: a
+	// table and its rows' overflow pages, beside single pages of its indexes.
+	readAheadRuns = 4
+
+	// readAheadName is the one file that SQLite finds.
+	readAheadName = "/database"
+)
+
+// A readAhead is a file as SQLite reads it for a check: page by page, tables
+// from end to end, downwards when it walks a tree (checkTreePage in btree.c)
+// and upwards when it looks at the rows. What is near the page last read is
+// read block by block, which spares most of the system calls. It may be used
+// only for a file that nothing writes to, and by one connection.
+//
+// What cannot be read is told of no earlier and no later than by the file: a
+// block that ends too early or in an error holds what there is of it, and what
+// it does not hold is asked of the file.
+type readAhead struct {
+	file  io.ReaderAt
+	size  func() (int64, error)
+	off   int64
+	runs  [readAheadRuns]readAheadRun
+	clock int64
+}
+
+type readAheadRun struct {
+	last  int64  // the offset last read
+	used  int64  // when that was
+	start int64  // of block
+	block []byte // what was read of the file from there
+}
+
+// openReadAhead opens file for SQLite's checks, immutable, so that neither
+// locks nor sidecar files are made or looked for (sqlite.org/uri.html). SQLite
+// gets the file that is open and no path to find another one by.
+func openReadAhead(file *fsat.File, params ...string) (_ *sqliteConn, release func(), err error) {
+	name, system, err := vfs.New(newReadAhead(file))
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := openSQLite(readAheadName, "ro", append(params, "immutable=1", "vfs="+name)...)
+	if err != nil {
+		system.Close()
+		return nil, nil, err
+	}
+	return conn, func() { conn.Close(); system.Close() }, nil
+}
+
+func newReadAhead(file *fsat.File) *readAhead {
+	return &readAhead{file: file, size: func() (int64, error) {
+		info, err := file.Stat()
+		return info.Size, err
+	}}
+}
+
+// Open implements fs.FS.
+func (r *readAhead) Open(name string) (fs.File, error) {
+	if name != readAheadName {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return r, nil
+}
+
+// Close leaves the file to whoever opened it.
+func (r *readAhead) Close() error { return nil }
+
+// Stat tells the file's size, which is all that SQLite wants to know.
+func (r *readAhead) Stat() (fs.FileInfo, error) {
+	size, err := r.size()
+	return readAheadInfo(size), err
+}
+
+type readAheadInfo int64
+
+func (i readAheadInfo) Name() string       { return readAheadName }
+func (i readAheadInfo) Size() int64        { return int64(i) }
+func (i readAheadInfo) Mode() fs.FileMode  { return 0o400 }
+func (i readAheadInfo) ModTime() time.Time { return time.Time{} }
+func (i readAheadInfo) IsDir() bool        { return false }
+func (i readAheadInfo) Sys() any           { return nil }
+
+// Seek implements io.Seeker as far as SQLite needs it.
+func (r *readAhead) Seek(off int64, whence int) (int64, error) {
+	if whence != io.SeekStart || off < 0 {
+		return 0, fs.ErrInvalid
+	}
+	r.off = off
+	return off, nil
+}
+
+// Read fills p, unless the file ends or fails before.
+func (r *readAhead) Read(p []byte) (int, error) {
+	n, err := r.readAt(p, r.off)
+	r.off += int64(n)
+	return n, err
+}
+
+func (r *readAhead) readAt(p []byte, off int64) (int, error) {
+	r.clock++
+	var near *readAheadRun
+	oldest := &r.runs[0]
+	for i := range r.runs {
+		run := &r.runs[i]
+		if run.holds(p, off) {
+			run.last, run.used = off, r.clock
+			return copy(p, run.block[off-run.start:]), nil
+		}
+		if run.used > 0 && max(off, run.last)-min(off, run.last) <= int64(len(p)) {
+			near = run
+		}
+		if run.used < oldest.used {
+			oldest = run
+		}
+	}
+	if near == nil {
+		oldest.last, oldest.used = off, r.clock
+		return r.file.ReadAt(p, off)
+	}
+	if near.block == nil {
+		near.block = make([]byte, 0, readAheadBlock)
+	}
+	near.last, near.used = off, r.clock
+	near.start = off - off%readAheadBlock
+	n, _ := r.file.ReadAt(near.block[:readAheadBlock], near.start)
+	near.block = near.block[:n]
+	if near.holds(p, off) {
+		return copy(p, near.block[off-near.start:]), nil
+	}
+	return r.file.ReadAt(p, off)
+}
+
+func (run *readAheadRun) holds(p []byte, off int64) bool {
+	return off >= run.start && off+int64(len(p)) <= run.start+int64(len(run.block))
+}
