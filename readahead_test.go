@@ -73,6 +73,8 @@ func TestReadAheadGivesTheFilesBytes(t *testing.T) {
 				n := 1 + random.Int64N(page)
 				if random.IntN(4) > 0 {
 					n = page
+				} else {
+					off += random.Int64N(page)
 				}
 				_, err := ahead.Seek(off, io.SeekStart)
 				require.NoError(t, err)
