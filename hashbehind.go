@@ -121,24 +121,21 @@ func (h *hashBehind) isOf(info fsat.Info) bool {
 	return h != nil && h.sealed.SameFile(info) && h.sealed.Unchanged(info)
 }
 
-// wait gives the hash, or ok == false if there is none. count is told how far
-// it is.
-func (h *hashBehind) wait(ctx context.Context, count func(int64)) (sum [sha256.Size]byte, ok bool, err error) {
-	var told int64
+// wait gives the hash, or ok == false if there is none. progress is told how
+// far it is, and 0 if there is none after all.
+func (h *hashBehind) wait(ctx context.Context, progress func(hashed int64)) (sum [sha256.Size]byte, ok bool, err error) {
 	for {
 		select {
 		case <-ctx.Done():
 			return sum, false, ctx.Err()
 		case <-h.step:
-			hashed := h.hashed.Load()
-			count(hashed - told)
-			told = hashed
+			progress(h.hashed.Load())
 		case <-h.done:
 			if h.err != nil {
-				count(-told)
+				progress(0)
 				return sum, false, nil
 			}
-			count(h.hashed.Load() - told)
+			progress(h.hashed.Load())
 			return h.sum, true, nil
 		}
 	}

@@ -297,12 +297,7 @@ func (s *scan) read(ctx context.Context, job *scanJob, count func(int64)) (err e
 		return fmt.Errorf("%s was replaced while it was read", f.Path())
 	}
 	if s.hash && !known && s.database.isOf(opened) {
-		if s.writeback {
-			if err := startWriteback(ctx, f, opened.Size); err != nil {
-				return err
-			}
-		}
-		if job.sum, known, err = s.database.wait(ctx, count); err != nil {
+		if job.sum, known, err = s.awaitHash(ctx, f, opened.Size, count); err != nil {
 			return err
 		}
 	}
@@ -358,17 +353,24 @@ func hashFile(ctx context.Context, f *fsat.File, size int64, writeback bool, cou
 	return sum, nil
 }
 
-// startWriteback begins to write all of f out. The kernel lets go of it when
-// the disk's queue has room.
-func startWriteback(ctx context.Context, f *fsat.File, size int64) error {
+// awaitHash waits for the hash of the database copy f. Meanwhile it writes f
+// out as fast as the hash goes on, not faster: a writer of the live database
+// that waited for the copy is to find the disk's queue short.
+func (s *scan) awaitHash(ctx context.Context, f *fsat.File, size int64, count func(int64)) (sum [sha256.Size]byte, ok bool, err error) {
 	const step = 8 << 20
-	for off := int64(0); off < size; off += step {
-		if err := ctx.Err(); err != nil {
-			return err
+	begun := s.database.hashed.Load()
+	told, started := int64(0), int64(0)
+	return s.database.wait(ctx, func(hashed int64) {
+		count(hashed - told)
+		told = hashed
+		if !s.writeback {
+			return
 		}
-		f.StartWriteback(off, step)
-	}
-	return nil
+		share := float64(hashed-begun+step) / float64(size-begun+step)
+		for ; started < int64(share*float64(size)) && ctx.Err() == nil; started += step {
+			f.StartWriteback(started, step)
+		}
+	})
 }
 
 // syncFile makes f durable. One fsync of a large file cannot be cancelled, so

@@ -31,7 +31,7 @@ const (
 // table's rows; a quick check asks for each page once or twice. In memory it is
 // up to twice that, for pages of 4 KiB and what SQLite keeps beside each are
 // allocated in pieces of 8 KiB.
-const checkCache = 12_000
+const checkCache = 14_000
 
 // ValidateBackup says whether the snapshot named stamp in opts.BackupDir can be
 // trusted. It fails closed:
