@@ -97,9 +97,10 @@ func (s *settings) copyPinned(ctx context.Context, st *staging, src *pinnedSourc
 
 // mayHashBehind tells whether the copy is likely to stay as it is, and nothing
 // waits for it: under the guard the processors are for copying, and what a WAL
-// holds will be folded into the copy.
+// holds will be folded into the copy. Where files have no inode numbers, nobody
+// could tell that the copy is still the one that was hashed.
 func (s *settings) mayHashBehind(src *pinnedSource) bool {
-	if s.IncludeChroma || runtime.GOMAXPROCS(0) < 2 {
+	if s.IncludeChroma || runtime.GOMAXPROCS(0) < 2 || src.id.ino == 0 {
 		return false
 	}
 	wal, err := fsat.Stat(src.path + "-wal")
