@@ -238,10 +238,12 @@ func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir, workers int)
 	stopped := make(chan struct{})
 	context.AfterFunc(ctx, func() { queue.stop(); close(stopped) })
 	ping := make(chan string, 1)
+	done := make(chan struct{}) // all workers have ended
 	finish := sync.OnceValue(func() error {
 		cancel()
 		err := group.Wait()
 		<-stopped
+		<-done
 		for _, b := range queue.batches { // what was not copied to the end
 			b.dir.abandon()
 		}
@@ -273,7 +275,6 @@ func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir, workers int)
 			return ctx.Err()
 		})
 	}
-	done := make(chan struct{})
 	go func() { working.Wait(); close(done) }()
 	for {
 		select {
@@ -490,7 +491,7 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 	if err != nil {
 		return err
 	}
-	if content != nil && batch.record.sums != nil {
+	if content != nil && batch.record.sums != nil && made.Ino != 0 {
 		batch.record.sums[i] = keptSum{t.fingerprint(entry.Name, made), sha256.Sum256(content)}
 	}
 	t.files.Add(1)

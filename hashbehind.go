@@ -69,7 +69,10 @@ func (h *hashBehind) run(ctx context.Context) error {
 			if _, err := h.file.ReadAt(buf, off); err != nil {
 				return err
 			}
-			if off == 0 && len(buf) > headerReadForm {
+			if off == 0 {
+				if len(buf) <= headerReadForm {
+					return errNotCopied
+				}
 				buf[headerWriteForm], buf[headerReadForm] = 1, 1
 			}
 			state.h.Write(buf)

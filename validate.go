@@ -616,16 +616,19 @@ func runSQLiteCheck(ctx context.Context, dir *fsat.Dir, name, pragma string) (fi
 	case !info.Mode.IsRegular():
 		return nil, &fs.PathError{Op: "open", Path: f.Path(), Err: errNotRegular}
 	}
-	params := []string{"_pragma=trusted_schema(0)", "_pragma=temp_store(2)"}
-	if pragma == integrityCheck {
-		params = append(params, fmt.Sprintf("_pragma=cache_size(-%d)", checkCache))
-	}
 	// Without cell_size_check: both checks look at every cell's place as they
 	// walk the trees (checkTreePage in btree.c), before they look up rows, so
 	// it finds nothing more and costs a quarter of the time.
-	conn, release, err := openReadAhead(f, params...)
+	conn, release, err := openReadAhead(f, "_pragma=trusted_schema(0)", "_pragma=temp_store(2)")
 	if err == nil {
 		defer release()
+		if pragma == integrityCheck {
+			// Not while it is opened: it makes SQLite read the schema, which may
+			// be a large one and has to end when ctx does.
+			err = conn.exec(ctx, fmt.Sprintf("PRAGMA cache_size(-%d)", checkCache))
+		}
+	}
+	if err == nil {
 		// Without a number SQLite stops at 100 rows (sqlite.org/pragma.html).
 		err = conn.query(ctx, fmt.Sprintf("PRAGMA %s(%d)", pragma, maxProblems+1), func(row []driver.Value) error {
 			if text := fmt.Sprint(row[0]); text != "ok" && len(findings) <= maxProblems {
