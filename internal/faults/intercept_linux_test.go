@@ -265,15 +265,25 @@ func beIntercepted() error {
 		return err
 	}
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+	// From here on this thread's calls wait for whoever gets the listener. So it
+	// makes none before that is sent, the Go runtime's for memory included.
+	text, rights := []byte("listener"), unix.UnixRights(0)
+	sent := (*int32)(unsafe.Pointer(&rights[unix.CmsgLen(0)]))
+	part := unix.Iovec{Base: &text[0]}
+	part.SetLen(len(text))
+	message := unix.Msghdr{Iov: &part, Control: &rights[0]}
+	message.SetIovlen(1)
+	message.SetControllen(len(rights))
+	listener, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
 		// Once a call is judged, no signal but a fatal one makes it begin anew.
 		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 		uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
 		return fmt.Errorf("%w: %w", errNoSeccomp, errno)
 	}
-	if err := unix.Sendmsg(3, []byte("listener"), unix.UnixRights(int(listener)), nil, 0); err != nil {
-		return err
+	*sent = int32(listener)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, 3, uintptr(unsafe.Pointer(&message)), 0); errno != 0 {
+		return errno
 	}
 	var env []string
 	for _, entry := range os.Environ() {
