@@ -1,0 +1,39 @@
+// Package errdefs holds the sentinel errors that more than one package
+// returns, so that mechanism can report what the root package documents
+// without importing it. Package backup exports them under the same names and
+// says when each occurs. It must not know about any other package.
+package errdefs
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+)
+
+// The errors that package backup re-exports and documents.
+var (
+	ErrInvalidOptions    = errors.New("invalid options")
+	ErrInvalidBackup     = errors.New("invalid backup")
+	ErrSourceChanged     = errors.New("source changed while it was copied")
+	ErrSourceInvalid     = errors.New("source is not valid")
+	ErrUnsupportedFile   = errors.New("unsupported kind of file")
+	ErrNoSpace           = errors.New("not enough space for the snapshot")
+	ErrCrossDevice       = errors.New("snapshots are on another file system than the backup directory")
+	ErrRestoreUnfinished = errors.New("a restore is unfinished")
+	ErrBusy              = errors.New("the backup directory is in use")
+	ErrDatabaseInUse     = errors.New("the database is in use")
+	ErrPanic             = errors.New("panic during backup")
+)
+
+// Recover turns a panic into an error that matches ErrPanic and carries the
+// value and the stack. It must be deferred directly. Only functions of the
+// host can panic: callbacks, lockers, clocks, loggers.
+func Recover(err *error) {
+	switch v := recover().(type) {
+	case nil:
+	case error:
+		*err = fmt.Errorf("%w: %w\n%s", ErrPanic, v, debug.Stack())
+	default:
+		*err = fmt.Errorf("%w: %v\n%s", ErrPanic, v, debug.Stack())
+	}
+}

@@ -1,0 +1,90 @@
+package fsat
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// ID identifies a file. Two Infos with the same nonzero ID describe the same
+// inode.
+type ID struct{ Dev, Ino uint64 }
+
+// ID returns the file's device and inode number.
+func (i Info) ID() ID { return ID{i.Dev, i.Ino} }
+
+// RealPath resolves the symbolic links in path as far as it exists.
+func RealPath(path string) string {
+	rest := ""
+	for dir := path; ; {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			return filepath.Join(real, rest)
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return path
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+		dir = parent
+	}
+}
+
+// Within reports whether path is dir or lies below it. Both are absolute.
+func Within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// IsBelow reports whether the slash-separated relative path is dir or lies
+// below it.
+func IsBelow(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
+
+// Nearest opens path or its nearest ancestor that exists.
+func Nearest(path string) (*Dir, error) {
+	for {
+		dir, err := OpenDir(path)
+		parent := filepath.Dir(path)
+		if !errors.Is(err, fs.ErrNotExist) || parent == path {
+			return dir, err
+		}
+		path = parent
+	}
+}
+
+// IsSymlink reports whether path itself is a symbolic link.
+func IsSymlink(path string) (bool, error) {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0, err
+}
+
+// Exists reports whether there is a file of any kind at path, which it follows
+// if it is a link. It returns false if that cannot be determined.
+func Exists(path string) bool {
+	_, err := Stat(path)
+	return err == nil
+}
+
+// HasEntries reports whether there is anything in the directory at path. A
+// directory that cannot be read counts as having entries, one that does not
+// exist as having none.
+func HasEntries(path string) bool {
+	dir, err := OpenDir(path)
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir()
+	return err != nil || len(entries) > 0
+}
+
+// Cause returns an error's text without the operation and the path of an
+// *fs.PathError.
+func Cause(err error) string {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		err = pathErr.Err
+	}
+	return err.Error()
+}

@@ -1,0 +1,159 @@
+package fsat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// MkdirAll creates the directory path and its missing parents with mode 0700,
+// and makes each of them durable.
+func MkdirAll(path string) error {
+	info, err := Stat(path)
+	if err == nil {
+		if !info.Mode.IsDir() {
+			return &fs.PathError{Op: "mkdir", Path: path, Err: errors.New("a file of this name exists")}
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if parent := filepath.Dir(path); parent != path {
+		if err := MkdirAll(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		if again, statErr := Stat(path); statErr != nil || !again.Mode.IsDir() {
+			return err
+		}
+	}
+	parent, err := OpenDir(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return parent.Sync()
+}
+
+// RemoveTree removes the directory name and everything below it. It follows no
+// link and refuses to enter a mount point. If ctx ends, part of the tree is
+// left.
+func (d *Dir) RemoveTree(ctx context.Context, name string) error {
+	dir, err := d.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	same, err := SameMount(d, dir)
+	if err != nil {
+		return err
+	}
+	if !same {
+		return fmt.Errorf("%s is a mount point", dir.Path())
+	}
+	info, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Mode.Perm()&0o700 != 0o700 { // a copied directory may be read-only
+		if err := dir.Chmod(info.Mode | 0o700); err != nil {
+			return err
+		}
+	}
+	entries, err := dir.ReadDir()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if entry.Type.IsDir() {
+			err = dir.RemoveTree(ctx, entry.Name)
+		} else {
+			err = dir.Remove(entry.Name, false)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return d.Remove(name, true)
+}
+
+// Move renames the entry name from d to dst and replaces nothing. Moving a
+// directory writes to it, namely to its "..", so a read-only directory is made
+// writable for the time of the move.
+func (d *Dir) Move(name string, dst *Dir) error {
+	err := d.Rename(name, dst, name)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	dir, openErr := d.OpenDir(name)
+	if openErr != nil {
+		return err
+	}
+	defer dir.Close()
+	info, statErr := dir.Stat()
+	if statErr != nil || info.Mode&0o200 != 0 {
+		return err
+	}
+	if chmodErr := dir.Chmod(info.Mode | 0o200); chmodErr != nil {
+		return err
+	}
+	err = d.Rename(name, dst, name)
+	return errors.Join(err, dir.Chmod(info.Mode))
+}
+
+// MoveAll moves every entry of d but the one called except to dst, and then
+// syncs both.
+func (d *Dir) MoveAll(dst *Dir, except string) error {
+	entries, err := d.ReadDir()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.Name == except {
+			continue
+		}
+		if err := d.Move(entry.Name, dst); err != nil {
+			return err
+		}
+	}
+	return SyncAll(dst, d)
+}
+
+// SyncAll syncs the directories in order and skips nil ones. It ends with the
+// first error.
+func SyncAll(dirs ...*Dir) error {
+	for _, dir := range dirs {
+		if dir != nil {
+			if err := dir.Sync(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Has reports whether d has an entry called name, of whatever type.
+func (d *Dir) Has(name string) (bool, error) {
+	_, err := d.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// OpenIfExists opens the directory name in d, or returns nil if there is none.
+func (d *Dir) OpenIfExists(name string) (*Dir, error) {
+	dir, err := d.OpenDir(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return dir, err
+}

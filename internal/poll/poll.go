@@ -1,0 +1,37 @@
+// Package poll tries something again, with growing pauses, until it succeeds
+// or a context ends. It is for locks and files that offer nothing to wait on.
+// It must not know what is being tried.
+package poll
+
+import (
+	"context"
+	"time"
+)
+
+// Until calls try until it reports that it is done or fails, and returns its
+// error. Between two calls it pauses, for first at the beginning and for twice
+// as long each time, but never longer than most. If ctx ends during a pause,
+// Until returns ctx's error at once. The first call is made without looking at
+// ctx.
+func Until(ctx context.Context, first, most time.Duration, try func() (done bool, err error)) error {
+	for pause := first; ; pause = min(2*pause, most) {
+		if done, err := try(); done || err != nil {
+			return err
+		}
+		if err := Sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// Sleep pauses for d. If ctx ends before, it returns ctx's error.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
