@@ -9,13 +9,13 @@ import (
 
 const bufferSize = 256 << 10
 
-// SmallFile is the size up to which CopySmall takes a file's content through
-// memory: so little that the calls cost more than the bytes.
+// SmallFile is the size up to which CopySmall copies a file through memory. Up
+// to it the system calls cost more than the bytes.
 const SmallFile = 16 << 10
 
-// CopySmall is Copy for a file of at most SmallFile bytes, which it reads into
-// buf and writes from there unless the file can be cloned or has holes. If it
-// did, content is what it wrote, in buf.
+// CopySmall is Copy for a file of at most SmallFile bytes. Unless the file can
+// be cloned or has holes, CopySmall reads it into buf and writes it from there;
+// then content is what it wrote, a part of buf. Otherwise content is nil.
 func (c *Copier) CopySmall(ctx context.Context, dst, src *File, info Info, buf []byte) (content []byte, n int64, err error) {
 	if c.mayClone() || info.Allocated+4096 < info.Size {
 		n, err = c.Copy(ctx, dst, src, info, nil)
@@ -34,7 +34,7 @@ func (c *Copier) CopySmall(ctx context.Context, dst, src *File, info Info, buf [
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
 // copyReadWrite copies [off, end) with reads and writes and returns the
-// offset it got to: less than end if src ended before.
+// offset it reached, which is less than end if src is shorter.
 func copyReadWrite(ctx context.Context, dst, src *File, off, end int64, done func(int64)) (int64, error) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)

@@ -58,7 +58,7 @@ func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(
 	return c.copyRange(ctx, dst, src, 0, size, done)
 }
 
-// mayClone tells whether cloning is still worth a try.
+// mayClone reports whether cloning is still worth trying.
 func (c *Copier) mayClone() bool { return !c.noClone.Load() }
 
 // cloned reports the size that a clone gave dst, which is the source's size
@@ -143,7 +143,7 @@ func (c *Copier) copyRange(ctx context.Context, dst, src *File, off, end int64, 
 		}
 		if n == 0 {
 			// The end, or a file system whose answer means nothing
-			// (copy_file_range(2), BUGS): reading tells which.
+			// (copy_file_range(2), BUGS): reading shows which.
 			break
 		}
 		off += int64(n)

@@ -45,7 +45,7 @@ func places(t *testing.T) map[string][2]*Dir {
 	return all
 }
 
-// Every way of copying gives the same bytes, with holes anywhere.
+// Every way of copying produces the same bytes, with holes anywhere.
 func TestEveryWayOfCopying(t *testing.T) {
 	const size = 8<<20 + 123
 	sources := map[string]func(f *os.File) error{

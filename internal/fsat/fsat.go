@@ -6,6 +6,21 @@
 // descriptors, which also lifts PATH_MAX from deep trees; elsewhere they go
 // through [os.Root]. Errors are *fs.PathError with the full path, so that
 // errors.Is(err, fs.ErrNotExist) and its kin work.
+//
+// The package promises what its calls' documents promise and no more; it knows
+// nothing about snapshots or SQLite. The platforms differ, each in its own
+// file (fsat_linux.go, fsat_darwin.go, fsat_other.go):
+//
+//	                        Linux            macOS              others
+//	rename, replace nothing renameat2        renameatx_np       check, then rename
+//	lock on a directory     flock(2)         flock(2)           none
+//	sync of a directory     fsync(2)         F_FULLFSYNC        none
+//	sync of a file system   syncfs(2)        none               none
+//	clone, kernel copy      FICLONE,         none               none
+//	                        copy_file_range
+//	holes stay holes        SEEK_DATA        no                 no
+//	start writing early     sync_file_range  none               none
+//	owner, inode numbers    yes              yes                no
 package fsat
 
 import (
@@ -19,8 +34,8 @@ import (
 // descriptor of this one holds the lock.
 var ErrLocked = errors.New("locked by another user")
 
-// Info is what stat(2) tells of one file. Times are nanoseconds since 1970.
-// Dev, Ino, Links and CtimeNano are 0 where the system does not give them.
+// Info describes one file, as returned by stat(2). Times are nanoseconds since
+// 1970. Dev, Ino, Links and CtimeNano are 0 where the system does not have them.
 type Info struct {
 	Mode      fs.FileMode
 	Size      int64
@@ -32,18 +47,18 @@ type Info struct {
 	UID, GID  int // -1 where the system has none
 }
 
-// SameFile tells whether both describe the same inode. It is false where the
-// system gives no inode numbers.
+// SameFile reports whether both describe the same inode. It is false where the
+// system has no inode numbers.
 func (i Info) SameFile(o Info) bool { return i.Ino != 0 && i.Ino == o.Ino && i.Dev == o.Dev }
 
-// Unchanged tells whether o is the same file with the same size and times.
+// Unchanged reports whether o is the same file with the same size and times.
 func (i Info) Unchanged(o Info) bool {
 	return i.Dev == o.Dev && i.Ino == o.Ino && i.Size == o.Size &&
 		i.MtimeNano == o.MtimeNano && i.CtimeNano == o.CtimeNano
 }
 
 // Entry is one name in a directory with its type bits (permission bits are
-// not filled in) and, where the system gives it, its inode number.
+// not filled in) and, where the system returns it, its inode number.
 type Entry struct {
 	Name string
 	Type fs.FileMode

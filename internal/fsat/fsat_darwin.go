@@ -41,7 +41,7 @@ func (f *File) Sync() error {
 }
 
 func fullSync(fd int) error {
-	// Not repeated when interrupted: that could pass over a lost write.
+	// Not repeated when interrupted: that could hide a lost write.
 	_, err := unix.FcntlInt(uintptr(fd), unix.F_FULLFSYNC, 0)
 	if err == unix.ENOTSUP || err == unix.EINVAL {
 		err = unix.Fsync(fd)
@@ -49,10 +49,10 @@ func fullSync(fd int) error {
 	return err
 }
 
-// StartWriteback does nothing here.
+// StartWriteback is not supported on this platform and does nothing.
 func (f *File) StartWriteback(off, n int64) {}
 
-// WaitWriteback does nothing here.
+// WaitWriteback is not supported on this platform and does nothing.
 func (f *File) WaitWriteback(off, n int64) error { return nil }
 
 // Sync makes the directory's entries durable.
@@ -60,13 +60,13 @@ func (d *Dir) Sync() error {
 	return pathErr("fsync", d.path, fullSync(d.fd))
 }
 
-// CanSyncFS tells whether SyncFS does anything here.
+// CanSyncFS reports whether SyncFS is supported on this platform.
 const CanSyncFS = false
 
-// SyncFS is not to be had here.
+// SyncFS is not supported on this platform.
 func (d *Dir) SyncFS() error { return pathErr("syncfs", d.path, unix.ENOTSUP) }
 
-// Space tells how many bytes and inodes a caller without privileges may still
+// Space returns how many bytes and inodes a caller without privileges may still
 // use on the directory's file system, and whether files there can share
 // blocks.
 func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
@@ -89,5 +89,5 @@ func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(
 
 func (c *Copier) mayClone() bool { return false }
 
-// SameMount tells whether a rename can move entries from a to b.
+// SameMount reports whether a rename can move entries from a to b.
 func SameMount(a, b *Dir) (bool, error) { return sameDevice(a, b) }

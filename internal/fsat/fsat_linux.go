@@ -68,7 +68,7 @@ func (d *Dir) parseDirents(buf []byte, entries []Entry) ([]Entry, error) {
 				entry.Type = fs.ModeDevice | fs.ModeCharDevice
 			case unix.DT_BLK:
 				entry.Type = fs.ModeDevice
-			default: // DT_UNKNOWN: the file system does not tell
+			default: // DT_UNKNOWN: the file system does not return types
 				known, err := d.entriesByStat([]string{s})
 				if err != nil {
 					return nil, err
@@ -89,7 +89,7 @@ func (f *File) Sync() error {
 	return pathErr("fsync", f.path, unix.Fsync(f.fd))
 }
 
-// Descriptor gives the file's number, to tell it from others.
+// Descriptor returns the number of the file's descriptor, to identify it.
 func (f *File) Descriptor() int { return f.fd }
 
 // StartWriteback asks the kernel to start writing dirty pages [off, off+n)
@@ -128,7 +128,7 @@ func (d *Dir) Sync() error {
 	return again.Close()
 }
 
-// CanSyncFS tells whether SyncFS does anything here.
+// CanSyncFS reports whether SyncFS is supported on this platform.
 const CanSyncFS = true
 
 // SyncFS makes everything on the directory's file system durable. It reports
@@ -139,7 +139,7 @@ func (d *Dir) SyncFS() error {
 	return pathErr("syncfs", d.path, unix.Syncfs(d.fd))
 }
 
-// Space tells how many bytes and inodes a caller without privileges may still
+// Space returns how many bytes and inodes a caller without privileges may still
 // use on the directory's file system, and whether files there can share
 // blocks (a copy by cloning needs no space). inodes is -1 where the file
 // system does not count them.
@@ -160,7 +160,7 @@ func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 	return free, inodes, clones, nil
 }
 
-// SameMount tells whether a rename can move entries from a to b: they are on
+// SameMount reports whether a rename can move entries from a to b: they are on
 // one file system and reached through one mount, which a bind mount is not
 // (rename(2), EXDEV).
 func SameMount(a, b *Dir) (bool, error) {

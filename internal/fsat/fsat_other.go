@@ -41,7 +41,7 @@ func checkName(op, dir, name string) error {
 }
 
 // OpenDir opens a directory by its path, following symbolic links: the caller
-// trusts the path, not what lies below it.
+// trusts the path, but not the entries below it.
 func OpenDir(path string) (*Dir, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
@@ -234,7 +234,7 @@ func (d *Dir) Link(oldName string, dst *Dir, newName string) error {
 	return os.Link(join(d.path, oldName), join(dst.path, newName))
 }
 
-// Chown does nothing here.
+// Chown is not supported on this platform and does nothing.
 func (d *Dir) Chown(name string, uid, gid int) error { return nil }
 
 // Chmod sets the mode of the open directory.
@@ -246,10 +246,10 @@ func (d *Dir) Chtimes(name string, mtimeNano int64) error {
 	return withPath(d.root.Chtimes(name, t, t), join(d.path, name))
 }
 
-// CanSyncFS tells whether SyncFS does anything here.
+// CanSyncFS reports whether SyncFS is supported on this platform.
 const CanSyncFS = false
 
-// SyncFS is not to be had here.
+// SyncFS is not supported on this platform.
 func (d *Dir) SyncFS() error {
 	return &fs.PathError{Op: "syncfs", Path: d.path, Err: errors.ErrUnsupported}
 }
@@ -258,7 +258,7 @@ func (d *Dir) SyncFS() error {
 // durable.
 func (d *Dir) Sync() error { return nil }
 
-// Space is not to be had here.
+// Space is not supported on this platform.
 func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 	return 0, 0, false, &fs.PathError{Op: "statfs", Path: d.path, Err: errors.ErrUnsupported}
 }
@@ -306,10 +306,10 @@ func (f *File) Chmod(mode fs.FileMode) error { return withPath(f.f.Chmod(mode.Pe
 // Sync makes the file's data and metadata durable.
 func (f *File) Sync() error { return withPath(f.f.Sync(), f.path) }
 
-// StartWriteback does nothing here.
+// StartWriteback is not supported on this platform and does nothing.
 func (f *File) StartWriteback(off, n int64) {}
 
-// WaitWriteback does nothing here.
+// WaitWriteback is not supported on this platform and does nothing.
 func (f *File) WaitWriteback(off, n int64) error { return nil }
 
 // A Copier copies file contents. It may be used by several goroutines.
@@ -324,5 +324,6 @@ func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(
 
 func (c *Copier) mayClone() bool { return false }
 
-// SameMount cannot be told here; a rename that does not work says so itself.
+// SameMount always returns true on this platform, where mounts cannot be
+// compared. A rename between file systems fails by itself.
 func SameMount(a, b *Dir) (bool, error) { return true, nil }

@@ -164,7 +164,7 @@ func TestLinksAreNotFollowed(t *testing.T) {
 	require.FileExists(t, filepath.Join(outside, "file"))
 }
 
-// ReadDir gives entries in the order in which a walk meets files by the byte
+// ReadDir returns entries in the order in which a walk visits files by the byte
 // order of their paths, and names everything with its type.
 func TestReadDirOrder(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
@@ -261,7 +261,7 @@ func TestComparePaths(t *testing.T) {
 	}
 }
 
-// Many entries, more than one system call gives.
+// More entries than one system call returns.
 func TestReadDirOfManyEntries(t *testing.T) {
 	dir, path := open(t)
 	const n = 1000
@@ -317,7 +317,7 @@ func TestFileReadsAndWrites(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// Closing twice must not close what has got the same number since.
+// Closing twice must not close another file that has the same number by then.
 func TestSecondCloseDoesNothing(t *testing.T) {
 	dir, path := open(t)
 	write(t, "x", path, "f")

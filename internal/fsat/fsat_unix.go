@@ -40,8 +40,8 @@ func retry(call func() error) error {
 	}
 }
 
-// checkName refuses what is not one path element, so that no caller's mistake
-// lets a name leave its directory.
+// checkName refuses a name that is not one path element, so that a caller's
+// mistake cannot make it lead out of its directory.
 func checkName(op, dir, name string) error {
 	if name == "" || name == "." || name == ".." {
 		return pathErr(op, join(dir, name), unix.EINVAL)
@@ -59,7 +59,7 @@ func checkName(op, dir, name string) error {
 func join(dir, name string) string { return dir + string(filepath.Separator) + name }
 
 // OpenDir opens a directory by its path, following symbolic links: the caller
-// trusts the path, not what lies below it.
+// trusts the path, but not the entries below it.
 func OpenDir(path string) (*Dir, error) {
 	return openDirAt(unix.AT_FDCWD, path, path, 0)
 }
@@ -306,8 +306,8 @@ func (d *Dir) Link(oldName string, dst *Dir, newName string) error {
 	return pathErr("link", join(dst.path, newName), err)
 }
 
-// Chown gives the entry name, which is not followed if it is a link, to a user
-// and a group.
+// Chown sets the owner and the group of the entry name. It does not follow a
+// link.
 func (d *Dir) Chown(name string, uid, gid int) error {
 	if err := checkName("chown", d.path, name); err != nil {
 		return err
@@ -345,7 +345,7 @@ func (d *Dir) TryRLock() error {
 	return d.flock(unix.LOCK_SH | unix.LOCK_NB)
 }
 
-// Unlock gives up the lock.
+// Unlock releases the lock.
 func (d *Dir) Unlock() error { return d.flock(unix.LOCK_UN) }
 
 func (d *Dir) flock(how int) error {
@@ -446,7 +446,8 @@ func (f *File) Chmod(mode fs.FileMode) error {
 }
 
 // entriesByStat describes names by fstatat(2), for systems and file systems
-// whose directories do not tell types. A name that is gone is left out.
+// whose directories do not store types. A name that no longer exists is left
+// out.
 func (d *Dir) entriesByStat(names []string) ([]Entry, error) {
 	entries := make([]Entry, 0, len(names))
 	for _, name := range names {

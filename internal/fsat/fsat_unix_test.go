@@ -88,7 +88,7 @@ func TestModesAndTimes(t *testing.T) {
 	}
 }
 
-// Unchanged sees what a writer does.
+// Unchanged notices what a writer does.
 func TestUnchanged(t *testing.T) {
 	dir, path := open(t)
 	stat := func() fsat.Info {

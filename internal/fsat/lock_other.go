@@ -7,14 +7,14 @@ import (
 	"io/fs"
 )
 
-// TryLock is not to be had on directories here. Its error is not ErrLocked:
-// nobody can tell whether the directory is in use.
+// TryLock is not supported on directories on this platform. Its error does not
+// match ErrLocked, because it is not known whether the directory is in use.
 func (d *Dir) TryLock() error {
 	return &fs.PathError{Op: "lock", Path: d.path, Err: errors.ErrUnsupported}
 }
 
-// TryRLock is not to be had on directories here.
+// TryRLock is not supported on directories on this platform.
 func (d *Dir) TryRLock() error { return d.TryLock() }
 
-// Unlock does nothing here.
+// Unlock does nothing on this platform.
 func (d *Dir) Unlock() error { return nil }
