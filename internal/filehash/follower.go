@@ -1,145 +1,183 @@
-package backup
+package filehash
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"sync/atomic"
 
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// A hashBehind is the hash of the database copy, taken on a goroutine of its
-// own right behind the copying: one file is copied by one processor and hashed
-// by one, so a large database is done in two thirds of the time.
+// A Follower hashes a file while it is still being copied. It runs on a
+// goroutine of its own, so that one processor copies and another one hashes,
+// which takes a large file two thirds of the time.
 //
-// It is of the file as it will be when it is sealed, which is the file as it
-// is but for the two bytes of its form. If more is changed, it is of no use.
-type hashBehind struct {
-	file   *fsat.File // the copy, by a descriptor of its own
-	cancel context.CancelFunc
-	copied atomic.Int64  // how far the copy is
-	more   chan struct{} // the copy went on; closed at its end
-	hashed atomic.Int64
-	step   chan struct{} // so did the hash
-	done   chan struct{}
-	sum    [sha256.Size]byte // when done without an error
-	err    error
-	sealed fsat.Info // the file when nothing more will be done to it
+// The result is valid only if nothing changes in the file after it was copied,
+// except for what the patch function anticipates. A caller that changes more
+// must Stop the Follower and forget it.
+//
+// The copying goroutine calls Advance for each piece, and Done at the end of a
+// complete copy. Then Seal records what the finished file looks like, IsOf
+// recognizes it later, and Wait returns its hash. Every Follower must get
+// either a Done or a Stop, or its goroutine and its descriptor stay.
+//
+// A nil *Follower is valid: it does nothing and has no hash.
+type Follower struct {
+	file     *fsat.File // the copy, by a descriptor of its own
+	patch    func(head []byte) error
+	cancel   context.CancelFunc
+	copied   atomic.Int64
+	more     chan struct{} // holds a value after copied grew; closed by Done
+	hashed   atomic.Int64
+	step     chan struct{} // holds a value after hashed grew
+	finished chan struct{}
+	sum      Sum   // set before finished is closed, as err is
+	err      error // if not nil, sum is not valid
+	sealed   fsat.Info
 }
 
 var errNotCopied = errors.New("not copied to the end")
 
-// hashBehindCopy begins to hash dir/name, which is being copied.
-func hashBehindCopy(ctx context.Context, dir *fsat.Dir, name string) (*hashBehind, error) {
+// Follow begins to hash the file name in dir, which is being copied. patch,
+// which may be nil, is called with the first piece, at most Chunk bytes long,
+// before that is hashed. It changes the piece to what the file will hold in
+// the end; if it returns an error, there is no hash. It isn't called for an
+// empty file.
+//
+// The error is that of opening the file. A later failure leaves the Follower
+// without a hash, which Wait reports.
+func Follow(ctx context.Context, dir *fsat.Dir, name string, patch func(head []byte) error) (*Follower, error) {
 	file, err := dir.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	h := &hashBehind{
-		file: file,
-		more: make(chan struct{}, 1),
-		step: make(chan struct{}, 1),
-		done: make(chan struct{}),
+	f := &Follower{
+		file:     file,
+		patch:    patch,
+		more:     make(chan struct{}, 1),
+		step:     make(chan struct{}, 1),
+		finished: make(chan struct{}),
 	}
-	ctx, h.cancel = context.WithCancel(ctx)
+	ctx, f.cancel = context.WithCancel(ctx)
 	go func() {
-		defer close(h.done)
+		defer close(f.finished)
 		defer file.Close()
-		h.err = h.run(ctx)
+		f.err = f.run(ctx)
 	}()
-	return h, nil
+	return f, nil
 }
 
-func (h *hashBehind) run(ctx context.Context) error {
-	state := hashStates.Get().(*hashState)
-	defer hashStates.Put(state)
-	state.h.Reset()
+func (f *Follower) run(ctx context.Context) error {
+	s := newState()
+	defer s.free()
 	for off, open := int64(0), true; open; {
 		select {
-		case _, open = <-h.more:
+		case _, open = <-f.more:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		for end := h.copied.Load(); off < end; {
+		for end := f.copied.Load(); off < end; {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			buf := state.buf[:min(end-off, int64(len(state.buf)))]
-			if _, err := h.file.ReadAt(buf, off); err != nil {
+			buf := s.buf[:min(end-off, int64(len(s.buf)))]
+			if _, err := f.file.ReadAt(buf, off); err != nil {
 				return err
 			}
-			if off == 0 {
-				if len(buf) <= headerReadForm {
-					return errNotCopied
+			if off == 0 && f.patch != nil {
+				if err := f.patch(buf); err != nil {
+					return err
 				}
-				buf[headerWriteForm], buf[headerReadForm] = 1, 1
 			}
-			state.h.Write(buf)
+			s.hash.Write(buf)
 			off += int64(len(buf))
-			h.hashed.Store(off)
-			ping(h.step)
+			f.hashed.Store(off)
+			notify(f.step)
 		}
 	}
-	info, err := h.file.Stat()
-	if err == nil && info.Size != h.hashed.Load() {
+	info, err := f.file.Stat()
+	if err == nil && info.Size != f.hashed.Load() {
 		err = errNotCopied
 	}
-	state.h.Sum(h.sum[:0])
+	s.hash.Sum(f.sum[:0])
 	return err
 }
 
-func ping(c chan<- struct{}) {
+func notify(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
 	}
 }
 
-// advance says that n bytes more were copied.
-func (h *hashBehind) advance(n int64) {
-	if h != nil {
-		h.copied.Add(n)
-		ping(h.more)
+// Advance says that n more bytes were copied and can be read.
+func (f *Follower) Advance(n int64) {
+	if f != nil {
+		f.copied.Add(n)
+		notify(f.more)
 	}
 }
 
-// copyEnded says that the copy is complete.
-func (h *hashBehind) copyEnded() {
-	if h != nil {
-		close(h.more)
+// Done says that the copy is complete. It must be called at most once, and no
+// Advance may follow.
+func (f *Follower) Done() {
+	if f != nil {
+		close(f.more)
 	}
 }
 
-// stop gives the hash up, if there is one.
-func (h *hashBehind) stop() {
-	if h != nil {
-		h.cancel()
-		<-h.done
+// Stop ends the hashing and waits until the file is closed. It may be called
+// at any time and more than once.
+func (f *Follower) Stop() {
+	if f != nil {
+		f.cancel()
+		<-f.finished
 	}
 }
 
-// isOf tells whether this is the hash of the file that info describes.
-func (h *hashBehind) isOf(info fsat.Info) bool {
-	return h != nil && h.sealed.SameFile(info) && h.sealed.Unchanged(info)
+// Seal records that the file will not change any more and how it looks now.
+func (f *Follower) Seal(info fsat.Info) {
+	if f != nil {
+		f.sealed = info
+	}
 }
 
-// wait gives the hash, or ok == false if there is none. progress is told how
-// far it is, and 0 if there is none after all.
-func (h *hashBehind) wait(ctx context.Context, progress func(hashed int64)) (sum [sha256.Size]byte, ok bool, err error) {
+// IsOf reports whether info describes the file that was sealed, unchanged
+// since. It is false where files have no inode numbers.
+func (f *Follower) IsOf(info fsat.Info) bool {
+	return f != nil && f.sealed.SameFile(info) && f.sealed.Unchanged(info)
+}
+
+// Hashed returns how many bytes are hashed by now.
+func (f *Follower) Hashed() int64 {
+	if f == nil {
+		return 0
+	}
+	return f.hashed.Load()
+}
+
+// Wait waits for the hash and returns it, or ok == false if there is none
+// because hashing failed or was stopped; the caller then has to read the file.
+// Meanwhile progress is called, on this goroutine, with the number of bytes
+// hashed so far, and with 0 if there is no hash after all. The only error is
+// ctx's.
+func (f *Follower) Wait(ctx context.Context, progress func(hashed int64)) (sum Sum, ok bool, err error) {
+	if f == nil {
+		return sum, false, nil
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return sum, false, ctx.Err()
-		case <-h.step:
-			progress(h.hashed.Load())
-		case <-h.done:
-			if h.err != nil {
+		case <-f.step:
+			progress(f.hashed.Load())
+		case <-f.finished:
+			if f.err != nil {
 				progress(0)
 				return sum, false, nil
 			}
-			progress(h.hashed.Load())
-			return h.sum, true, nil
+			progress(f.hashed.Load())
+			return f.sum, true, nil
 		}
 	}
 }

@@ -1,4 +1,12 @@
-package backup
+// Package filetree copies, compares, hashes, syncs, sizes and chowns a
+// directory tree. Copy and Scan use several goroutines, all of which have ended
+// when the call returns, and report progress on the caller's goroutine.
+//
+// Everything is opened relative to its directory, no link is followed, and
+// nothing but directories and regular files is opened. Copy and Scan enter no
+// other file system. The package must not know what a tree is for, where it is
+// recorded or what its files hold.
+package filetree
 
 import (
 	"context"
@@ -7,6 +15,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io/fs"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -14,62 +23,46 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// A treeCopy copies a directory tree that nobody should be writing to, and
-// tells if somebody did.
-//
-// The argument: every file's and directory's identity, size and times are
-// taken when its copy begins, and compared with what they are after the last
-// copy has ended. If nothing differs, all files were still at one moment, the
-// one between the last first look and the first second look, and each copy was
-// made around it. It is a net under the ingestion guard and no replacement for
-// it: writes through a memory map, a write that is under way when the copy
-// begins, and clocks that tick coarsely can slip through.
-//
-// Everything is opened relative to its directory, no link is followed, and
-// only directories and regular files of one file system are opened.
-type treeCopy struct {
-	// alien tells, by device and inode, of files that must not be opened.
-	alien func(fsat.Info) bool
-	// progress is told on the caller's goroutine how far the copy is.
-	progress func(path string, files, bytes int64)
-	// sums asks for the hashes of small files, which cost next to nothing
-	// while their bytes are at hand.
-	sums bool
+// Workers returns how many files Copy copies at once.
+func Workers() int { return min(8, max(2, runtime.GOMAXPROCS(0))) }
 
-	top     fsat.Info
-	copier  fsat.Copier
-	seed    maphash.Seed
-	records []*dirRecord // in the order of the walk
-	kept    int          // entries with room for a sum
-	files   atomic.Int64
-	bytes   atomic.Int64
+// CopyOptions are optional details of Copy.
+type CopyOptions struct {
+	// KeepSums asks for the hashes of small files, which cost next to nothing
+	// while their bytes are in memory. Scan uses them (see ScanOptions.Copied).
+	KeepSums bool
+	// Forbidden reports whether a file must not be opened, because it is a hard
+	// link to the live database: closing any descriptor of that drops this
+	// process's locks on it (sqlite.org/howtocorrupt.html, section 2.2). Only
+	// Dev and Ino are set in its argument. Copy fails if it meets such a file.
+	// If nil, no file is forbidden. It is called on several goroutines.
+	Forbidden func(fsat.Info) bool
+	// Progress, if not nil, is called on the caller's goroutine with the path of
+	// a source file, and how many files and bytes are copied so far. When all is
+	// copied and not yet compared it is called with the path of the source.
+	Progress func(path string, files, bytes int64)
 }
 
-// maxKeptSums bounds the memory for sums to 10 MB. What goes beyond is hashed
-// later, like large files.
+// A treeCopy is the state of one Copy.
+type treeCopy struct {
+	CopyOptions
+	copied *Copied
+	top    fsat.Info
+	copier fsat.Copier
+	kept   int // entries with room for a sum
+	files  atomic.Int64
+	bytes  atomic.Int64
+}
+
+// maxKeptSums limits the memory for sums to 10 MB. Files beyond it are hashed
+// later, as large files are.
 const maxKeptSums = 256 << 10
 
-// A dirRecord is what a directory looked like when its copy began: a
-// fingerprint of itself and of each entry, in order. Eight bytes an entry keep
-// a million files in 8 MB.
-type dirRecord struct {
-	self    uint64
-	entries []uint64
-	sums    []keptSum // of the copies, entry by entry; empty if not kept
-}
-
-// A keptSum is the hash of what was written to a copy, and the fingerprint of
-// that file when all was done to it. It counts only as long as the file still
-// looks so; the zero value counts for no file.
-type keptSum struct {
-	print uint64
-	sum   [sha256.Size]byte
-}
-
-// A copyDir is a directory and its copy, open until all in it is copied.
+// A copyDir is a directory and its copy, both open until all in it is copied.
 type copyDir struct {
 	src, dst *fsat.Dir
 	info     fsat.Info
@@ -77,174 +70,70 @@ type copyDir struct {
 	users    atomic.Int32
 }
 
-// A copyBatch is the files of one directory, or a thousand of them.
-type copyBatch struct {
-	dir     *copyDir
-	record  *dirRecord
-	entries []fsat.Entry // of the directory
-	files   []int        // which of them
-
-	// Guarded by the queue.
-	begun, ended, workers int
-}
-
-// A copyQueue hands files to workers. Making files in one directory is done by
-// one at a time in the kernel, so each worker stays with a batch as long as
-// there are others for the others.
-type copyQueue struct {
-	mu      sync.Mutex
-	changed sync.Cond
-	batches []*copyBatch // with files that are not copied
-	closed  bool         // no more will come
-	stopped bool         // nobody wants more
-}
-
-// maxBatches bounds the directories that are open at once.
-const maxBatches = 16
-
-func newCopyQueue() *copyQueue {
-	q := new(copyQueue)
-	q.changed.L = &q.mu
-	return q
-}
-
-// put adds a batch when there is room, and tells whether anybody wants it.
-func (q *copyQueue) put(b *copyBatch) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.batches) >= maxBatches && !q.stopped {
-		q.changed.Wait()
-	}
-	if q.stopped {
-		return false
-	}
-	q.batches = append(q.batches, b)
-	q.changed.Broadcast()
-	return true
-}
-
-// take gives the next file for a worker whose last one was of the batch last,
-// or ok == false when there is none and will be none.
-func (q *copyQueue) take(last *copyBatch) (b *copyBatch, file int, ok bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for !q.stopped {
-		if b = last; b == nil || b.begun == len(b.files) {
-			b = q.leastShared()
-		}
-		if b != nil {
-			if b != last {
-				b.workers++
-				if last != nil {
-					last.workers--
-				}
-			}
-			b.begun++
-			return b, b.files[b.begun-1], true
-		}
-		if q.closed {
-			break
-		}
-		q.changed.Wait()
-	}
-	return nil, 0, false
-}
-
-func (q *copyQueue) leastShared() (least *copyBatch) {
-	for _, b := range q.batches {
-		if b.begun < len(b.files) && (least == nil || b.workers < least.workers) {
-			least = b
-		}
-	}
-	return least
-}
-
-// done says that a file of the batch is copied, and tells whether it was the
-// last one.
-func (q *copyQueue) done(b *copyBatch) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	b.ended++
-	if b.ended < len(b.files) {
-		return false
-	}
-	q.batches = slices.DeleteFunc(q.batches, func(other *copyBatch) bool { return other == b })
-	q.changed.Broadcast()
-	return true
-}
-
-func (q *copyQueue) close() { q.end(&q.closed) }
-func (q *copyQueue) stop()  { q.end(&q.stopped) }
-
-func (q *copyQueue) end(how *bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	*how = true
-	q.changed.Broadcast()
-}
-
-// copyTree copies the tree below src into dst, an empty directory. It returns
-// the number of files and the sum of their sizes.
-func (t *treeCopy) copyTree(ctx context.Context, src, dst *fsat.Dir, workers int) (files, bytes int64, err error) {
-	t.seed = maphash.MakeSeed()
+// Copy copies the tree below src, which nobody should be writing to, into dst,
+// an empty directory, with modes and modification times, and detects if
+// somebody did write to it. It reads the whole source tree once and the
+// metadata of its files twice.
+//
+// The identity, size and times of every file and directory are taken when its
+// copy begins and, after the last copy has ended, compared with what they are
+// then. If nothing differs, all files were unchanged at one common moment,
+// between the last first look and the first second look, and each copy was made
+// around that moment. This is a net under whatever keeps writers away and no
+// replacement for it: writes through a memory map, a write that is under way
+// when the copy begins, and changes within one tick of a coarse clock can slip
+// through.
+//
+// Errors: ErrSourceChanged; ErrUnsupportedFile for a forbidden file, a mount
+// point, or anything but directories and regular files; otherwise those of the
+// file system and of ctx. What is in dst after an error is of no use.
+func Copy(ctx context.Context, src, dst *fsat.Dir, o CopyOptions) (*Copied, error) {
+	t := &treeCopy{CopyOptions: o, copied: &Copied{seed: maphash.MakeSeed()}}
+	var err error
 	if t.top, err = src.Stat(); err != nil {
-		return 0, 0, err
+		return nil, err
 	}
-	if err := t.copyAll(ctx, src, dst, workers); err != nil {
-		return 0, 0, t.changedIfGone(err)
+	if err := t.copyAll(ctx, src, dst); err != nil {
+		return nil, changedIfGone(err)
 	}
-	t.tell(src.Path())
-	if err := t.compare(ctx, src, dst, workers); err != nil {
-		return 0, 0, t.changedIfGone(err)
+	t.progress(src.Path())
+	if err := t.compare(ctx, src, dst); err != nil {
+		return nil, changedIfGone(err)
 	}
-	return t.files.Load(), t.bytes.Load(), nil
+	t.copied.Files, t.copied.Bytes = t.files.Load(), t.bytes.Load()
+	return t.copied, nil
 }
 
-// nextSums gives what is known of the copies in the next directory, in the
-// order of the walk, if it still has n entries.
-func (t *treeCopy) nextSums(n int) []keptSum {
-	if t == nil || len(t.records) == 0 {
-		return nil
-	}
-	record := t.records[0]
-	t.records = t.records[1:]
-	if len(record.sums) != n {
-		return nil
-	}
-	return record.sums
-}
-
-// sumOf gives the hash of a copy that looks as it did when it was made.
-func (t *treeCopy) sumOf(kept *keptSum, name string, info fsat.Info) (sum [sha256.Size]byte, ok bool) {
-	if kept == nil || kept.print != t.fingerprint(name, info) {
-		return sum, false
-	}
-	return kept.sum, true
-}
-
-// changedIfGone takes a name that vanished, or turned from a directory into a
-// file, for what it is: a source that changed.
-func (t *treeCopy) changedIfGone(err error) error {
+// changedIfGone makes an error ErrSourceChanged if it means that a name
+// vanished or turned from a directory into a file.
+func changedIfGone(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return fmt.Errorf("%w: %w", ErrSourceChanged, err)
+		return fmt.Errorf("%w: %w", errdefs.ErrSourceChanged, err)
 	}
 	return err
 }
 
-func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir, workers int) error {
+func (t *treeCopy) progress(path string) {
+	if t.Progress != nil {
+		t.Progress(path, t.files.Load(), t.bytes.Load())
+	}
+}
+
+func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir) error {
 	ctx, cancel := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	queue := newCopyQueue()
 	stopped := make(chan struct{})
 	context.AfterFunc(ctx, func() { queue.stop(); close(stopped) })
 	ping := make(chan string, 1)
-	done := make(chan struct{}) // all workers have ended
+	done := make(chan struct{}) // closed when all workers have ended
+	// The goroutines end before this function does, also when Progress panics.
 	finish := sync.OnceValue(func() error {
 		cancel()
 		err := group.Wait()
 		<-stopped
 		<-done
-		for _, b := range queue.batches { // what was not copied to the end
+		for _, b := range queue.batches { // those not copied to the end
 			b.dir.abandon()
 		}
 		return err
@@ -256,6 +145,7 @@ func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir, workers int)
 		return t.walk(ctx, src, dst, queue)
 	})
 	var working sync.WaitGroup
+	workers := Workers()
 	working.Add(workers)
 	for range workers {
 		group.Go(func() error {
@@ -279,86 +169,17 @@ func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir, workers int)
 	for {
 		select {
 		case path := <-ping:
-			t.tell(path)
+			t.progress(path)
 		case <-done:
 			return group.Wait()
 		}
 	}
 }
 
-func (t *treeCopy) tell(path string) {
-	if t.progress != nil {
-		t.progress(path, t.files.Load(), t.bytes.Load())
-	}
-}
-
-// walk makes every directory and puts its files into the queue.
+// walk creates every directory in dst and puts the files into the queue.
 func (t *treeCopy) walk(ctx context.Context, src, dst *fsat.Dir, queue *copyQueue) error {
-	var visit func(dir *copyDir) error
-	visit = func(dir *copyDir) (err error) {
-		if dir.info, err = dir.src.Stat(); err != nil {
-			return err
-		}
-		if dir.parent != nil {
-			same, err := fsat.SameMount(dir.parent.src, dir.src)
-			if err != nil {
-				return err
-			}
-			if !same {
-				return fmt.Errorf("%w: %s is a mount point", ErrUnsupportedFile, dir.src.Path())
-			}
-		}
-		entries, err := dir.src.ReadDir()
-		if err != nil {
-			return err
-		}
-		record := &dirRecord{
-			self:    t.fingerprint("", dir.info),
-			entries: make([]uint64, len(entries)),
-		}
-		if t.sums && t.kept+len(entries) <= maxKeptSums {
-			record.sums = make([]keptSum, len(entries))
-			t.kept += len(entries)
-		}
-		t.records = append(t.records, record)
-		var files []int
-		for i, entry := range entries {
-			switch {
-			case entry.Type.IsRegular():
-				files = append(files, i)
-			case !entry.Type.IsDir():
-				return unsupported(dir.src, entry.Name, entry.Type)
-			}
-		}
-		for batch := range slices.Chunk(files, 1000) {
-			dir.users.Add(1)
-			if !queue.put(&copyBatch{dir: dir, record: record, entries: entries, files: batch}) {
-				dir.abandon()
-				return ctx.Err()
-			}
-		}
-		for _, entry := range entries {
-			if !entry.Type.IsDir() {
-				continue
-			}
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			sub, err := dir.open(entry.Name)
-			if err != nil {
-				return err
-			}
-			if err := visit(sub); err != nil {
-				sub.abandon()
-				return err
-			}
-			if err := sub.release(); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	// The roots belong to the caller; these are ours to close.
+	// src and dst belong to the caller. A copyDir closes its directories, so it
+	// gets descriptors of its own.
 	root := new(copyDir)
 	var err error
 	if root.src, err = src.Reopen(); err != nil {
@@ -369,11 +190,81 @@ func (t *treeCopy) walk(ctx context.Context, src, dst *fsat.Dir, queue *copyQueu
 		root.abandon()
 		return err
 	}
-	if err := visit(root); err != nil {
+	if err := t.visit(ctx, root, queue); err != nil {
 		root.abandon()
 		return err
 	}
 	return root.release()
+}
+
+func (t *treeCopy) visit(ctx context.Context, dir *copyDir, queue *copyQueue) (err error) {
+	if dir.info, err = dir.src.Stat(); err != nil {
+		return err
+	}
+	if dir.parent != nil {
+		same, err := fsat.SameMount(dir.parent.src, dir.src)
+		if err != nil {
+			return err
+		}
+		if !same {
+			return fmt.Errorf("%w: %s is a mount point", errdefs.ErrUnsupportedFile, dir.src.Path())
+		}
+	}
+	entries, err := dir.src.ReadDir()
+	if err != nil {
+		return err
+	}
+	record := t.newRecord(dir.info, len(entries))
+	var files []int
+	for i, entry := range entries {
+		switch {
+		case entry.Type.IsRegular():
+			files = append(files, i)
+		case !entry.Type.IsDir():
+			return unsupported(dir.src, entry.Name, entry.Type)
+		}
+	}
+	for batch := range slices.Chunk(files, 1000) {
+		dir.users.Add(1)
+		if !queue.put(&copyBatch{dir: dir, record: record, entries: entries, files: batch}) {
+			dir.abandon()
+			return ctx.Err()
+		}
+	}
+	for _, entry := range entries {
+		if !entry.Type.IsDir() {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		sub, err := dir.create(entry.Name)
+		if err != nil {
+			return err
+		}
+		if err := t.visit(ctx, sub, queue); err != nil {
+			sub.abandon()
+			return err
+		}
+		if err := sub.release(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newRecord adds the record of the next directory in the order of the walk.
+func (t *treeCopy) newRecord(info fsat.Info, entries int) *dirRecord {
+	record := &dirRecord{
+		self:    t.copied.fingerprint("", info),
+		entries: make([]uint64, entries),
+	}
+	if t.KeepSums && t.kept+entries <= maxKeptSums {
+		record.sums = make([]keptSum, entries)
+		t.kept += entries
+	}
+	t.copied.dirs = append(t.copied.dirs, record)
+	return record
 }
 
 func unsupported(dir *fsat.Dir, name string, kind fs.FileMode) error {
@@ -388,11 +279,11 @@ func unsupported(dir *fsat.Dir, name string, kind fs.FileMode) error {
 	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
 		what = "a device"
 	}
-	return fmt.Errorf("%w: %s/%s is %s", ErrUnsupportedFile, dir.Path(), name, what)
+	return fmt.Errorf("%w: %s/%s is %s", errdefs.ErrUnsupportedFile, dir.Path(), name, what)
 }
 
-// open makes the directory name in the copy and opens both.
-func (d *copyDir) open(name string) (_ *copyDir, err error) {
+// create opens the directory name and creates and opens its copy.
+func (d *copyDir) create(name string) (_ *copyDir, err error) {
 	sub := &copyDir{parent: d}
 	if sub.src, err = d.src.OpenDir(name); err != nil {
 		return nil, err
@@ -409,26 +300,26 @@ func (d *copyDir) open(name string) (_ *copyDir, err error) {
 	return sub, nil
 }
 
-// release is called when one user of the directory is done. The last one gives
-// the copy its mode and times, which making its entries had changed.
+// release ends the use of d by one user. The last one sets the copy's mode and
+// times, which creating its entries had changed.
 func (d *copyDir) release() error {
 	if d.users.Add(-1) > 0 {
 		return nil
 	}
 	err := d.dst.Chmod(d.info.Mode)
-	if terr := d.dst.Chtimes(".", d.info.MtimeNano); err == nil {
-		err = terr
+	if timesErr := d.dst.Chtimes(".", d.info.MtimeNano); err == nil {
+		err = timesErr
 	}
 	d.close()
 	if d.parent != nil {
-		if perr := d.parent.release(); err == nil {
-			err = perr
+		if parentErr := d.parent.release(); err == nil {
+			err = parentErr
 		}
 	}
 	return err
 }
 
-// abandon is release after a failure.
+// abandon is release after a failure: it only closes.
 func (d *copyDir) abandon() {
 	if d.users.Add(-1) > 0 {
 		return
@@ -449,8 +340,8 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 		return err
 	}
 	dir, entry := batch.dir, batch.entries[i]
-	if t.alien(fsat.Info{Dev: t.top.Dev, Ino: entry.Ino}) {
-		return fmt.Errorf("%w: %s/%s is a hard link to the live database", ErrUnsupportedFile, dir.src.Path(), entry.Name)
+	if t.Forbidden != nil && t.Forbidden(fsat.Info{Dev: t.top.Dev, Ino: entry.Ino}) {
+		return fmt.Errorf("%w: %s/%s is a hard link to the live database", errdefs.ErrUnsupportedFile, dir.src.Path(), entry.Name)
 	}
 	src, err := dir.src.Open(entry.Name)
 	if err != nil {
@@ -467,9 +358,9 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 	case !info.Mode.IsRegular():
 		return unsupported(dir.src, entry.Name, info.Mode)
 	case info.Dev != t.top.Dev:
-		return fmt.Errorf("%w: %s is a mount point", ErrUnsupportedFile, src.Path())
+		return fmt.Errorf("%w: %s is a mount point", errdefs.ErrUnsupportedFile, src.Path())
 	}
-	batch.record.entries[i] = t.fingerprint(entry.Name, info)
+	batch.record.entries[i] = t.copied.fingerprint(entry.Name, info)
 	dst, err := dir.dst.Create(entry.Name, info.Mode.Perm())
 	if err != nil {
 		return err
@@ -492,14 +383,14 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 		return err
 	}
 	if content != nil && batch.record.sums != nil && made.Ino != 0 {
-		batch.record.sums[i] = keptSum{t.fingerprint(entry.Name, made), sha256.Sum256(content)}
+		batch.record.sums[i] = keptSum{t.copied.fingerprint(entry.Name, made), sha256.Sum256(content)}
 	}
 	t.files.Add(1)
 	return dst.Close()
 }
 
-// copyContent fills dst with what src holds, and returns that if it had it in
-// memory.
+// copyContent copies the content of src to dst. It returns the content if it
+// was in memory, in buf.
 func (t *treeCopy) copyContent(ctx context.Context, dst, src *fsat.File, info fsat.Info, buf []byte, ping chan<- string) (content []byte, err error) {
 	count := func(n int64) {
 		t.bytes.Add(n)
@@ -516,148 +407,7 @@ func (t *treeCopy) copyContent(ctx context.Context, dst, src *fsat.File, info fs
 		n, err = t.copier.Copy(ctx, dst, src, info, count)
 	}
 	if err == nil && n < info.Size {
-		err = fmt.Errorf("%w: %s became shorter", ErrSourceChanged, src.Path())
+		err = fmt.Errorf("%w: %s became shorter", errdefs.ErrSourceChanged, src.Path())
 	}
 	return content, err
-}
-
-// fingerprint stands for all that compare looks at.
-func (t *treeCopy) fingerprint(name string, info fsat.Info) uint64 {
-	type key struct {
-		name               string
-		mode               fs.FileMode
-		dev, ino           uint64
-		size, mtime, ctime int64
-	}
-	return maphash.Comparable(t.seed, key{name, info.Mode, info.Dev, info.Ino, info.Size, info.MtimeNano, info.CtimeNano})
-}
-
-// compare walks the source again in the same order and compares it with the
-// records, several directories at once.
-func (t *treeCopy) compare(ctx context.Context, src, dst *fsat.Dir, workers int) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(workers)
-	next := 0
-	var visit func(src, dst *fsat.Dir) error
-	visit = func(src, dst *fsat.Dir) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		record := t.records[next]
-		next++
-		entries, err := src.ReadDir()
-		if err != nil {
-			return err
-		}
-		if len(entries) != len(record.entries) {
-			return t.changed(src, dst, entries)
-		}
-		for _, entry := range entries {
-			if !entry.Type.IsDir() {
-				continue
-			}
-			// A directory that is new here is not in the copy, so the
-			// records stay in step.
-			subDst, err := dst.OpenDir(entry.Name)
-			if err != nil {
-				return t.changed(src, dst, entries)
-			}
-			subSrc, err := src.OpenDir(entry.Name)
-			if err == nil {
-				err = visit(subSrc, subDst)
-				subSrc.Close()
-			}
-			subDst.Close()
-			if err != nil {
-				return err
-			}
-		}
-		again := func(src, dst *fsat.Dir) error { return t.compareDir(ctx, src, dst, entries, record) }
-		if len(entries) < 100 { // not worth a goroutine
-			return again(src, dst)
-		}
-		ownSrc, err := src.Reopen()
-		if err != nil {
-			return err
-		}
-		ownDst, err := dst.Reopen()
-		if err != nil {
-			ownSrc.Close()
-			return err
-		}
-		group.Go(func() error {
-			defer ownSrc.Close()
-			defer ownDst.Close()
-			return again(ownSrc, ownDst)
-		})
-		return nil
-	}
-	err := visit(src, dst)
-	if gerr := group.Wait(); gerr != nil && (err == nil || errors.Is(err, context.Canceled)) {
-		err = gerr
-	}
-	return err
-}
-
-// compareDir compares a directory and its files with their record.
-func (t *treeCopy) compareDir(ctx context.Context, src, dst *fsat.Dir, entries []fsat.Entry, record *dirRecord) error {
-	for i, entry := range entries {
-		if entry.Type.IsDir() {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		info, err := src.Lstat(entry.Name)
-		if err != nil {
-			return err
-		}
-		if t.fingerprint(entry.Name, info) != record.entries[i] {
-			return t.changed(src, dst, entries)
-		}
-	}
-	info, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	if t.fingerprint("", info) != record.self {
-		return fmt.Errorf("%w: %s", ErrSourceChanged, src.Path())
-	}
-	return nil
-}
-
-// changed names the entry by which a directory differs from its copy.
-func (t *treeCopy) changed(src, dst *fsat.Dir, entries []fsat.Entry) error {
-	copied, err := dst.ReadDir()
-	if err != nil {
-		return err
-	}
-	for i := 0; i < len(entries) || i < len(copied); i++ {
-		switch {
-		case i >= len(copied) || i < len(entries) && entryLess(entries[i], copied[i]):
-			return fmt.Errorf("%w: %s/%s appeared", ErrSourceChanged, src.Path(), entries[i].Name)
-		case i >= len(entries) || entryLess(copied[i], entries[i]):
-			return fmt.Errorf("%w: %s/%s vanished", ErrSourceChanged, src.Path(), copied[i].Name)
-		}
-		if entries[i].Type.IsDir() {
-			continue
-		}
-		// Size and modification time were copied, so most changes show.
-		was, err := dst.Lstat(copied[i].Name)
-		if err != nil {
-			return err
-		}
-		is, err := src.Lstat(entries[i].Name)
-		if err != nil {
-			return err
-		}
-		if was.Size != is.Size || was.MtimeNano != is.MtimeNano || was.Mode != is.Mode {
-			return fmt.Errorf("%w: %s/%s was written to", ErrSourceChanged, src.Path(), entries[i].Name)
-		}
-	}
-	return fmt.Errorf("%w: a file in %s", ErrSourceChanged, src.Path())
-}
-
-func entryLess(a, b fsat.Entry) bool {
-	return fsat.ComparePaths(a.Name, a.Type.IsDir(), b.Name, b.Type.IsDir()) < 0
 }

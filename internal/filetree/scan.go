@@ -1,64 +1,82 @@
-package backup
+package filetree
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"hash"
-	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/atocore/backup/internal/filehash"
 	"github.com/atocore/backup/internal/fsat"
 )
 
 const (
-	// hashChunk bounds the work between two looks at the context.
-	hashChunk = 1 << 20
-
-	// scanWorkers is how many files are hashed and synced at once. More than
-	// there are processors, for most of them wait for the disk.
+	// scanWorkers is how many files are hashed and synced at once. They are more
+	// than there are processors, because most of them wait for the disk.
 	scanWorkers = 8
 
-	// scanWindow is how many files may be under way before the first of them
-	// is handed on; it bounds memory and open directories.
+	// scanWindow is how many files may be in progress before the first of them
+	// is passed to the caller; it limits memory and open directories.
 	scanWindow = 128
 )
 
-// A scannedFile is one entry of a snapshot tree that is not a directory, or a
-// directory without entries.
-type scannedFile struct {
-	path string // relative to the tree's root, with slashes; a directory's ends in one
-	info fsat.Info
-	sum  [sha256.Size]byte
-	// irregular: it is not a regular file of the tree's own and was not
-	// opened; sum is not set.
-	irregular bool
+// A File is an entry of a scanned tree: a file of any kind, or a directory
+// without entries.
+type File struct {
+	// Path is relative to the root and has slashes; a directory's ends in one.
+	Path string
+	// Info is not set for a directory.
+	Info fsat.Info
+	// Sum is set if ScanOptions.Hash is, unless the file is irregular.
+	Sum filehash.Sum
+	// Irregular is true for a file that was not opened, because it is not a
+	// regular file, is forbidden, or is a mount point.
+	Irregular bool
 }
 
-// A scan reads every file below root. It follows no link, crosses no mount
-// point and opens nothing but directories and regular files.
+// IsDir reports whether f is an empty directory.
+func (f *File) IsDir() bool { return strings.HasSuffix(f.Path, "/") }
+
+// ScanOptions say what a Scan does with each file. The zero value only lists.
+type ScanOptions struct {
+	// Hash asks for the hash of every regular file.
+	Hash bool
+	// Sync makes every file and directory durable on the way.
+	Sync bool
+	// Writeback starts writing files to disk while they are hashed.
+	Writeback bool
+	// Copied, which may be nil, is the result of the Copy that made the part of
+	// the tree whose paths begin with CopiedAt, such as "chroma/". The hashes it
+	// has are used for files that have not been touched since.
+	Copied   *Copied
+	CopiedAt string
+	// Follower, which may be nil, has the hash of one file, or will have it.
+	Follower *filehash.Follower
+	// Skip reports whether a path is passed over. If nil, none is.
+	Skip func(path string) bool
+	// Forbidden reports whether a regular file must not be opened, because it is
+	// a hard link to the live database. If nil, no file is forbidden. It is
+	// called on several goroutines.
+	Forbidden func(fsat.Info) bool
+	// Progress, if not nil, is called on the caller's goroutine with the path of
+	// the file that is passed on next or was passed on last, the number of files
+	// passed on, and the number of bytes hashed.
+	Progress func(path string, files, bytes int64)
+}
+
+// A scan is the state of one Scan.
 type scan struct {
-	root *fsat.Dir
-	// hash asks for the SHA-256 of every file.
-	hash bool
-	// sync makes every file and directory durable as it goes.
-	sync bool
-	// writeback starts writing files out while they are hashed.
-	writeback bool
-	// copied knows hashes of what is below chroma/; it may be nil.
-	copied *treeCopy
-	// database is the hash of the database copy; it may be nil.
-	database *hashBehind
-	// skip names paths that are passed over.
-	skip func(path string) bool
-	// alien tells of files that must not be opened though they are regular.
-	alien func(fsat.Info) bool
-	// progress is told on the caller's goroutine how far the scan is.
-	progress func(path string, files, bytes int64)
+	ScanOptions
+	root    *fsat.Dir
+	dev     uint64        // of root
+	ordered chan *scanJob // every job, in the order of the paths
+	jobs    chan *scanJob // those with a file
+	ping    chan struct{} // holds a value after bytes grew
+	bytes   atomic.Int64
+	nextDir int // how many directories of Copied were visited
 }
 
 // A scanDir is a directory that is open until the last of its files is done.
@@ -67,9 +85,6 @@ type scanDir struct {
 	users atomic.Int32
 }
 
-// isDir tells an empty directory from a file.
-func (f *scannedFile) isDir() bool { return strings.HasSuffix(f.path, "/") }
-
 func (d *scanDir) release() {
 	if d.users.Add(-1) == 0 {
 		d.Close()
@@ -77,37 +92,39 @@ func (d *scanDir) release() {
 }
 
 type scanJob struct {
-	scannedFile
-	dir  *scanDir
+	File
+	dir  *scanDir // nil for an empty directory
 	name string
-	kept *keptSum // what copied knows of it
+	kept *keptSum // what Copied knows of the file
 	done chan struct{}
 }
 
-// run calls each for every file, on the caller's goroutine, in the byte order
-// of the paths. Files are read by several goroutines, all of which have ended
-// when it returns. The first error ends the scan.
-func (s *scan) run(ctx context.Context, each func(*scannedFile) error) error {
+// Scan calls each for every file below root and every empty directory, on the
+// caller's goroutine and in the byte order of the paths. The files are read by
+// several goroutines, all of which have ended when Scan returns. It follows no
+// link, enters no mount point and opens nothing but directories and regular
+// files. The first error, of each too, ends the scan and is returned.
+func Scan(ctx context.Context, root *fsat.Dir, o ScanOptions, each func(*File) error) error {
+	s := &scan{
+		ScanOptions: o,
+		root:        root,
+		ordered:     make(chan *scanJob, scanWindow),
+		jobs:        make(chan *scanJob, scanWindow),
+		ping:        make(chan struct{}, 1),
+	}
+	return s.run(ctx, each)
+}
+
+func (s *scan) run(ctx context.Context, each func(*File) error) error {
 	caller := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
-	ordered := make(chan *scanJob, scanWindow)
-	jobs := make(chan *scanJob, scanWindow)
-	ping := make(chan struct{}, 1)
-	var bytes atomic.Int64
-	count := func(n int64) {
-		bytes.Add(n)
-		select {
-		case ping <- struct{}{}:
-		default:
-		}
-	}
-	// The goroutines end before this function does, also when each or
-	// progress panics.
+	// The goroutines end before this function does, also when each or Progress
+	// panics.
 	finish := sync.OnceValue(func() error {
 		cancel()
 		err := group.Wait()
-		for job := range jobs { // what no worker took
+		for job := range s.jobs { // those that no worker took
 			job.dir.release()
 		}
 		return err
@@ -115,14 +132,14 @@ func (s *scan) run(ctx context.Context, each func(*scannedFile) error) error {
 	defer finish()
 
 	group.Go(func() error {
-		defer close(ordered)
-		defer close(jobs)
-		return s.walk(ctx, ordered, jobs)
+		defer close(s.ordered)
+		defer close(s.jobs)
+		return s.walk(ctx)
 	})
 	for range scanWorkers {
 		group.Go(func() error {
-			for job := range jobs {
-				err := s.read(ctx, job, count)
+			for job := range s.jobs {
+				err := s.read(ctx, job)
 				job.dir.release()
 				if err != nil {
 					return err
@@ -134,13 +151,13 @@ func (s *scan) run(ctx context.Context, each func(*scannedFile) error) error {
 	}
 
 	var files int64
-	for job := range ordered {
+	for job := range s.ordered {
 		for waiting := true; waiting; {
 			select {
 			case <-job.done:
 				waiting = false
-			case <-ping:
-				s.tell(job.path, files, bytes.Load())
+			case <-s.ping:
+				s.progress(job.Path, files)
 			case <-ctx.Done():
 				if err := finish(); err != nil {
 					return err
@@ -148,140 +165,151 @@ func (s *scan) run(ctx context.Context, each func(*scannedFile) error) error {
 				return caller.Err()
 			}
 		}
-		if err := each(&job.scannedFile); err != nil {
+		if err := each(&job.File); err != nil {
 			return err
 		}
 		if job.dir != nil {
 			files++
 		}
-		s.tell(job.path, files, bytes.Load())
+		s.progress(job.Path, files)
 	}
 	return group.Wait()
 }
 
-func (s *scan) tell(path string, files, bytes int64) {
-	if s.progress != nil {
-		s.progress(path, files, bytes)
+func (s *scan) progress(path string, files int64) {
+	if s.Progress != nil {
+		s.Progress(path, files, s.bytes.Load())
 	}
 }
 
-// walk sends every file to ordered and the ones to be read to jobs.
-func (s *scan) walk(ctx context.Context, ordered, jobs chan<- *scanJob) error {
+// count adds to the bytes that are hashed.
+func (s *scan) count(n int64) {
+	s.bytes.Add(n)
+	select {
+	case s.ping <- struct{}{}:
+	default:
+	}
+}
+
+// walk sends a job for every file and every empty directory.
+func (s *scan) walk(ctx context.Context) error {
 	top, err := s.root.Stat()
 	if err != nil {
 		return err
 	}
-	var visit func(dir *scanDir, prefix string) error
-	visit = func(dir *scanDir, prefix string) error {
-		entries, err := dir.ReadDir()
-		if err != nil {
-			return err
-		}
-		if len(entries) == 0 && prefix != "" {
-			job := &scanJob{scannedFile: scannedFile{path: prefix}, done: make(chan struct{})}
-			close(job.done)
-			select {
-			case ordered <- job:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		var sums []keptSum
-		if strings.HasPrefix(prefix, chromaDirName+"/") {
-			sums = s.copied.nextSums(len(entries))
-		}
-		for i, entry := range entries {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			path := prefix + entry.Name
-			if s.skip != nil && s.skip(path) {
-				continue
-			}
-			if entry.Type.IsDir() {
-				sub, err := openOnSameFS(dir.Dir, entry.Name, top.Dev)
-				if err != nil {
-					return err
-				}
-				if sub != nil {
-					node := &scanDir{Dir: sub}
-					node.users.Add(1)
-					err = visit(node, path+"/")
-					node.release()
-					if err != nil {
-						return err
-					}
-					continue
-				}
-			}
-			job := &scanJob{scannedFile: scannedFile{path: path}, dir: dir, name: entry.Name, done: make(chan struct{})}
-			job.irregular = !entry.Type.IsRegular()
-			if sums != nil {
-				job.kept = &sums[i]
-			}
-			select {
-			case ordered <- job:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			dir.users.Add(1)
-			select {
-			case jobs <- job:
-			case <-ctx.Done():
-				dir.release()
-				return ctx.Err()
-			}
-		}
-		if s.sync {
-			return dir.Sync()
-		}
-		return nil
-	}
+	s.dev = top.Dev
 	root, err := s.root.Reopen()
 	if err != nil {
 		return err
 	}
-	node := &scanDir{Dir: root}
-	node.users.Add(1)
-	defer node.release()
-	return visit(node, "")
+	dir := &scanDir{Dir: root}
+	dir.users.Add(1)
+	defer dir.release()
+	return s.visit(ctx, dir, "")
 }
 
-// openOnSameFS opens the directory name, or returns nil if something is
-// mounted there.
-func openOnSameFS(dir *fsat.Dir, name string, dev uint64) (*fsat.Dir, error) {
-	sub, err := dir.OpenDir(name)
+// visit visits directories in the order of Copy's walk (see Copied).
+func (s *scan) visit(ctx context.Context, dir *scanDir, prefix string) error {
+	entries, err := dir.ReadDir()
 	if err != nil {
-		return nil, err
-	}
-	info, err := sub.Stat()
-	if err != nil {
-		sub.Close()
-		return nil, err
-	}
-	if info.Dev != dev {
-		sub.Close()
-		return nil, nil
-	}
-	return sub, nil
-}
-
-// read fills in what is asked for about one file.
-func (s *scan) read(ctx context.Context, job *scanJob, count func(int64)) (err error) {
-	if job.info, err = job.dir.Lstat(job.name); err != nil {
 		return err
 	}
-	if job.irregular || !job.info.Mode.IsRegular() || s.alien != nil && s.alien(job.info) {
-		job.irregular = true
+	if len(entries) == 0 && prefix != "" {
+		job := &scanJob{File: File{Path: prefix}, done: make(chan struct{})}
+		close(job.done)
+		select {
+		case s.ordered <- job:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	var sums []keptSum
+	if strings.HasPrefix(prefix, s.CopiedAt) {
+		sums = s.Copied.sumsOf(s.nextDir, len(entries))
+		s.nextDir++
+	}
+	for i, entry := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		path := prefix + entry.Name
+		if s.Skip != nil && s.Skip(path) {
+			continue
+		}
+		if entry.Type.IsDir() {
+			entered, err := s.visitSub(ctx, dir, entry.Name, path+"/")
+			if err != nil {
+				return err
+			}
+			if entered {
+				continue
+			}
+		}
+		job := &scanJob{File: File{Path: path}, dir: dir, name: entry.Name, done: make(chan struct{})}
+		job.Irregular = !entry.Type.IsRegular()
+		if sums != nil {
+			job.kept = &sums[i]
+		}
+		if err := s.send(ctx, job); err != nil {
+			return err
+		}
+	}
+	if s.Sync {
+		return dir.Sync()
+	}
+	return nil
+}
+
+// visitSub visits the subdirectory name unless something is mounted there, and
+// reports whether it did.
+func (s *scan) visitSub(ctx context.Context, dir *scanDir, name, prefix string) (entered bool, err error) {
+	opened, err := dir.OpenDir(name)
+	if err != nil {
+		return false, err
+	}
+	sub := &scanDir{Dir: opened}
+	sub.users.Add(1)
+	defer sub.release()
+	info, err := sub.Stat()
+	if err != nil || info.Dev != s.dev {
+		return false, err
+	}
+	return true, s.visit(ctx, sub, prefix)
+}
+
+// send sends the job of a file, first to ordered and then to the workers.
+func (s *scan) send(ctx context.Context, job *scanJob) error {
+	select {
+	case s.ordered <- job:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	job.dir.users.Add(1)
+	select {
+	case s.jobs <- job:
+		return nil
+	case <-ctx.Done():
+		job.dir.release()
+		return ctx.Err()
+	}
+}
+
+// read does what is asked for with one file.
+func (s *scan) read(ctx context.Context, job *scanJob) (err error) {
+	if job.Info, err = job.dir.Lstat(job.name); err != nil {
+		return err
+	}
+	if job.Irregular || !job.Info.Mode.IsRegular() || s.Forbidden != nil && s.Forbidden(job.Info) {
+		job.Irregular = true
 		return nil
 	}
 	known := false
-	if s.hash {
-		if job.sum, known = s.copied.sumOf(job.kept, job.name, job.info); known {
-			count(job.info.Size)
+	if s.Hash {
+		if job.Sum, known = s.Copied.sumOf(job.kept, job.name, job.Info); known {
+			s.count(job.Info.Size)
 		}
 	}
-	if (known || !s.hash) && !s.sync {
+	if (known || !s.Hash) && !s.Sync {
 		return nil
 	}
 	f, err := job.dir.Open(job.name)
@@ -293,77 +321,38 @@ func (s *scan) read(ctx context.Context, job *scanJob, count func(int64)) (err e
 	if err != nil {
 		return err
 	}
-	if !opened.Mode.IsRegular() || opened.Dev != job.info.Dev || opened.Ino != job.info.Ino {
+	if !opened.Mode.IsRegular() || opened.Dev != job.Info.Dev || opened.Ino != job.Info.Ino {
 		return fmt.Errorf("%s was replaced while it was read", f.Path())
 	}
-	if s.hash && !known && s.database.isOf(opened) {
-		if job.sum, known, err = s.awaitHash(ctx, f, opened.Size, count); err != nil {
+	if s.Hash && !known && s.Follower.IsOf(opened) {
+		if job.Sum, known, err = s.awaitSum(ctx, f, opened.Size); err != nil {
 			return err
 		}
 	}
-	if s.hash && !known {
-		if job.sum, err = hashFile(ctx, f, job.info.Size, s.writeback, count); err != nil {
+	if s.Hash && !known {
+		job.Sum, err = filehash.File(ctx, f, filehash.Options{Size: job.Info.Size, Writeback: s.Writeback, Progress: s.count})
+		if err != nil {
 			return err
 		}
 	}
-	if s.sync {
-		return syncFile(ctx, f, job.info.Size)
+	if s.Sync {
+		return syncFile(ctx, f, job.Info.Size)
 	}
 	return nil
 }
 
-type hashState struct {
-	h   hash.Hash
-	buf []byte
-}
-
-var hashStates = sync.Pool{New: func() any {
-	return &hashState{h: sha256.New(), buf: make([]byte, hashChunk)}
-}}
-
-// hashFile reads f to its end, which may differ from size.
-func hashFile(ctx context.Context, f *fsat.File, size int64, writeback bool, count func(int64)) (sum [sha256.Size]byte, err error) {
-	state := hashStates.Get().(*hashState)
-	defer hashStates.Put(state)
-	state.h.Reset()
-	const writebackStep = 8 << 20
-	for off, started := int64(0), int64(0); ; {
-		if err := ctx.Err(); err != nil {
-			return sum, err
-		}
-		// Writing runs a step ahead of hashing, so that neither waits.
-		if writeback && off >= started && started < size {
-			f.StartWriteback(started, writebackStep)
-			started += writebackStep
-		}
-		n, err := f.Read(state.buf)
-		state.h.Write(state.buf[:n])
-		off += int64(n)
-		if n > 0 && count != nil {
-			count(int64(n))
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return sum, err
-		}
-	}
-	state.h.Sum(sum[:0])
-	return sum, nil
-}
-
-// awaitHash waits for the hash of the database copy f. Meanwhile it writes f
-// out as fast as the hash goes on, not faster: a writer of the live database
-// that waited for the copy is to find the disk's queue short.
-func (s *scan) awaitHash(ctx context.Context, f *fsat.File, size int64, count func(int64)) (sum [sha256.Size]byte, ok bool, err error) {
+// awaitSum waits for the Follower's hash of f. Meanwhile it writes f out as fast
+// as the hashing advances, not faster: others who write to the same disk, such
+// as a writer of the live database that waited for the copy, should find the
+// disk's queue short.
+func (s *scan) awaitSum(ctx context.Context, f *fsat.File, size int64) (sum filehash.Sum, ok bool, err error) {
 	const step = 8 << 20
-	begun := s.database.hashed.Load()
-	told, started := int64(0), int64(0)
-	return s.database.wait(ctx, func(hashed int64) {
-		count(hashed - told)
-		told = hashed
-		if !s.writeback {
+	begun := s.Follower.Hashed()
+	counted, started := int64(0), int64(0)
+	return s.Follower.Wait(ctx, func(hashed int64) {
+		s.count(hashed - counted)
+		counted = hashed
+		if !s.Writeback {
 			return
 		}
 		share := float64(hashed-begun+step) / float64(size-begun+step)
@@ -373,8 +362,8 @@ func (s *scan) awaitHash(ctx context.Context, f *fsat.File, size int64, count fu
 	})
 }
 
-// syncFile makes f durable. One fsync of a large file cannot be cancelled, so
-// its pages are waited for piecemeal first.
+// syncFile makes f durable. An fsync of a large file cannot be cancelled, so its
+// pages are waited for in steps first.
 func syncFile(ctx context.Context, f *fsat.File, size int64) error {
 	const step = 8 << 20
 	for off := int64(0); off < size; off += step {

@@ -1,4 +1,8 @@
-package backup
+// Package registry makes a consistent copy of one JSON file, a project
+// registry, that other programs rewrite at any time and without a lock. What
+// it copies was the file's content at one moment, and is JSON. It must not
+// know what the JSON means or where the copy belongs.
+package registry
 
 import (
 	"bytes"
@@ -12,75 +16,82 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
 )
 
-// maxRegistrySize bounds what is held in memory of a registry.
-const maxRegistrySize = 16 << 20
+// MaxSize is the size up to which a registry is copied. It limits what is held
+// in memory.
+const MaxSize = 16 << 20
 
-// captureRegistry copies the registry file into dir, byte for byte, with its
-// mode and modification time, and returns its size. ok is false if there is
-// none.
+// Copy copies the file at path into dst, byte for byte, under the same name and
+// with its mode and modification time, and returns its size. It follows a link
+// at path. If there is no such file, ok is false.
 //
-// Some writers replace the file, others write into it; so it is read until two
-// readings in a row are the same file with the same times and bytes, and are
-// JSON: half of a file that is just being written is not.
-func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir) (size int64, ok bool, err error) {
-	if s.RegistryPath == "" {
+// Some writers replace the file, others write into it. So Copy reads it until
+// two consecutive readings are the same file with the same times and bytes, and
+// these are JSON, which half of a file that is just being written isn't. It
+// gives up after some 20 readings, 20 ms apart, and returns ErrSourceChanged if
+// the last two differed, or ErrSourceInvalid if they were not JSON. A file
+// larger than MaxSize is ErrSourceInvalid too.
+func Copy(ctx context.Context, path string, dst *fsat.Dir) (size int64, ok bool, err error) {
+	lastData, lastInfo, err := read(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, nil
 	}
+	if err != nil {
+		return 0, false, err
+	}
 	const attempts = 20
-	var lastData []byte
-	var lastInfo fsat.Info
-	var fault error
-	for attempt := 0; ; attempt++ {
-		data, info, err := readRegistry(s.RegistryPath)
-		if errors.Is(err, fs.ErrNotExist) && attempt == 0 {
-			s.log.Info("registry_snapshot_skipped_missing", "path", s.RegistryPath)
-			return 0, false, nil
+	const pause = 20 * time.Millisecond
+	attempt := 0
+	err = poll.Until(ctx, pause, pause, func() (done bool, err error) {
+		attempt++
+		data, info, err := read(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // missing between two readings: replaced
+			return false, err
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // gone between two readings: replaced
-			return 0, false, err
-		}
+		var fault error
 		switch {
-		case err != nil || attempt == 0 || !info.Unchanged(lastInfo) || !bytes.Equal(data, lastData):
-			fault = ErrSourceChanged
-		case !isJSON(data):
-			fault = fmt.Errorf("%w: not JSON", ErrSourceInvalid)
+		case err != nil || !info.Unchanged(lastInfo) || !bytes.Equal(data, lastData):
+			fault = errdefs.ErrSourceChanged
+		case !Valid(data):
+			fault = fmt.Errorf("%w: not JSON", errdefs.ErrSourceInvalid)
 		default:
-			return int64(len(data)), true, writeRegistry(dir, filepath.Base(s.RegistryPath), data, info)
+			size, ok = int64(len(data)), true
+			return true, write(dst, filepath.Base(path), data, info)
 		}
 		lastData, lastInfo = data, info
 		if attempt == attempts {
-			return 0, false, fault
+			return false, fault
 		}
-		if attempt > 0 {
-			if err := sleep(ctx, 20*time.Millisecond); err != nil {
-				return 0, false, err
-			}
-		}
-	}
+		return false, nil
+	})
+	return size, ok, err
 }
 
-// isJSON is as strict as the Python module, which wants UTF-8.
-func isJSON(data []byte) bool { return utf8.Valid(data) && json.Valid(data) }
+// Valid reports whether data is JSON in UTF-8. The Python module wants UTF-8,
+// which json.Valid does not check.
+func Valid(data []byte) bool { return utf8.Valid(data) && json.Valid(data) }
 
-// jsonFault says why isJSON is false.
-func jsonFault(data []byte) string {
+// Fault returns the reason why data is not Valid.
+func Fault(data []byte) string {
 	if err := json.Unmarshal(data, new(json.RawMessage)); err != nil {
 		return err.Error()
 	}
 	return "not UTF-8"
 }
 
-func readRegistry(path string) ([]byte, fsat.Info, error) {
-	// Looked at first, because opening a FIFO is felt at its other end.
+func read(path string) ([]byte, fsat.Info, error) {
+	// Stat comes first, because the process at the other end of a FIFO notices
+	// that it is opened.
 	info, err := fsat.Stat(path)
 	if err != nil {
 		return nil, info, err
 	}
 	if !info.Mode.IsRegular() {
-		return nil, info, &fs.PathError{Op: "open", Path: path, Err: errNotRegular}
+		return nil, info, &fs.PathError{Op: "open", Path: path, Err: fsat.ErrNotRegular}
 	}
 	f, err := fsat.OpenFile(path)
 	if err != nil {
@@ -92,16 +103,16 @@ func readRegistry(path string) ([]byte, fsat.Info, error) {
 	}
 	switch {
 	case !info.Mode.IsRegular():
-		return nil, info, &fs.PathError{Op: "open", Path: path, Err: errNotRegular}
-	case info.Size > maxRegistrySize:
-		return nil, info, fmt.Errorf("%w: %d bytes are too many for a registry", ErrSourceInvalid, info.Size)
+		return nil, info, &fs.PathError{Op: "open", Path: path, Err: fsat.ErrNotRegular}
+	case info.Size > MaxSize:
+		return nil, info, fmt.Errorf("%w: %d bytes are too many for a registry", errdefs.ErrSourceInvalid, info.Size)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxRegistrySize+1))
+	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
 	return data, info, err
 }
 
-func writeRegistry(dir *fsat.Dir, name string, data []byte, info fsat.Info) error {
-	f, err := dir.Create(name, 0o600)
+func write(dst *fsat.Dir, name string, data []byte, info fsat.Info) error {
+	f, err := dst.Create(name, 0o600)
 	if err != nil {
 		return err
 	}
@@ -112,7 +123,7 @@ func writeRegistry(dir *fsat.Dir, name string, data []byte, info fsat.Info) erro
 	if err := f.Chmod(info.Mode.Perm()); err != nil {
 		return err
 	}
-	if err := dir.Chtimes(name, info.MtimeNano); err != nil {
+	if err := dst.Chtimes(name, info.MtimeNano); err != nil {
 		return err
 	}
 	return f.Close()

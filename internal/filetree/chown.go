@@ -1,0 +1,34 @@
+package filetree
+
+import (
+	"context"
+	"os"
+
+	"github.com/atocore/backup/internal/fsat"
+)
+
+// ChownLike gives the entry name in dir the owner and group of old. It does
+// nothing if this process is not root, because others may not change owners, or
+// if the system has none.
+func ChownLike(dir *fsat.Dir, name string, old fsat.Info) error {
+	if os.Geteuid() != 0 || old.UID < 0 {
+		return nil
+	}
+	info, err := dir.Lstat(name)
+	if err != nil || info.UID == old.UID && info.GID == old.GID {
+		return err
+	}
+	return dir.Chown(name, old.UID, old.GID)
+}
+
+// ChownTreeLike does for everything below dir, but not for dir itself, what
+// ChownLike does for one entry. It stops at the first error.
+func ChownTreeLike(ctx context.Context, dir *fsat.Dir, old fsat.Info) error {
+	if os.Geteuid() != 0 || old.UID < 0 {
+		return nil
+	}
+	fail := func(err error) error { return err }
+	return eachEntry(ctx, dir, fail, func(dir *fsat.Dir, entry fsat.Entry) error {
+		return ChownLike(dir, entry.Name, old)
+	})
+}
