@@ -1,4 +1,4 @@
-package backup
+package sqlitedb
 
 import (
 	"context"
@@ -19,67 +19,85 @@ import (
 // SQLite's primary result codes that this package acts on
 // (sqlite.org/rescode.html).
 const (
-	sqliteError   = 1
-	sqliteBusy    = 5
-	sqliteLocked  = 6
-	sqliteCorrupt = 11
-	sqliteFormat  = 24
-	sqliteNotADB  = 26
+	codeError   = 1
+	codeBusy    = 5
+	codeLocked  = 6
+	codeCorrupt = 11
+	codeFormat  = 24
+	codeNotADB  = 26
 )
 
-// sqliteConn is one connection, without database/sql's pool and its
-// goroutine. It is opened by a driver value of our own, so that functions,
-// collations and connection hooks that a host registered do not run on a
-// snapshot.
-type sqliteConn struct{ driver.Conn }
+// Code returns the primary result code of an error of SQLite. It returns 0 for
+// any other error and for nil.
+func Code(err error) int {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		return e.Code() & 0xff
+	}
+	return 0
+}
 
-var sqliteDriver sqlite.Driver
+// isBusy reports whether err means that another connection holds a lock.
+func isBusy(err error) bool {
+	code := Code(err)
+	return code == codeBusy || code == codeLocked
+}
 
-// sqliteURI gives path as a URI, in which "?", "%" and "#" are escaped: in a
-// plain name the driver cuts at "?" (sqlite.org/uri.html).
-func sqliteURI(path, mode string, params ...string) string {
+// URI returns the database at path as a URI with the query parameters mode and
+// params, which are taken as they are. In the path, "?", "%" and "#" are
+// escaped: in a plain name the driver cuts at "?" (sqlite.org/uri.html).
+func URI(path, mode string, params ...string) string {
 	slashed := filepath.ToSlash(path)
 	if !strings.HasPrefix(slashed, "/") {
 		slashed = "/" + slashed // C:/dir/file
 	}
-	u := url.URL{Scheme: "file", Path: slashed}
-	return u.String() + "?mode=" + mode + "&" + strings.Join(params, "&")
+	query := strings.Join(append([]string{"mode=" + mode}, params...), "&")
+	u := url.URL{Scheme: "file", Path: slashed, RawQuery: query}
+	return u.String()
 }
 
-// openSQLite opens the database at path. mode is "rw" or "ro", never "rwc":
+// A conn is one connection, without database/sql's pool and its goroutine.
+type conn struct{ driver driver.Conn }
+
+// ownDriver is not the registered driver, so that functions, collations and
+// connection hooks that the host registered do not run on a snapshot.
+var ownDriver sqlite.Driver
+
+// openConn opens the database at path. mode is "rw" or "ro", never "rwc":
 // nothing is created here. SQLite opens the file at the first statement.
-func openSQLite(path, mode string, params ...string) (*sqliteConn, error) {
-	conn, err := sqliteDriver.Open(sqliteURI(path, mode, params...))
+func openConn(path, mode string, params ...string) (*conn, error) {
+	c, err := ownDriver.Open(URI(path, mode, params...))
 	if err != nil {
 		return nil, err
 	}
-	return &sqliteConn{conn}, nil
+	return &conn{c}, nil
 }
 
-// pathFor gives the path of the regular file name in dir for SQLite, which
-// knows no directory descriptors. It makes sure that the path leads to that
-// file, so that SQLite writes to no other; whoever may write in the directories
-// above can only be faster than that by chance.
+// pathFor returns the path of the regular file name in dir. SQLite needs one,
+// since it knows no directory descriptors. pathFor fails unless the path leads
+// to that file, so that SQLite writes to no other one. A process that may write
+// in the directories above could replace the file after that, but would have
+// to hit the moment.
 func pathFor(dir *fsat.Dir, name string) (string, error) {
 	path := filepath.Join(dir.Path(), name)
-	here, err := dir.Lstat(name)
+	inDir, err := dir.Lstat(name)
 	if err != nil {
 		return "", err
 	}
-	there, err := fsat.Stat(path)
+	byPath, err := fsat.Stat(path)
 	if err != nil {
 		return "", err
 	}
-	if !here.Mode.IsRegular() || there.Dev != here.Dev || there.Ino != here.Ino {
+	if !inDir.Mode.IsRegular() || inDir.ID() != byPath.ID() {
 		return "", &fs.PathError{Op: "open", Path: path, Err: errors.New("replaced by another file")}
 	}
 	return path, nil
 }
 
-// query runs one statement and calls each for every row, whose values are
-// valid during the call.
-func (c *sqliteConn) query(ctx context.Context, statement string, each func(row []driver.Value) error) error {
-	rows, err := c.Conn.(driver.QueryerContext).QueryContext(ctx, statement, nil)
+// query runs one statement and calls each, which may be nil, for every row. The
+// values of a row are valid during the call.
+func (c *conn) query(ctx context.Context, statement string, each func(row []driver.Value) error) error {
+	rows, err := c.driver.(driver.QueryerContext).QueryContext(ctx, statement, nil)
 	if err != nil {
 		return interrupted(ctx, err)
 	}
@@ -99,12 +117,12 @@ func (c *sqliteConn) query(ctx context.Context, statement string, each func(row 
 	}
 }
 
-func (c *sqliteConn) exec(ctx context.Context, statement string) error {
+func (c *conn) exec(ctx context.Context, statement string) error {
 	return c.query(ctx, statement, nil)
 }
 
-// text gives the first column of a statement's first row.
-func (c *sqliteConn) text(ctx context.Context, statement string) (text string, err error) {
+// text returns the first column of a statement's first row.
+func (c *conn) text(ctx context.Context, statement string) (text string, err error) {
 	found := false
 	err = c.query(ctx, statement, func(row []driver.Value) error {
 		if !found {
@@ -118,19 +136,13 @@ func (c *sqliteConn) text(ctx context.Context, statement string) (text string, e
 	return text, err
 }
 
-// interrupted prefers ctx's error to SQLite's word for having been stopped.
+func (c *conn) Close() error { return c.driver.Close() }
+
+// interrupted returns ctx's error if ctx is done, and err otherwise. A
+// statement that ctx ended fails with an error of SQLite's.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return err
-}
-
-// sqliteCode gives the primary result code of an error of SQLite, or 0.
-func sqliteCode(err error) int {
-	var e *sqlite.Error
-	if errors.As(err, &e) {
-		return e.Code() & 0xff
-	}
-	return 0
 }

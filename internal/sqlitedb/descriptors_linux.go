@@ -1,35 +1,37 @@
-package backup
+package sqlitedb
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// liveHandles holds one descriptor of each live database that was ever copied,
-// for the life of the process. Closing any descriptor of a database file drops
-// all POSIX locks that the process holds on it, those of the host's own
-// connections included (fcntl(2), "Record locking and file descriptors";
-// sqlite.org/howtocorrupt.html, section 2.2): so none is ever closed while the
-// file can be reached. One whose file has lost its last name can no longer be
-// opened by anybody, so its locks guard nothing; it is closed when another one
-// is asked for.
-var liveHandles struct {
+// keptDescriptors holds one descriptor of each live database that was ever
+// copied, for the life of the process. Closing any descriptor of a database
+// file drops all POSIX locks that the process holds on it, those of the host's
+// own connections included (fcntl(2), "Record locking and file descriptors";
+// sqlite.org/howtocorrupt.html, section 2.2). So none is ever closed while the
+// file can be reached. A file that has lost its last name can no longer be
+// opened by anybody, so its locks protect nothing; its descriptor is closed
+// when one of another file is asked for.
+var keptDescriptors struct {
 	sync.Mutex
-	files map[fileID]*fsat.File
+	files map[fsat.ID]*fsat.File
 }
 
-// liveHandle gives a descriptor of the database at path, which must be the
-// file id. The caller does not close it.
-func liveHandle(path string, id fileID) (*fsat.File, error) {
-	liveHandles.Lock()
-	defer liveHandles.Unlock()
-	if f := liveHandles.files[id]; f != nil {
+// keepDescriptor returns a descriptor of the database at path, which must be
+// the file id; otherwise it returns errNoPinnedCopy. The caller must not close
+// the descriptor.
+func keepDescriptor(path string, id fsat.ID) (*fsat.File, error) {
+	keptDescriptors.Lock()
+	defer keptDescriptors.Unlock()
+	if f := keptDescriptors.files[id]; f != nil {
 		return f, nil
 	}
-	for id, f := range liveHandles.files {
+	for id, f := range keptDescriptors.files {
 		if info, err := f.Stat(); err == nil && info.Links == 0 {
-			delete(liveHandles.files, id)
+			delete(keptDescriptors.files, id)
 			f.Close()
 		}
 	}
@@ -39,17 +41,30 @@ func liveHandle(path string, id fileID) (*fsat.File, error) {
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err // f stays open: what it is is not known
+		return nil, err // f stays open: it is not known which file it is
 	}
-	if liveHandles.files == nil {
-		liveHandles.files = make(map[fileID]*fsat.File)
+	if keptDescriptors.files == nil {
+		keptDescriptors.files = make(map[fsat.ID]*fsat.File)
 	}
-	got := fileID{info.Dev, info.Ino}
-	if liveHandles.files[got] == nil {
-		liveHandles.files[got] = f
+	opened := info.ID()
+	if keptDescriptors.files[opened] == nil {
+		keptDescriptors.files[opened] = f
 	}
-	if got != id { // replaced just now; what was opened is kept all the same
+	if opened != id { // replaced just now; the descriptor is kept all the same
 		return nil, errNoPinnedCopy
 	}
 	return f, nil
+}
+
+// isKeptDescriptor reports whether a descriptor of this process, by its number,
+// is one of keptDescriptors.
+func isKeptDescriptor(number string) bool {
+	keptDescriptors.Lock()
+	defer keptDescriptors.Unlock()
+	for _, f := range keptDescriptors.files {
+		if fmt.Sprint(f.Descriptor()) == number {
+			return true
+		}
+	}
+	return false
 }

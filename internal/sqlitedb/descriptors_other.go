@@ -1,9 +1,9 @@
 //go:build !linux
 
-package backup
+package sqlitedb
 
 import "github.com/atocore/backup/internal/fsat"
 
-// liveHandle is for systems on which the pinned copy has been tried; on the
-// others the online backup does.
-func liveHandle(string, fileID) (*fsat.File, error) { return nil, errNoPinnedCopy }
+// keepDescriptor returns errNoPinnedCopy: the pinned copy has been tried on
+// Linux only. Elsewhere the online backup API is used.
+func keepDescriptor(string, fsat.ID) (*fsat.File, error) { return nil, errNoPinnedCopy }

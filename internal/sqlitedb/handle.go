@@ -1,4 +1,4 @@
-package backup
+package sqlitedb
 
 import (
 	"context"
@@ -9,74 +9,76 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
 )
 
 // Two copies of SQLite in one process do not know of each other's descriptors,
 // and whichever closes one drops the POSIX locks of both
 // (sqlite.org/howtocorrupt.html, section 2.2.1). So a database that the host
-// has open through another driver is captured through the host's own
-// connection, and nothing here opens its file.
+// has open through another driver is copied through the host's own connection,
+// and this package does not open its file.
 
-// captureHandle copies the database of the host's own handle to dir/workDBName.
-func (s *settings) captureHandle(ctx context.Context, dir *fsat.Dir) error {
-	conn, err := s.DB.Conn(ctx)
+// copyHandle copies the database of the host's own handle to dir/WorkName.
+func (c *Capture) copyHandle(ctx context.Context, dir *fsat.Dir) error {
+	host, err := c.Handle.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("get a connection of DB: %w", err)
 	}
-	defer conn.Close()
-	if err := s.checkHandle(ctx, conn); err != nil {
+	defer host.Close()
+	if err := c.checkHandle(ctx, host); err != nil {
 		return err
 	}
 	online := false
-	err = conn.Raw(func(dc any) error {
-		if _, online = dc.(backuper); !online {
+	err = host.Raw(func(raw any) error {
+		if _, online = raw.(backuper); !online {
 			return nil
 		}
-		return s.captureConn(ctx, dc.(driver.Conn), dir)
+		return c.copyConn(ctx, raw.(driver.Conn), dir)
 	})
 	if err != nil || online {
 		return err
 	}
-	if err := createEmpty(dir, workDBName); err != nil { // so that its mode is ours
+	if err := createEmpty(dir, WorkName); err != nil {
 		return err
 	}
 	// An absolute path is never taken for a URI.
-	if _, err := conn.ExecContext(ctx, "VACUUM INTO ?", filepath.Join(dir.Path(), workDBName)); err != nil {
+	if _, err := host.ExecContext(ctx, "VACUUM INTO ?", filepath.Join(dir.Path(), WorkName)); err != nil {
 		return interrupted(ctx, fmt.Errorf("VACUUM INTO: %w", err))
 	}
 	return nil
 }
 
-// checkHandle refuses a handle that has another file open than DatabasePath.
-func (s *settings) checkHandle(ctx context.Context, conn *sql.Conn) error {
-	file, err := mainFile(ctx, conn)
+// checkHandle returns ErrInvalidOptions if the handle has a file open other
+// than Path.
+func (c *Capture) checkHandle(ctx context.Context, host *sql.Conn) error {
+	file, err := mainFile(ctx, host)
 	if err != nil {
 		return interrupted(ctx, fmt.Errorf("ask DB for its file: %w", err))
 	}
-	wanted, err := fsat.Stat(s.DatabasePath)
+	wanted, err := fsat.Stat(c.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	opened, openedErr := fsat.Stat(file)
 	inMemory := file == "" || errors.Is(openedErr, fs.ErrNotExist)
 	switch {
-	case err != nil && inMemory: // the path is a mere name
+	case err != nil && inMemory: // Path is only a name
 		return nil
 	case inMemory:
-		return fmt.Errorf("%w: DB is in memory, but DatabasePath is a file", ErrInvalidOptions)
+		return fmt.Errorf("%w: DB is in memory, but DatabasePath is a file", errdefs.ErrInvalidOptions)
 	case openedErr != nil:
 		return openedErr
 	case err != nil, opened.Ino != 0 && !opened.SameFile(wanted):
-		return fmt.Errorf("%w: DB has %s open, which is not DatabasePath", ErrInvalidOptions, file)
+		return fmt.Errorf("%w: DB has %s open, which is not DatabasePath", errdefs.ErrInvalidOptions, file)
 	}
 	return nil
 }
 
-// mainFile gives the path of the file that a connection has open; for a
-// database in memory it is empty or names no file.
-func mainFile(ctx context.Context, conn *sql.Conn) (string, error) {
-	rows, err := conn.QueryContext(ctx, "PRAGMA database_list")
+// mainFile returns the path of the file that a connection has open. For a
+// database in memory it is empty or the path of no file.
+func mainFile(ctx context.Context, host *sql.Conn) (string, error) {
+	rows, err := host.QueryContext(ctx, "PRAGMA database_list")
 	if err != nil {
 		return "", err
 	}
@@ -95,12 +97,12 @@ func mainFile(ctx context.Context, conn *sql.Conn) (string, error) {
 	return "", errors.Join(rows.Err(), errors.New("PRAGMA database_list names no main"))
 }
 
-// captureConn runs the online backup on a connection of the host's pool and
-// leaves it as it was: a pool drops a connection that has failed, and a
-// database in memory would be lost with it. So a panic of OnProgress does not
-// get to the pool either.
-func (s *settings) captureConn(ctx context.Context, conn driver.Conn, dir *fsat.Dir) (err error) {
-	src := &pinnedSource{sqliteConn: &sqliteConn{conn}}
+// copyConn runs the online backup on a connection of the host's pool and
+// leaves the connection as it was. A pool drops a connection that has failed,
+// and a database in memory would be lost with it. So a panic of Progress must
+// not reach the pool either.
+func (c *Capture) copyConn(ctx context.Context, host driver.Conn, dir *fsat.Dir) (err error) {
+	src := &Source{conn: &conn{host}}
 	if err := src.begin(ctx); err != nil {
 		return err
 	}
@@ -109,9 +111,9 @@ func (s *settings) captureConn(ctx context.Context, conn driver.Conn, dir *fsat.
 			err = errors.Join(err, rerr, driver.ErrBadConn)
 		}
 	}()
-	defer recoverTo(&err)
-	if err := src.pin(ctx); err != nil {
+	defer errdefs.Recover(&err)
+	if err := src.read(ctx); err != nil {
 		return sourceError(err)
 	}
-	return s.onlineBackup(ctx, src, dir)
+	return c.copyOnline(ctx, src, dir)
 }

@@ -1,7 +1,6 @@
-package backup
+package sqlitedb
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -10,8 +9,8 @@ import (
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// openedBy gives the number of a process that has the file open, or 0. The
-// descriptors that this package keeps (see liveHandles) do not count.
+// openedBy returns the number of a process that has the file open, or 0. The
+// descriptors that this package keeps (see keptDescriptors) do not count.
 func openedBy(file fsat.Info) (pid int) {
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
@@ -25,10 +24,10 @@ func openedBy(file fsat.Info) (pid int) {
 		dir := filepath.Join("/proc", process.Name(), "fd")
 		descriptors, err := os.ReadDir(dir)
 		if err != nil {
-			continue // ended, or not ours to look into
+			continue // it has ended, or this process may not look into it
 		}
 		for _, descriptor := range descriptors {
-			// Through the link to the open file itself: nothing is opened.
+			// The link leads to the open file itself, and stat opens nothing.
 			var st syscall.Stat_t
 			if syscall.Stat(filepath.Join(dir, descriptor.Name()), &st) != nil {
 				continue
@@ -36,24 +35,11 @@ func openedBy(file fsat.Info) (pid int) {
 			if st.Ino != file.Ino || uint64(st.Dev) != file.Dev {
 				continue
 			}
-			if pid == os.Getpid() && keptDescriptor(descriptor.Name()) {
+			if pid == os.Getpid() && isKeptDescriptor(descriptor.Name()) {
 				continue
 			}
 			return pid
 		}
 	}
 	return 0
-}
-
-// keptDescriptor tells whether a descriptor of this process is one of
-// liveHandles.
-func keptDescriptor(number string) bool {
-	liveHandles.Lock()
-	defer liveHandles.Unlock()
-	for _, f := range liveHandles.files {
-		if fmt.Sprint(f.Descriptor()) == number {
-			return true
-		}
-	}
-	return false
 }

@@ -1,8 +1,8 @@
 //go:build !linux
 
-package backup
+package sqlitedb
 
 import "github.com/atocore/backup/internal/fsat"
 
-// openedBy cannot be told here.
+// openedBy returns 0: this system offers no way to find out.
 func openedBy(fsat.Info) (pid int) { return 0 }

@@ -1,4 +1,4 @@
-package backup
+package sqlitedb
 
 import (
 	"io"
@@ -11,28 +11,30 @@ import (
 )
 
 const (
-	// readAheadBlock is read at once where pages are read one after the other.
-	// It is no smaller than SQLite's largest page, of which it holds a whole
-	// number.
+	// readAheadBlock is how much is read at once where pages are read one after
+	// the other. It is not smaller than SQLite's largest page, and a multiple of
+	// every page size.
 	readAheadBlock = 64 << 10
 
-	// readAheadRuns is how many places of a file are read on from in turns: a
-	// table and its rows' overflow pages, beside single pages of its indexes.
+	// readAheadRuns is the number of places in a file from which SQLite reads on
+	// in turns: a table and the overflow pages of its rows, beside single pages
+	// of its indexes.
 	readAheadRuns = 4
 
-	// readAheadName is the one file that SQLite finds.
+	// readAheadName is the only file that SQLite finds.
 	readAheadName = "/database"
 )
 
-// A readAhead is a file as SQLite reads it for a check: page by page, tables
-// from end to end, downwards when it walks a tree (checkTreePage in btree.c)
-// and upwards when it looks at the rows. What is near the page last read is
-// read block by block, which spares most of the system calls. It may be used
-// only for a file that nothing writes to, and by one connection.
+// A readAhead is a file system for SQLite with one file in it, which is read as
+// SQLite reads it for a check: page by page, whole tables at a time, downwards
+// when it walks a tree (checkTreePage in btree.c) and upwards when it looks at
+// the rows. Pages near the one last read are read block by block, which spares
+// most of the system calls. A readAhead may be used only for a file that nothing
+// writes to, and by one connection.
 //
-// What cannot be read is told of no earlier and no later than by the file: a
-// block that ends too early or in an error holds what there is of it, and what
-// it does not hold is asked of the file.
+// Errors and the end of the file appear exactly where the file itself would
+// report them: a block that ends too early or in an error keeps what could be
+// read of it, and the rest is read from the file when it is asked for.
 type readAhead struct {
 	file  io.ReaderAt
 	size  func() (int64, error)
@@ -43,25 +45,26 @@ type readAhead struct {
 
 type readAheadRun struct {
 	last  int64  // the offset last read
-	used  int64  // when that was
-	start int64  // of block
-	block []byte // what was read of the file from there
+	used  int64  // the clock at that read; 0 if there was none
+	start int64  // of block, in the file
+	block []byte // what could be read from there
 }
 
-// openReadAhead opens file for SQLite's checks, immutable, so that neither
-// locks nor sidecar files are made or looked for (sqlite.org/uri.html). SQLite
-// gets the file that is open and no path to find another one by.
-func openReadAhead(file *fsat.File, params ...string) (_ *sqliteConn, release func(), err error) {
+// openReadAhead opens file for SQLite's checks. It is immutable, so that SQLite
+// neither makes nor looks for locks and sidecar files (sqlite.org/uri.html).
+// SQLite gets the open file, and no path by which it could find another one.
+// release closes the connection and leaves file open.
+func openReadAhead(file *fsat.File, params ...string) (_ *conn, release func(), err error) {
 	name, system, err := vfs.New(newReadAhead(file))
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := openSQLite(readAheadName, "ro", append(params, "immutable=1", "vfs="+name)...)
+	c, err := openConn(readAheadName, "ro", append(params, "immutable=1", "vfs="+name)...)
 	if err != nil {
 		system.Close()
 		return nil, nil, err
 	}
-	return conn, func() { conn.Close(); system.Close() }, nil
+	return c, func() { c.Close(); system.Close() }, nil
 }
 
 func newReadAhead(file *fsat.File) *readAhead {
@@ -79,10 +82,10 @@ func (r *readAhead) Open(name string) (fs.File, error) {
 	return r, nil
 }
 
-// Close leaves the file to whoever opened it.
+// Close does nothing: the file is the caller's.
 func (r *readAhead) Close() error { return nil }
 
-// Stat tells the file's size, which is all that SQLite wants to know.
+// Stat returns the file's size, which is all that SQLite needs.
 func (r *readAhead) Stat() (fs.FileInfo, error) {
 	size, err := r.size()
 	return readAheadInfo(size), err
@@ -106,13 +109,14 @@ func (r *readAhead) Seek(off int64, whence int) (int64, error) {
 	return off, nil
 }
 
-// Read fills p, unless the file ends or fails before.
+// Read fills p, unless the file ends or fails before that.
 func (r *readAhead) Read(p []byte) (int, error) {
 	n, err := r.readAt(p, r.off)
 	r.off += int64(n)
 	return n, err
 }
 
+// readAt is io.ReaderAt's, through the blocks.
 func (r *readAhead) readAt(p []byte, off int64) (int, error) {
 	r.clock++
 	var near *readAheadRun
@@ -147,6 +151,7 @@ func (r *readAhead) readAt(p []byte, off int64) (int, error) {
 	return r.file.ReadAt(p, off)
 }
 
+// holds reports whether the block has all of p at off.
 func (run *readAheadRun) holds(p []byte, off int64) bool {
 	return off >= run.start && off+int64(len(p)) <= run.start+int64(len(run.block))
 }

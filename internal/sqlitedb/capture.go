@@ -1,0 +1,133 @@
+package sqlitedb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/atocore/backup/internal/errdefs"
+	"github.com/atocore/backup/internal/filehash"
+	"github.com/atocore/backup/internal/fsat"
+)
+
+// WorkName is the name of a copy until it is sealed. It is short because
+// SQLite appends "-journal" and "-wal" to it, which a file name of 255 bytes
+// would leave no room for.
+const WorkName = "capture.db"
+
+// A Capture describes how one live database is to be copied.
+type Capture struct {
+	// Path is the database file. With a Handle on a database in memory it is
+	// only a name.
+	Path string
+	// Handle, if it is set, is the host's own handle on the database. The copy
+	// is made through a connection of it, and the file is not opened here.
+	Handle *sql.DB
+	// Source, if it is set, is used instead of opening Path. It stays open.
+	Source *Source
+	// Online selects SQLite's online backup API where the files themselves
+	// could be copied.
+	Online bool
+	// Hash allows hashing the copy on another CPU while it is made. It should
+	// be false if writers are kept waiting meanwhile: then the CPUs should only
+	// copy.
+	Hash bool
+	// Progress, if it is not nil, is called with the number of bytes copied so
+	// far and with the number that there are, which may change. If it panics,
+	// the panic passes through CopyTo, unless there is a Handle: then CopyTo
+	// returns it as errdefs.ErrPanic.
+	Progress func(done, total int64)
+}
+
+// A Copy is a copy of a live database that CopyTo made in a directory, under
+// WorkName until it is sealed. Discard must be called when it is no longer
+// needed.
+type Copy struct {
+	hash *filehash.Follower
+}
+
+// CopyTo copies the database to dir/WorkName as it is at one moment. ctx also
+// ends the hash, which may still be running when CopyTo returns.
+//
+// A file that is not a database is errdefs.ErrSourceInvalid, one that was
+// replaced while it was copied is errdefs.ErrSourceChanged, and a Handle that
+// has another file open is errdefs.ErrInvalidOptions. Busy databases are waited
+// for until ctx is done. After an error, what was written stays in dir.
+func (c *Capture) CopyTo(ctx context.Context, dir *fsat.Dir) (*Copy, error) {
+	made := new(Copy)
+	complete := false
+	defer func() { // also if Progress panics
+		if !complete {
+			made.Discard()
+		}
+	}()
+	if err := c.copyTo(ctx, dir, made); err != nil {
+		return nil, err
+	}
+	complete = true
+	return made, nil
+}
+
+func (c *Capture) copyTo(ctx context.Context, dir *fsat.Dir, made *Copy) error {
+	if c.Handle != nil {
+		return c.copyHandle(ctx, dir)
+	}
+	src := c.Source
+	if src == nil {
+		var err error
+		if src, err = Open(ctx, c.Path); err != nil {
+			return err
+		}
+		defer src.Close()
+	}
+	if !c.Online {
+		if err := c.copyPinned(ctx, src, dir, made); !errors.Is(err, errNoPinnedCopy) {
+			return err
+		}
+	}
+	return c.copyOnline(ctx, src, dir)
+}
+
+func (c *Capture) progress(done, total int64) {
+	if c.Progress != nil {
+		c.Progress(done, total)
+	}
+}
+
+// Hash returns the hash that was begun while the copy was made. It is nil if
+// the copy has to be hashed later: none was begun, or the copy was changed
+// since.
+func (c *Copy) Hash() *filehash.Follower {
+	if c == nil {
+		return nil
+	}
+	return c.hash
+}
+
+// Discard ends the hash, if one is running. The files are left to the caller.
+// A nil Copy has nothing to discard.
+func (c *Copy) Discard() {
+	if c != nil {
+		c.hash.Stop()
+		c.hash = nil
+	}
+}
+
+// createEmpty creates the file in which SQLite will write a copy, so that its
+// mode is not SQLite's 0644.
+func createEmpty(dir *fsat.Dir, name string) error {
+	f, err := dir.Create(name, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// sourceError wraps SQLITE_NOTADB and SQLITE_CORRUPT in ErrSourceInvalid.
+func sourceError(err error) error {
+	if code := Code(err); code == codeNotADB || code == codeCorrupt {
+		return fmt.Errorf("%w: %w", errdefs.ErrSourceInvalid, err)
+	}
+	return err
+}
