@@ -1,113 +1,175 @@
-package backup
+// Package backupdir decides who may do what in a backup directory, and when:
+// it takes the locks on the directory and on its snapshots, and builds,
+// publishes and removes snapshots by single renames.
+//
+// It promises that a snapshot is visible in snapshots/ either whole and durable
+// or not at all, that a process that dies blocks nobody, and that what it
+// leaves behind is removed by the next call of Reap. It must not know what a
+// snapshot contains.
+//
+// # Locking
+//
+// All locks are flock(2) on existing directories, so the kernel releases them
+// when a process dies.
+//
+//   - On the backup directory: a create or a prune holds a shared lock, a
+//     restore that replaces something an exclusive one. Nobody waits. So any
+//     number of creates and prunes run side by side; a restore is refused while
+//     one of them runs, and they are refused while a restore runs.
+//   - On a snapshot's directory: a validate or a restore of it holds a shared
+//     lock, whoever removes it an exclusive one. A prune skips a snapshot that
+//     is in use. A validate waits, for moments only, until its snapshot is gone,
+//     or until it is settled if the create that publishes it still holds its
+//     lock.
+//   - On a staging directory: whoever builds it holds an exclusive lock (see
+//     [Staging]).
+//
+// A list takes no lock. On file systems without flock(2) there is no mutual
+// exclusion.
+package backupdir
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
-	"path/filepath"
 	"time"
 
+	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
 )
 
-// Who waits for whom. All locks are flock(2), on directories that are there
-// anyway, so a process that dies lets go of its own.
-//
-//   - On BackupDir: a create or a prune holds it shared, a restore that
-//     replaces something exclusively; nobody waits. So any number of creates
-//     and prunes go on side by side; a restore is refused while one runs
-//     (ErrBusy), and they are refused while it runs (ErrRestoreUnfinished).
-//   - On a snapshot's directory: who validates or restores it holds it shared,
-//     who removes it exclusively. A prune passes over a snapshot that is in
-//     use. A validate waits for a moment until its snapshot is gone, or, when
-//     the create that publishes it still has its lock, settled.
-//   - On a staging directory: who builds it, exclusively (see staging.go).
-//
-// A list takes no lock. Where a file system has no such locks, nothing is kept
-// apart.
+// Enter opens the backup directory at path and takes the shared lock of a
+// create or a prune, which lasts until the directory is closed. It does not
+// wait: while a restore holds the exclusive lock, the error matches
+// [fsat.ErrLocked]. Where the file system has no locks, the directory is
+// returned unlocked.
+func Enter(path string) (*fsat.Dir, error) { return enter(path, (*fsat.Dir).TryRLock) }
 
-// enterBackupDir takes the part of a create or a prune in the backup directory
-// until it is closed. It refuses beside a restore, and after one that was cut
-// off.
-func (s *settings) enterBackupDir() (*fsat.Dir, error) {
-	dir, err := fsat.OpenDir(s.BackupDir)
-	if err != nil || s.restoring != nil {
-		return dir, err
+// EnterExclusive opens the backup directory at path and takes the exclusive
+// lock of a restore, which lasts until the directory is closed. It does not
+// wait: while a create, a prune or another restore holds a lock, the error
+// matches [fsat.ErrLocked]. Where the file system has no locks, the directory
+// is returned unlocked.
+func EnterExclusive(path string) (*fsat.Dir, error) { return enter(path, (*fsat.Dir).TryLock) }
+
+func enter(path string, lock func(*fsat.Dir) error) (*fsat.Dir, error) {
+	dir, err := fsat.OpenDir(path)
+	if err != nil {
+		return nil, err
 	}
-	if err := dir.TryRLock(); errors.Is(err, fsat.ErrLocked) {
-		dir.Close()
-		return nil, fmt.Errorf("%w: one is running in %s", ErrRestoreUnfinished, s.BackupDir)
-	}
-	if err := s.unfinishedRestore(); err != nil {
+	if err := lock(dir); errors.Is(err, fsat.ErrLocked) {
 		dir.Close()
 		return nil, err
 	}
 	return dir, nil
 }
 
-// restoreCutOff tells readers of a restore that was cut off. One that is
-// running does not concern them.
-func (s *settings) restoreCutOff() error {
-	// The lock is looked at only if there is a journal: a restore that begins
-	// just then would take the look for a create.
-	if err := s.unfinishedRestore(); err == nil {
-		return nil
+// OpenSnapshots opens snapshots/ in the backup directory at backupDir. It
+// refuses a symbolic link in its place.
+func OpenSnapshots(backupDir string) (*fsat.Dir, error) {
+	dir, err := fsat.OpenDir(backupDir)
+	if err != nil {
+		return nil, err
 	}
-	dir, err := fsat.OpenDir(s.BackupDir)
-	if err == nil {
-		defer dir.Close()
-		if errors.Is(dir.TryRLock(), fsat.ErrLocked) {
-			return nil
-		}
-	}
-	return s.unfinishedRestore()
+	defer dir.Close()
+	return dir.OpenDir(format.SnapshotsName)
 }
 
-// unfinishedRestore looks for the journal of a restore.
-func (s *settings) unfinishedRestore() error {
-	for _, path := range s.journalPaths() {
-		if _, err := fsat.Stat(path); err == nil {
-			return fmt.Errorf("%w: %s tells what it was doing; restore again with the same paths to finish or undo it", ErrRestoreUnfinished, path)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+// OpenSnapshot opens the snapshot stamp in the backup directory at backupDir
+// and holds it as [Hold] does: while the directory is open, nobody removes the
+// snapshot. If there is none, or none any more, the error matches
+// fs.ErrNotExist.
+func OpenSnapshot(ctx context.Context, backupDir, stamp string) (*fsat.Dir, error) {
+	root, err := OpenSnapshots(backupDir)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	defer root.Close()
+	dir, err := root.OpenDir(stamp)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := Hold(ctx, root, dir, stamp)
+	if err == nil && gone {
+		err = &fs.PathError{Op: "open", Path: dir.Path(), Err: fs.ErrNotExist}
+	}
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
 }
 
-// journalName is the journal of a restore. It lies in BackupDir, or beside the
-// database where that was empty before, or where BackupDir is read-only.
-const journalName = ".atocore-restore.journal"
-
-func (s *settings) journalPaths() []string {
-	paths := []string{filepath.Join(s.BackupDir, journalName)}
-	if s.DatabasePath != "" {
-		paths = append(paths, filepath.Join(filepath.Dir(realPath(s.DatabasePath)), journalName))
-	}
-	return paths
-}
-
-// holdSnapshot keeps the snapshot from being removed while dir is open. gone
-// tells that it has been.
-func holdSnapshot(ctx context.Context, root, dir *fsat.Dir, stamp string) (gone bool, err error) {
+// Hold takes the shared lock on the snapshot dir, which was opened as stamp in
+// root, so that nobody removes it while dir is open. While somebody holds the
+// exclusive lock, Hold waits until it is released or ctx ends. gone reports
+// whether the snapshot has been removed instead.
+func Hold(ctx context.Context, root, dir *fsat.Dir, stamp string) (gone bool, err error) {
 	mine, err := dir.Stat()
 	if err != nil {
 		return false, err
 	}
-	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+	err = poll.Until(ctx, time.Millisecond, 20*time.Millisecond, func() (done bool, err error) {
 		locked := dir.TryRLock()
 		there, err := root.Lstat(stamp)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), err == nil && there.Ino != mine.Ino:
+			gone = true
 			return true, nil
 		case err != nil:
 			return false, err
-		case !errors.Is(locked, fsat.ErrLocked):
-			return false, nil
 		}
-		if err := sleep(ctx, wait); err != nil {
-			return false, err
-		}
+		return !errors.Is(locked, fsat.ErrLocked), nil
+	})
+	return gone, err
+}
+
+// IsStill reports whether dir still has the name in root by which it was
+// opened. A snapshot that is being removed loses its name before its files. If
+// this cannot be determined, IsStill returns true.
+func IsStill(root *fsat.Dir, name string, dir *fsat.Dir) bool {
+	there, err := root.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
 	}
+	mine, mineErr := dir.Stat()
+	return err != nil || mineErr != nil || there.Ino == mine.Ino
+}
+
+// Remove removes the snapshot stamp. root is snapshots/ in backupDir. Remove
+// renames the snapshot to a staging name, calls gone, makes the rename durable
+// and then removes the files; if it is interrupted, Reap removes the rest. The
+// lock that it holds meanwhile keeps readers out, and keeps other processes
+// from reaping the directory as stale.
+//
+// Errors: [fsat.ErrLocked] if the snapshot is in use, fs.ErrNotExist if it is
+// gone already, ctx's error, or an *fs.PathError.
+func Remove(ctx context.Context, backupDir, root *fsat.Dir, stamp string, gone func()) error {
+	dir, err := root.OpenDir(stamp)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.TryLock(); errors.Is(err, fsat.ErrLocked) {
+		return err
+	}
+	mine, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	if there, err := root.Lstat(stamp); err != nil {
+		return err
+	} else if there.Ino != mine.Ino {
+		return &fs.PathError{Op: "remove", Path: dir.Path(), Err: fs.ErrNotExist}
+	}
+	name := format.NewStagingName()
+	if err := root.Rename(stamp, backupDir, name); err != nil {
+		return err
+	}
+	gone()
+	if err := fsat.SyncAll(backupDir, root); err != nil {
+		return err
+	}
+	return backupDir.RemoveTree(ctx, name)
 }

@@ -1,44 +1,27 @@
-package backup
+package backupdir
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"strings"
+	"time"
 
+	"github.com/atocore/backup/internal/errdefs"
+	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// stagingPrefix begins the names of staging directories in BackupDir; 16
-// hexadecimal digits follow. A snapshot that is being removed gets such a name
-// too.
-const stagingPrefix = ".atocore-staging-"
-
-func isStagingName(name string) bool {
-	digits, ok := strings.CutPrefix(name, stagingPrefix)
-	return ok && len(digits) == 16 && strings.Trim(digits, "0123456789abcdef") == ""
-}
-
-func newStagingName() string { return stagingPrefix + randomHex() }
-
-func randomHex() string {
-	var random [8]byte
-	rand.Read(random[:]) // never fails: crypto/rand
-	return hex.EncodeToString(random[:])
-}
-
-// reapStaging removes the staging directories that dead processes left in
-// backupDir. One whose lock is held belongs to a live process, even a stopped
-// one, and is left alone; so is one that cannot be locked or removed, which is
-// logged: it is no reason to fail a backup.
-func reapStaging(ctx context.Context, backupDir string, log *slog.Logger) error {
-	root, err := fsat.OpenDir(backupDir)
+// Reap removes the staging directories that dead processes left in the backup
+// directory at path, and logs each. A directory whose lock is held belongs to a
+// live process, even a stopped one, and is left alone. A directory that cannot
+// be locked or removed is logged and skipped; it never fails a backup. Errors:
+// ctx's error, or an *fs.PathError if the backup directory cannot be read. One
+// that does not exist has nothing to be removed.
+func Reap(ctx context.Context, path string, log *slog.Logger) error {
+	root, err := fsat.OpenDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -51,7 +34,7 @@ func reapStaging(ctx context.Context, backupDir string, log *slog.Logger) error 
 		return err
 	}
 	for _, entry := range entries {
-		if !entry.Type.IsDir() || !isStagingName(entry.Name) {
+		if !entry.Type.IsDir() || !format.IsStagingName(entry.Name) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -60,12 +43,12 @@ func reapStaging(ctx context.Context, backupDir string, log *slog.Logger) error 
 		err := reapOne(ctx, root, entry.Name)
 		switch {
 		case err == nil:
-			log.Info("stale_staging_removed", "path", filepath.Join(backupDir, entry.Name))
+			log.Info("stale_staging_removed", "path", filepath.Join(path, entry.Name))
 		case ctx.Err() != nil:
 			return err
 		case errors.Is(err, fsat.ErrLocked), errors.Is(err, fs.ErrNotExist):
 		default:
-			log.Warn("stale_staging_left", "path", filepath.Join(backupDir, entry.Name), "error", err)
+			log.Warn("stale_staging_left", "path", filepath.Join(path, entry.Name), "error", err)
 		}
 	}
 	return nil
@@ -80,69 +63,26 @@ func reapOne(ctx context.Context, root *fsat.Dir, name string) error {
 	if err := dir.TryLock(); err != nil {
 		return err
 	}
-	return removeTree(ctx, root, name)
+	return root.RemoveTree(ctx, name)
 }
 
-// removeTree removes the directory name and all below it, following no link
-// and entering no mount point.
-func removeTree(ctx context.Context, parent *fsat.Dir, name string) error {
-	dir, err := parent.OpenDir(name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	same, err := fsat.SameMount(parent, dir)
-	if err != nil {
-		return err
-	}
-	if !same {
-		return fmt.Errorf("%s is a mount point", dir.Path())
-	}
-	info, err := dir.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Mode.Perm()&0o700 != 0o700 { // a copied directory may be read-only
-		if err := dir.Chmod(info.Mode | 0o700); err != nil {
-			return err
-		}
-	}
-	entries, err := dir.ReadDir()
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if entry.Type.IsDir() {
-			err = removeTree(ctx, dir, entry.Name)
-		} else {
-			err = dir.Remove(entry.Name, false)
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return parent.Remove(name, true)
-}
-
-// A staging directory is where a snapshot is built, beside snapshots/, so that
-// one rename publishes it.
-type staging struct {
-	*fsat.Dir           // the staging directory, locked while it is open
-	backupDir *fsat.Dir // where it is
-	snapshots *fsat.Dir // where it is going
+// A Staging is the directory in which a snapshot is built. It lies beside
+// snapshots/, so that one rename publishes it, and it is locked while it is
+// open, so that Reap does not take it for a dead process's.
+type Staging struct {
+	*fsat.Dir
+	backupDir *fsat.Dir
+	snapshots *fsat.Dir
 	name      string
 	published bool
-
-	dbHash *hashBehind // of the database copy; nil if it is hashed later
 }
 
-// newStaging makes a staging directory in backupDir, and snapshots/ if it is
-// missing.
-func newStaging(backupDir string) (_ *staging, err error) {
-	st := new(staging)
+// NewStaging creates a staging directory in backupDir, and snapshots/ if it is
+// missing. The caller must call Discard in the end, whether it has published
+// the snapshot or not. The error matches [errdefs.ErrCrossDevice] if no rename
+// leads from backupDir to snapshots/.
+func NewStaging(backupDir string) (_ *Staging, err error) {
+	st := new(Staging)
 	defer func() {
 		if err != nil {
 			st.closeAll()
@@ -151,7 +91,7 @@ func newStaging(backupDir string) (_ *staging, err error) {
 	if st.backupDir, err = fsat.OpenDir(backupDir); err != nil {
 		return nil, err
 	}
-	switch err := st.backupDir.Mkdir(snapshotsName, 0o700); {
+	switch err := st.backupDir.Mkdir(format.SnapshotsName, 0o700); {
 	case err == nil:
 		if err := st.backupDir.Sync(); err != nil {
 			return nil, err
@@ -159,7 +99,7 @@ func newStaging(backupDir string) (_ *staging, err error) {
 	case !errors.Is(err, fs.ErrExist):
 		return nil, err
 	}
-	if st.snapshots, err = st.backupDir.OpenDir(snapshotsName); err != nil {
+	if st.snapshots, err = st.backupDir.OpenDir(format.SnapshotsName); err != nil {
 		return nil, err
 	}
 	same, err := fsat.SameMount(st.backupDir, st.snapshots)
@@ -167,16 +107,17 @@ func newStaging(backupDir string) (_ *staging, err error) {
 		return nil, err
 	}
 	if !same {
-		return nil, fmt.Errorf("%w: %s", ErrCrossDevice, st.snapshots.Path())
+		return nil, fmt.Errorf("%w: %s", errdefs.ErrCrossDevice, st.snapshots.Path())
 	}
-	return st, st.make()
+	return st, st.create()
 }
 
-// make makes and locks the directory. A reaper may see it before it is locked
-// and take it for a dead process's; then another one is made.
-func (st *staging) make() error {
+// create creates and locks the directory. A reaper that sees it before it is
+// locked takes it for a dead process's and removes it; then create tries again
+// with another name.
+func (st *Staging) create() error {
 	for range 100 {
-		st.name = newStagingName()
+		st.name = format.NewStagingName()
 		if err := st.backupDir.Mkdir(st.name, 0o700); errors.Is(err, fs.ErrExist) {
 			continue
 		} else if err != nil {
@@ -187,26 +128,26 @@ func (st *staging) make() error {
 			continue
 		}
 		if err != nil {
-			return errors.Join(err, st.unmake())
+			return errors.Join(err, st.remove())
 		}
-		kept, err := st.keep(dir)
-		if kept {
+		claimed, err := st.claim(dir)
+		if claimed {
 			st.Dir = dir
 			return nil
 		}
 		dir.Close()
 		if err != nil {
-			return errors.Join(err, st.unmake())
+			return errors.Join(err, st.remove())
 		}
 	}
 	return fmt.Errorf("no staging directory could be kept in %s", st.backupDir.Path())
 }
 
-// keep locks the directory that was just made and tells whether it is still
-// there: a reaper may have been faster.
-func (st *staging) keep(dir *fsat.Dir) (bool, error) {
-	// Any other error: on a file system without such locks nobody can take the
-	// directory for a dead process's either.
+// claim locks the new directory and reports whether it still exists; a
+// concurrent reaper may have removed it.
+func (st *Staging) claim(dir *fsat.Dir) (bool, error) {
+	// Any other error means that the file system has no such locks. Then a
+	// reaper cannot lock the directory either, and leaves it alone.
 	if errors.Is(dir.TryLock(), fsat.ErrLocked) {
 		return false, nil
 	}
@@ -221,25 +162,92 @@ func (st *staging) keep(dir *fsat.Dir) (bool, error) {
 	return err == nil && mine.Ino == there.Ino, err
 }
 
-// unmake removes the directory that was just made.
-func (st *staging) unmake() error {
+// remove removes the new directory, which is empty.
+func (st *Staging) remove() error {
 	err := st.backupDir.Remove(st.name, true)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return step("remove staging", st.path(), err)
+	return fmt.Errorf("remove staging: %w", err)
 }
 
-// path gives the path of a file in staging for calls that need one.
-func (st *staging) path(elem ...string) string {
+// In creates the directory name in staging and calls do with it.
+func (st *Staging) In(name string, do func(*fsat.Dir) error) error {
+	if err := st.Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	dir, err := st.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return do(dir)
+}
+
+// PathOf returns the path of a file in staging, or of staging itself, for
+// messages and for calls that need a path.
+func (st *Staging) PathOf(elem ...string) string {
 	return filepath.Join(append([]string{st.backupDir.Path(), st.name}, elem...)...)
 }
 
-// discard removes the staging directory unless it was published.
-func (st *staging) discard() (err error) {
-	st.dbHash.stop()
+// Publish renames staging to the first free stamp of the second of created, and
+// returns that stamp once the rename is durable. Before the rename it calls
+// complete, which writes what depends on the stamp and makes everything in
+// staging durable, staging's own entries included. If another process takes
+// the stamp just then, complete is called again with the next one. Between
+// these steps Publish ends with ctx's error if ctx ends.
+//
+// After an error there is no snapshot, unless the error says that it is
+// visible.
+func (st *Staging) Publish(ctx context.Context, created time.Time, complete func(stamp string) error) (stamp string, err error) {
+	for n := 1; ; n++ {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		stamp := format.NewStamp(created, n)
+		if _, err := st.snapshots.Lstat(stamp); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		if err := complete(stamp); err != nil {
+			return "", err
+		}
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		err := st.backupDir.Rename(st.name, st.snapshots, stamp)
+		if errors.Is(err, fs.ErrExist) {
+			continue // another create took the stamp just now
+		}
+		if err != nil {
+			return "", err
+		}
+		return stamp, st.syncRename(stamp)
+	}
+}
+
+// syncRename makes the rename durable. If that fails it takes the snapshot
+// back, because it is not known whether the snapshot would survive a power cut.
+func (st *Staging) syncRename(stamp string) error {
+	// The directory that staging came from is synced as well: after a power cut
+	// the snapshot must not be in both.
+	err := fsat.SyncAll(st.snapshots, st.backupDir)
+	if err == nil {
+		st.published = true
+		return nil
+	}
+	if back := st.snapshots.Rename(stamp, st.backupDir, st.name); back != nil {
+		st.published = true // visible, so Discard must not remove it
+		return fmt.Errorf("%w; snapshot %s is visible but may not survive a power cut: %w", err, stamp, back)
+	}
+	return err
+}
+
+// Discard removes staging, unless it was published, and releases its lock.
+func (st *Staging) Discard() (err error) {
 	if !st.published {
-		if err = removeTree(context.Background(), st.backupDir, st.name); errors.Is(err, fs.ErrNotExist) {
+		if err = st.backupDir.RemoveTree(context.Background(), st.name); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
 	}
@@ -247,39 +255,8 @@ func (st *staging) discard() (err error) {
 	return err
 }
 
-func (st *staging) closeAll() {
+func (st *Staging) closeAll() {
 	st.Dir.Close()
 	st.snapshots.Close()
 	st.backupDir.Close()
-}
-
-// makeDir makes the directory path and its missing parents, and makes each of
-// them durable.
-func makeDir(path string) error {
-	info, err := fsat.Stat(path)
-	if err == nil {
-		if !info.Mode.IsDir() {
-			return &fs.PathError{Op: "mkdir", Path: path, Err: errors.New("there is a file of this name")}
-		}
-		return nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if parent := filepath.Dir(path); parent != path {
-		if err := makeDir(parent); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(path, 0o700); err != nil {
-		if again, statErr := fsat.Stat(path); statErr != nil || !again.Mode.IsDir() {
-			return err
-		}
-	}
-	parent, err := fsat.OpenDir(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	return parent.Sync()
 }

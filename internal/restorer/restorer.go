@@ -1,276 +1,142 @@
-package backup
+// Package restorer puts a snapshot in the place of a live store, under a
+// journal.
+//
+// It promises that the store is wholly old or wholly new afterwards: an error
+// before the new store is verified brings the old one back, and a replacement
+// that is interrupted, at any point, can be finished or undone from its journal
+// alone. It must not know who asked for the restore: which snapshot may be
+// trusted, who has to be kept away from the store, whether the old store is
+// saved before, and what the host is told are decisions of the caller.
+package restorer
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
-	"fmt"
+	"io"
 	"io/fs"
-	"os"
-	"path"
 	"path/filepath"
-	"strings"
-	"syscall"
+	"slices"
 
+	"github.com/atocore/backup/internal/filetree"
+	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/sqlitedb"
 )
 
-// beginJournal writes down what is about to be restored, and where. It lies in
-// the backup directory; beside the database if that is an empty place, whose
-// affairs concern nobody else, or if the backup directory is read-only.
-func (r *restore) beginJournal(backupDir, snapshot *fsat.Dir) error {
-	j := &restoreJournal{id: randomHex(), stamp: r.result.Stamp, setAside: r.setAside}
-	j.database = realPath(r.DatabasePath)
-	j.hadDatabase = isThere(j.database)
-	if r.meta.RegistrySnapshotPath != "" {
-		j.registry = realPath(r.RegistryPath)
-		j.hadRegistry = isThere(j.registry)
+// errDiffers is returned by Verify. The guide to restoring quotes it.
+var errDiffers = errors.New("what was restored is not what the snapshot holds")
+
+// Places are the places of the three parts of a store: the database file, the
+// registry file and the Chroma directory. A part that is not concerned has an
+// empty place.
+type Places struct{ Database, Registry, Chroma string }
+
+// A Replacement replaces the parts of a live store that a snapshot has. Its
+// exported fields but Files and Bytes are set by the caller, and its methods
+// are called in the order Plan, Begin, Stage, Swap, Verify, Commit, Finish.
+// After Begin, Close must be called in the end, whatever happened.
+type Replacement struct {
+	// Stamp is the snapshot's name, for the journal.
+	Stamp string
+	// Snapshot is the snapshot's directory, which nobody removes or changes.
+	Snapshot *fsat.Dir
+	// From are the places in Snapshot, relative and with slashes: files in a
+	// directory of Snapshot, and the Chroma directory right below it. There is
+	// always a database.
+	From Places
+	// Contents are the hashes of the snapshot's files, in the order of their
+	// paths.
+	Contents []format.Entry
+	// Live are the places in the live store of the parts in From, absolute and
+	// with links resolved.
+	Live Places
+	// SetAside asks for the old parts to be kept under other names.
+	SetAside bool
+	// OnStage and OnVerify are called on the caller's goroutine with the file
+	// in work and the number of files and bytes done.
+	OnStage, OnVerify func(path string, files, bytes int64)
+
+	// Files and Bytes count what Stage has copied.
+	Files, Bytes int64
+
+	journal *Journal
+	parts   []part
+	staged  *sqlitedb.Source // the new database, locked
+}
+
+// Plan records what is at the live places now. It changes nothing.
+func (r *Replacement) Plan() error {
+	j := &Journal{id: format.RandomHex(), stamp: r.Stamp, Live: r.Live, setAside: r.SetAside}
+	j.hadDatabase = fsat.Exists(j.Live.Database)
+	if j.Live.Registry != "" {
+		j.hadRegistry = fsat.Exists(j.Live.Registry)
 	}
-	if r.meta.ChromaSnapshotPath != "" {
-		j.chroma = realPath(r.ChromaPath)
-		j.hadChroma = isThere(j.chroma)
-		chroma, err := snapshot.Lstat(chromaDirName)
+	if j.Live.Chroma != "" {
+		j.hadChroma = fsat.Exists(j.Live.Chroma)
+		chroma, err := r.Snapshot.Lstat(r.From.Chroma)
 		if err != nil {
 			return err
 		}
 		j.chromaMode, j.chromaMtime = int64(chroma.Mode&^fs.ModeDir), chroma.MtimeNano
 	}
-	r.journal = j
-	if r.empty {
-		// Nobody else was kept away from an empty place until here.
-		if still, err := r.nothingThere(); err != nil {
-			return err
-		} else if !still {
-			return fmt.Errorf("%w: somebody put something where there was nothing to restore over", ErrBusy)
-		}
-	} else {
+	r.journal, r.parts = j, j.parts(r.From)
+	return nil
+}
+
+// Begin writes the journal into backupDir, durably. If backupDir is nil or
+// cannot be written to, it writes the journal beside the database, whose
+// directory it creates if necessary.
+func (r *Replacement) Begin(backupDir *fsat.Dir) error {
+	if backupDir != nil {
 		dir, err := backupDir.Reopen()
 		if err != nil {
 			return err
 		}
-		if err = j.begin(dir); err == nil || !isReadOnly(err) {
+		if err = r.journal.begin(dir); err == nil || !fsat.IsReadOnly(err) {
 			return err
 		}
 	}
-	beside := filepath.Dir(j.database)
-	if err := makeDir(beside); err != nil {
+	beside := filepath.Dir(r.Live.Database)
+	if err := fsat.MkdirAll(beside); err != nil {
 		return err
 	}
 	dir, err := fsat.OpenDir(beside)
 	if err != nil {
 		return err
 	}
-	return j.begin(dir)
+	return r.journal.begin(dir)
 }
 
-// isReadOnly tells of a directory in which this process may make nothing.
-func isReadOnly(err error) bool {
-	return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
-}
-
-func isThere(path string) bool {
-	_, err := fsat.Stat(path)
-	return err == nil
-}
-
-// snapshotPath gives the place in the snapshot of a part that is recorded.
-func (r *restore) snapshotPath(recorded string) (rel string, err error) {
-	rel, ok := relativeTo(r.meta.BackupRoot, recorded)
-	if !ok {
-		return "", fmt.Errorf("%w: %q leads out of it", ErrInvalidBackup, recorded)
-	}
-	return rel, nil
-}
-
-// stage copies the snapshot beside the live store and makes the copy durable.
-func (r *restore) stage(ctx context.Context, snapshot *fsat.Dir) error {
-	r.report(Progress{Phase: PhaseStage})
-	for _, part := range r.journal.parts() {
-		var err error
-		switch p := part.(type) {
-		case *treeSwap:
-			err = r.stageTree(ctx, snapshot, p)
-		case *fileSwap:
-			err = r.stageFile(ctx, snapshot, p)
-		}
-		if err != nil {
+// Stage copies the parts beside the live store, makes the copies durable and
+// locks the new database, with the errors of [sqlitedb.Lock].
+func (r *Replacement) Stage(ctx context.Context) error {
+	for _, part := range r.parts {
+		if err := part.stage(ctx, r); err != nil {
 			return err
 		}
 		if err := part.sync(ctx); err != nil {
 			return err
 		}
 	}
-	// Nobody gets at the new database before everything is in place. Not before
-	// it was synced: that opens and closes the file, which drops locks.
+	// Nobody gets at the new database before everything is in place. It is
+	// locked after it was synced, not before: syncing opens and closes the file,
+	// which drops this process's locks on it.
 	var err error
-	database := r.journal.database
-	r.fresh, err = lockDatabase(ctx, filepath.Join(filepath.Dir(database), r.journal.stagingName(dbDirName), newDirName, filepath.Base(database)))
+	database := r.Live.Database
+	r.staged, err = sqlitedb.Lock(ctx, filepath.Join(filepath.Dir(database), r.journal.stagingName(format.DBDir), newDirName, filepath.Base(database)))
 	return err
 }
 
-func (r *restore) stageTree(ctx context.Context, snapshot *fsat.Dir, p *treeSwap) error {
-	dst, err := p.stage()
-	if err != nil {
-		return err
-	}
-	defer dst.Close()
-	src, err := snapshot.OpenDir(chromaDirName)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	tree := treeCopy{
-		alien: func(fsat.Info) bool { return false },
-		progress: func(path string, files, bytes int64) {
-			r.report(Progress{Phase: PhaseStage, Path: path, Files: files, Bytes: bytes})
-		},
-	}
-	files, bytes, err := tree.copyTree(ctx, src, dst, copyWorkers())
-	if err != nil {
-		return err
-	}
-	r.result.Files += files
-	r.result.Bytes += bytes
-	// It became like the snapshot's, which may be read-only; all of it is to be
-	// moved out.
-	if err := dst.Chmod(0o700); err != nil {
-		return err
-	}
-	live, err := fsat.Stat(p.dir)
-	if err != nil {
-		return err
-	}
-	return giveTree(ctx, dst, live)
-}
-
-func (r *restore) stageFile(ctx context.Context, snapshot *fsat.Dir, p *fileSwap) error {
-	database := p.sidecars != nil
-	if err := makeDir(p.dir); err != nil {
-		return err
-	}
-	dst, err := p.stage()
-	if err != nil {
-		return err
-	}
-	defer dst.Close()
-	recorded := r.meta.RegistrySnapshotPath
-	if database {
-		recorded = r.meta.DBSnapshotPath
-	}
-	rel, err := r.snapshotPath(recorded)
-	if err != nil {
-		return err
-	}
-	srcDir, err := snapshot.OpenDir(path.Dir(rel))
-	if err != nil {
-		return err
-	}
-	defer srcDir.Close()
-	src, err := srcDir.Open(path.Base(rel))
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	info, err := src.Stat()
-	if err != nil {
-		return err
-	}
-	f, err := dst.Create(p.name, 0o600)
-	if err != nil {
-		return err
-	}
-	keep := false
-	defer func() {
-		if !keep {
-			f.Close()
-		}
-	}()
-	var copier fsat.Copier
-	n, err := copier.Copy(ctx, f, src, info, func(n int64) {
-		r.result.Bytes += n
-		r.report(Progress{Phase: PhaseStage, Path: src.Path(), Files: r.result.Files, Bytes: r.result.Bytes})
-	})
-	if err != nil {
-		return err
-	}
-	if n != info.Size {
-		return fmt.Errorf("%w: %s became shorter", ErrSourceChanged, src.Path())
-	}
-	r.result.Files++
-	mode := info.Mode.Perm()
-	old, oldErr := fsat.Stat(filepath.Join(p.dir, p.name))
-	if database && oldErr == nil {
-		mode = old.Mode.Perm()
-	}
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if oldErr == nil {
-		if err := give(dst, p.name, old); err != nil {
-			return err
-		}
-	}
-	if database {
-		// The new database will be read through this descriptor: closing
-		// another one would drop the lock on it.
-		keep, r.freshDB = true, f
-	}
-	return dst.Chtimes(p.name, info.MtimeNano)
-}
-
-// give makes the owner of old the owner of the entry name, if this process may
-// do that.
-func give(dir *fsat.Dir, name string, old fsat.Info) error {
-	if os.Geteuid() != 0 || old.UID < 0 {
-		return nil
-	}
-	info, err := dir.Lstat(name)
-	if err != nil || info.UID == old.UID && info.GID == old.GID {
-		return err
-	}
-	return dir.Chown(name, old.UID, old.GID)
-}
-
-func giveTree(ctx context.Context, dir *fsat.Dir, owner fsat.Info) error {
-	if os.Geteuid() != 0 || owner.UID < 0 {
-		return nil
-	}
-	entries, err := dir.ReadDir()
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if entry.Type.IsDir() {
-			sub, err := dir.OpenDir(entry.Name)
-			if err != nil {
-				return err
-			}
-			err = giveTree(ctx, sub, owner)
-			sub.Close()
-			if err != nil {
-				return err
-			}
-		}
-		if err := give(dir, entry.Name, owner); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// swap lets old and new change places. It is not cancelled half-way.
-func (r *restore) swap(ctx context.Context) error {
-	r.report(Progress{Phase: PhaseSwap})
+// Swap puts the new parts in the place of the old ones. ctx is checked at the
+// beginning only, so that it is not cancelled half-way.
+func (r *Replacement) Swap(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := r.journal.reach(journalSwapping); err != nil {
+	if err := r.journal.advance(StateSwapping); err != nil {
 		return err
 	}
-	for _, part := range r.journal.parts() {
+	for _, part := range r.parts {
 		if err := part.swap(); err != nil {
 			return err
 		}
@@ -278,212 +144,71 @@ func (r *restore) swap(ctx context.Context) error {
 	return nil
 }
 
-// verify compares what is in place now with what the snapshot holds.
-func (r *restore) verify(ctx context.Context) error {
-	r.report(Progress{Phase: PhaseVerify, TotalFiles: r.result.Files, TotalBytes: r.result.Bytes})
-	j := r.journal
-	if err := r.verifyFile(ctx, r.freshDB, j.database, r.meta.DBSnapshotPath); err != nil {
-		return err
-	}
-	r.result.DatabasePath = r.DatabasePath
-	if j.registry != "" {
-		f, err := fsat.OpenFile(j.registry)
-		if err != nil {
+// Verify compares what is in place now with Contents. It reads everything that
+// was restored.
+func (r *Replacement) Verify(ctx context.Context) error {
+	for _, part := range slices.Backward(r.parts) {
+		if err := part.verify(ctx, r); err != nil {
 			return err
 		}
-		err = r.verifyFile(ctx, f, j.registry, r.meta.RegistrySnapshotPath)
-		f.Close()
-		if err != nil {
-			return err
-		}
-		r.result.RegistryPath = r.RegistryPath
-	}
-	if j.chroma != "" {
-		if err := r.verifyTree(ctx); err != nil {
-			return err
-		}
-		r.result.ChromaPath = r.ChromaPath
 	}
 	return nil
 }
 
-var errRestoredDiffers = errors.New("what was restored is not what the snapshot holds")
+// Commit records in the journal, durably, that the new store is in place and
+// was verified. If it fails, Close brings the old store back.
+func (r *Replacement) Commit() error { return r.journal.advance(StateDone) }
 
-func (r *restore) verifyFile(ctx context.Context, f *fsat.File, place, recorded string) error {
-	rel, err := r.snapshotPath(recorded)
-	if err != nil {
-		return err
+// Finish removes the old parts, or sets them aside, and removes the journal. It
+// returns the directories into which old parts were set aside. If it fails, the
+// new store is in place and the journal is left, to be finished later.
+func (r *Replacement) Finish() (setAside []string, err error) { return r.journal.Finish() }
+
+// Close brings the old store back, unless Commit succeeded, and releases the
+// locks. If it fails, the journal is left, to be rolled back later.
+func (r *Replacement) Close() (err error) {
+	defer r.journal.Close()
+	if r.journal.state == StateStaging || r.journal.state == StateSwapping {
+		err = r.journal.RollBack()
 	}
-	there, err := fsat.Stat(place)
-	if err != nil {
-		return err
+	// The files that stage left open go first. Closing a descriptor drops all
+	// locks of this process on the file (fcntl(2), "Advisory record locking"),
+	// and until the new database is unlocked nobody else can hold any.
+	for _, part := range r.parts {
+		part.close()
 	}
-	info, err := f.Stat()
-	if err != nil {
-		return err
+	if r.staged != nil {
+		r.staged.Close()
 	}
-	if info.Dev != there.Dev || info.Ino != there.Ino {
-		return fmt.Errorf("%w: %s was replaced", errRestoredDiffers, place)
-	}
-	want, ok := r.sumOf(rel)
-	sum, err := hashAll(ctx, f, info.Size)
-	if err != nil {
-		return err
-	}
-	if !ok || sum != want {
-		return fmt.Errorf("%w: %s", errRestoredDiffers, place)
-	}
-	return nil
+	return err
 }
 
-func (r *restore) sumOf(rel string) (sum [sha256.Size]byte, ok bool) {
-	for _, entry := range r.expected {
-		if entry.path == rel {
-			return entry.sum, true
-		}
-	}
-	return sum, false
-}
-
-// hashAll hashes a file that was written through the same descriptor.
-func hashAll(ctx context.Context, f *fsat.File, size int64) (sum [sha256.Size]byte, err error) {
-	h := sha256.New()
-	buf := make([]byte, hashChunk)
-	for off := int64(0); off < size; {
-		if err := ctx.Err(); err != nil {
-			return sum, err
-		}
-		n, err := f.ReadAt(buf[:min(hashChunk, size-off)], off)
-		h.Write(buf[:n])
-		off += int64(n)
-		if err != nil {
-			return sum, err
-		}
-	}
-	h.Sum(sum[:0])
-	return sum, nil
-}
-
-func (r *restore) verifyTree(ctx context.Context) error {
-	root, err := fsat.OpenDir(r.journal.chroma)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	var want []manifestEntry
-	for _, entry := range r.expected {
-		if strings.HasPrefix(entry.path, chromaDirName+"/") {
-			want = append(want, entry)
-		}
-	}
-	staging := r.journal.stagingName(chromaDirName)
-	files := scan{
-		root: root, hash: true,
-		skip: func(path string) bool { return path == staging },
-		progress: func(path string, files, bytes int64) {
-			r.report(Progress{Phase: PhaseVerify, Path: path, Files: files, TotalFiles: r.result.Files, Bytes: bytes, TotalBytes: r.result.Bytes})
-		},
-	}
-	err = files.run(ctx, func(f *scannedFile) error {
-		if f.isDir() {
+// Contents returns the hashes of the files of the snapshot dir, in the order of
+// their paths. It takes them from the manifest or, since a snapshot of the
+// Python module has none, from the files themselves, which it reads for that.
+func Contents(ctx context.Context, dir *fsat.Dir) (entries []format.Entry, err error) {
+	f, err := dir.Open(format.ManifestName)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = filetree.Scan(ctx, dir, filetree.ScanOptions{Hash: true}, func(f *filetree.File) error {
+			if !f.IsDir() && !f.Irregular {
+				entries = append(entries, format.Entry{Sum: f.Sum, Path: f.Path})
+			}
 			return nil
-		}
-		if len(want) == 0 || f.irregular || chromaDirName+"/"+f.path != want[0].path || f.sum != want[0].sum {
-			return fmt.Errorf("%w: %s/%s", errRestoredDiffers, r.journal.chroma, f.path)
-		}
-		want = want[1:]
-		return nil
-	})
-	if err == nil && len(want) > 0 {
-		err = fmt.Errorf("%w: %s is missing", errRestoredDiffers, want[0].path)
+		})
+		return entries, err
 	}
-	return err
-}
-
-// leave ends the call's work with the journal: what was not done is undone.
-func (r *restore) leave() (err error) {
-	j := r.journal
-	defer j.dir.Close()
-	if j.state == journalStaging || j.state == journalSwapping {
-		if err = j.rollBack(); err != nil {
-			err = fmt.Errorf("%w: undo: %w", ErrRestoreUnfinished, err)
-		}
-	}
-	// Of two that have the same file open, the one whose end drops the other's
-	// lock goes first.
-	r.freshDB.Close()
-	if r.fresh != nil {
-		r.fresh.Close()
-	}
-	return err
-}
-
-// rollBack brings the old store back and removes what was staged.
-func (j *restoreJournal) rollBack() error {
-	if j.doubtful {
-		if err := j.add(lineUndo); err != nil {
-			return err
-		}
-	}
-	parts := j.parts()
-	for _, part := range parts {
-		if j.state == journalSwapping {
-			if err := part.undo(); err != nil {
-				return err
-			}
-		}
-	}
-	for _, part := range parts {
-		if _, err := part.clean(""); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if tree, ok := part.(*treeSwap); ok {
-			if err := tree.removeEmpty(); err != nil {
-				return err
-			}
-		}
-	}
-	return j.end()
-}
-
-// finish removes the old store or sets it aside, and ends the journal.
-func (r *restore) finish() error {
-	j := r.journal
-	for _, part := range j.parts() {
-		setAside := ""
-		if j.setAside {
-			switch p := part.(type) {
-			case *treeSwap:
-				setAside = j.setAsideName(filepath.Base(p.dir), chromaDirName)
-			case *fileSwap:
-				setAside = j.setAsideName(p.name, strings.TrimPrefix(p.staging, j.stagingName("")))
-			}
-		}
-		kept, err := part.clean(setAside)
-		if err != nil {
-			return fmt.Errorf("remove what was replaced: %w", err)
-		}
-		if kept != "" {
-			r.result.SetAside = append(r.result.SetAside, kept)
-		}
-	}
-	if j.chroma != "" {
-		// Last, for all that came before has changed its time.
-		if err := restoreTimes(j); err != nil {
-			return err
-		}
-	}
-	return j.end()
-}
-
-func restoreTimes(j *restoreJournal) error {
-	dir, err := fsat.OpenDir(j.chroma)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer dir.Close()
-	if err := dir.Chmod(fs.FileMode(j.chromaMode) | fs.ModeDir); err != nil {
-		return err
+	defer f.Close()
+	for manifest := format.NewReader(f); ; {
+		entry, err := manifest.Next()
+		if errors.Is(err, io.EOF) {
+			return entries, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, entry)
 	}
-	return dir.Chtimes(".", j.chromaMtime)
 }
