@@ -1,9 +1,7 @@
 package backup_test
 
 import (
-	"context"
 	"crypto/sha256"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,22 +13,6 @@ import (
 
 	"github.com/atocore/backup"
 )
-
-func TestManifestLine(t *testing.T) {
-	const empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-	for name, want := range map[string]string{
-		"db/atocore.db": empty + "  db/atocore.db\n",
-		" a  b ":        empty + "   a  b \n",
-		"*a":            empty + "  *a\n",
-		"\xff\x00":      empty + "  \xff\x00\n",
-		"a\nb":          `\` + empty + `  a\nb` + "\n",
-		"a\rb":          `\` + empty + `  a\rb` + "\n",
-		`a\b`:           `\` + empty + `  a\\b` + "\n",
-		`\n` + "\n\r\\": `\` + empty + `  \\n\n\r\\` + "\n",
-	} {
-		require.Equal(t, want, backup.ManifestLine(sha256.Sum256(nil), name))
-	}
-}
 
 // awkwardFiles makes files of names that tools get wrong in a directory.
 func awkwardFiles(t *testing.T, dir string) (names []string) {
@@ -86,17 +68,4 @@ func TestManifestOfAwkwardNames(t *testing.T) {
 		require.Contains(t, brief(s.validate().Problems), "file_missing: "+name)
 		s.write(name, good)
 	}
-}
-
-// A manifest may name any number of files that are not there; giving up must
-// not wait for its end.
-func TestManifestHeedsItsContext(t *testing.T) {
-	var manifest strings.Builder
-	for i := range 1000 {
-		manifest.WriteString(backup.ManifestLine([sha256.Size]byte{}, fmt.Sprintf("missing/%08d", i)))
-	}
-	require.NoError(t, backup.DrainManifest(t.Context(), []byte(manifest.String())))
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.ErrorIs(t, backup.DrainManifest(ctx, []byte(manifest.String())), context.Canceled)
 }

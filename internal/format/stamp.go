@@ -1,4 +1,4 @@
-package backup
+package format
 
 import (
 	"fmt"
@@ -8,28 +8,28 @@ import (
 	"time"
 )
 
-const stampLayout = "20060102T150405Z"
+// A stamp is the name of a snapshot: the second in which it was created, in
+// UTC, and a suffix from the second snapshot of the same second on. People may
+// rename a snapshot, so any single name is accepted as a stamp.
 
-// newStamp names the n-th snapshot (from 1) made in the second of now.
-func newStamp(now time.Time, n int) string {
-	stamp := now.UTC().Format(stampLayout)
+// StampLayout is the layout of a stamp without its suffix, for package time.
+const StampLayout = "20060102T150405Z"
+
+// NewStamp returns the stamp of the n-th snapshot, counted from 1, of the
+// second of now. The year of now must be in the range 1 to 9999 in UTC.
+func NewStamp(now time.Time, n int) string {
+	stamp := now.UTC().Format(StampLayout)
 	if n > 1 {
 		stamp += fmt.Sprintf("-%03d", n)
 	}
 	return stamp
 }
 
-// checkTime refuses instants that a stamp's four-digit year cannot name.
-func checkTime(now time.Time) error {
-	if year := now.UTC().Year(); year < 1 || year > 9999 {
-		return fmt.Errorf("the clock tells the year %d, and a stamp can name only the years 1 to 9999", year)
-	}
-	return nil
-}
-
-// compareStamps orders snapshots oldest first: by name, except that a second's
-// suffixes count as numbers (-1000 comes after -999).
-func compareStamps(a, b string) int {
+// CompareStamps returns a negative number if a comes before b, a positive one
+// if it comes after b, and 0 if they are equal. The order is that of the
+// names, which is oldest first, except that suffixes within one second count
+// as numbers: -1000 comes after -999.
+func CompareStamps(a, b string) int {
 	aBase, aSeq := splitStamp(a)
 	bBase, bSeq := splitStamp(b)
 	if c := strings.Compare(aBase, bBase); c != 0 {
@@ -38,11 +38,12 @@ func compareStamps(a, b string) int {
 	return aSeq - bSeq
 }
 
-// splitStamp takes a stamp apart. A name that is not of a stamp's form is
-// returned whole, with sequence 0, so that comparing stays a total order.
+// splitStamp splits a stamp into its second and its number in it. A name that
+// does not have the form of a stamp is returned whole, with the number 0, so
+// that comparing stays a total order.
 func splitStamp(name string) (base string, seq int) {
 	base, suffix, found := strings.Cut(name, "-")
-	if _, err := time.Parse(stampLayout, base); err != nil {
+	if _, err := time.Parse(StampLayout, base); err != nil {
 		return name, 0
 	}
 	if !found {
@@ -55,8 +56,9 @@ func splitStamp(name string) (base string, seq int) {
 	return base, n
 }
 
-// isStamp tells whether name is one path element that can name a snapshot.
-func isStamp(name string) bool {
+// IsStamp reports whether name is a single path element that can be the name
+// of a snapshot.
+func IsStamp(name string) bool {
 	return name != "" && name != "." && name != ".." && len(name) <= 255 &&
 		!strings.ContainsAny(name, "/\x00") &&
 		// Windows gives a meaning to separators, drives and streams in a name.

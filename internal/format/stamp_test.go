@@ -1,4 +1,4 @@
-package backup_test
+package format_test
 
 import (
 	"fmt"
@@ -10,28 +10,28 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/format"
 )
 
 func TestNewStamp(t *testing.T) {
 	at := time.Date(2026, 11, 24, 11, 54, 19, 999_999_999, time.UTC)
 	for want, got := range map[string]string{
-		"20261124T115419Z":        backup.NewStamp(at, 1),
-		"20261124T115419Z-002":    backup.NewStamp(at, 2),
-		"20261124T115419Z-999":    backup.NewStamp(at, 999),
-		"20261124T115419Z-1000":   backup.NewStamp(at, 1000),
-		"20261124T115419Z-123456": backup.NewStamp(at, 123456),
+		"20261124T115419Z":        format.NewStamp(at, 1),
+		"20261124T115419Z-002":    format.NewStamp(at, 2),
+		"20261124T115419Z-999":    format.NewStamp(at, 999),
+		"20261124T115419Z-1000":   format.NewStamp(at, 1000),
+		"20261124T115419Z-123456": format.NewStamp(at, 123456),
 	} {
 		require.Equal(t, want, got)
 	}
 	for _, zone := range []*time.Location{time.FixedZone("far east", 14*3600), time.FixedZone("odd", -(9*3600 + 30*60)), time.FixedZone("odder", 1)} {
-		require.Equal(t, "20261124T115419Z", backup.NewStamp(at.In(zone), 1), "a stamp is in UTC")
+		require.Equal(t, "20261124T115419Z", format.NewStamp(at.In(zone), 1), "a stamp is in UTC")
 	}
-	require.Equal(t, "00010101T000000Z", backup.NewStamp(time.Time{}, 1))
+	require.Equal(t, "00010101T000000Z", format.NewStamp(time.Time{}, 1))
 }
 
-// Snapshots are in the order in which they were made, and names that people
-// gave have their place among them.
+// Snapshots are in the order in which they were created, and names chosen by
+// people have their place among them.
 func TestCompareStamps(t *testing.T) {
 	sorted := []string{
 		"", "#1", "-002", "19991231T235959Z", "19991231T235959Z-002", "20261124T115419Z",
@@ -44,12 +44,12 @@ func TestCompareStamps(t *testing.T) {
 	}
 	for i, a := range sorted {
 		for j, b := range sorted {
-			require.Equal(t, sign(i-j), sign(backup.CompareStamps(a, b)), "%q and %q", a, b)
+			require.Equal(t, sign(i-j), sign(format.CompareStamps(a, b)), "%q and %q", a, b)
 		}
 	}
 	shuffled := slices.Clone(sorted)
 	rand.New(rand.NewPCG(1, 2)).Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
-	slices.SortFunc(shuffled, backup.CompareStamps)
+	slices.SortFunc(shuffled, format.CompareStamps)
 	require.Equal(t, sorted, shuffled)
 }
 
@@ -65,20 +65,20 @@ func sign(n int) int {
 
 func TestStampsOfManyInOneSecondSort(t *testing.T) {
 	at := time.Date(2026, 11, 24, 11, 54, 19, 0, time.UTC)
-	last := backup.NewStamp(at, 1)
+	last := format.NewStamp(at, 1)
 	for n := 2; n < 20_000; n++ {
-		stamp := backup.NewStamp(at, n)
-		require.Negative(t, backup.CompareStamps(last, stamp))
+		stamp := format.NewStamp(at, n)
+		require.Negative(t, format.CompareStamps(last, stamp))
 		last = stamp
 	}
-	require.Negative(t, backup.CompareStamps(last, backup.NewStamp(at.Add(time.Second), 1)))
+	require.Negative(t, format.CompareStamps(last, format.NewStamp(at.Add(time.Second), 1)))
 }
 
 func TestIsStamp(t *testing.T) {
 	for _, name := range []string{"20261124T115419Z", "a", "...", " ", "-", "\n", "\xff", "~", "$HOME", strings.Repeat("a", 255)} {
-		require.True(t, backup.IsStamp(name), fmt.Sprintf("%q", name))
+		require.True(t, format.IsStamp(name), fmt.Sprintf("%q", name))
 	}
 	for _, name := range []string{"", ".", "..", "/", "a/", "/a", "a/b", "../a", "a\x00", strings.Repeat("a", 256), strings.Repeat("é", 128)} {
-		require.False(t, backup.IsStamp(name), fmt.Sprintf("%q", name))
+		require.False(t, format.IsStamp(name), fmt.Sprintf("%q", name))
 	}
 }

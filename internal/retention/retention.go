@@ -1,0 +1,84 @@
+// Package retention computes which snapshots a set of keep rules keeps, and
+// why. The rules have the meaning that users of restic know.
+//
+// It is pure: it sees only times, and neither a clock nor a file. Which
+// snapshots count, and which are kept whatever the rules say, is the caller's
+// to decide.
+package retention
+
+import "time"
+
+// Rules say which snapshots to keep. They add up: a snapshot that any of them
+// keeps is kept. All periods are in UTC; weeks are those of ISO 8601.
+//
+// Each count keeps the newest snapshot of each of that many periods, newest
+// first, and only periods that have a snapshot count. A rule that has not used
+// up its count keeps the oldest snapshot too. -1 is no limit, 0 is no rule.
+type Rules struct {
+	Last    int // the newest ones; every snapshot is a period of its own
+	Hourly  int
+	Daily   int
+	Weekly  int
+	Monthly int
+	Yearly  int
+
+	// Within keeps every snapshot that is less than this older than newest, the
+	// argument of [Reasons]. 0 is no rule.
+	Within time.Duration
+}
+
+// period is one counting rule. of returns a number that differs between
+// periods that follow each other; nth counts snapshots from 0, newest first.
+type period struct {
+	name string
+	left int // how many more it keeps; negative if there is no limit
+	of   func(t time.Time, nth int) int
+	last int // the number of the period that it kept last
+}
+
+func (r *Rules) periods() []period {
+	return []period{
+		{name: "last", left: r.Last, of: func(_ time.Time, nth int) int { return nth }},
+		{name: "hourly", left: r.Hourly, of: func(t time.Time, _ int) int { return (t.Year()*1000+t.YearDay())*100 + t.Hour() }},
+		{name: "daily", left: r.Daily, of: func(t time.Time, _ int) int { return t.Year()*1000 + t.YearDay() }},
+		{name: "weekly", left: r.Weekly, of: func(t time.Time, _ int) int { year, week := t.ISOWeek(); return year*100 + week }},
+		{name: "monthly", left: r.Monthly, of: func(t time.Time, _ int) int { return t.Year()*100 + int(t.Month()) }},
+		{name: "yearly", left: r.Yearly, of: func(t time.Time, _ int) int { return t.Year() }},
+	}
+}
+
+// Reasons returns, for each of the snapshots that were created at these times,
+// the reasons to keep it, such as "daily snapshot", "oldest yearly snapshot" or
+// "within 1h0m0s"; none if no rule keeps it. created is sorted, newest first.
+// Ages for Within are relative to newest, which need not be one of created.
+func Reasons(created []time.Time, rules Rules, newest time.Time) [][]string {
+	reasons := make([][]string, len(created))
+	periods := rules.periods()
+	for nth, t := range created {
+		t = t.UTC()
+		add := func(reason string) { reasons[nth] = append(reasons[nth], reason) }
+		if rules.Within > 0 && t.After(newest.Add(-rules.Within)) {
+			add("within " + rules.Within.String())
+		}
+		for i := range periods {
+			p := &periods[i]
+			if p.left == 0 {
+				continue
+			}
+			value := p.of(t, nth)
+			switch {
+			case nth == 0 || value != p.last:
+				add(p.name + " snapshot")
+			case nth == len(created)-1:
+				add("oldest " + p.name + " snapshot")
+			default:
+				continue
+			}
+			p.last = value
+			if p.left > 0 {
+				p.left--
+			}
+		}
+	}
+	return reasons
+}
