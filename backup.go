@@ -2,46 +2,53 @@ package backup
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"runtime/debug"
+	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/atocore/backup/internal/backupdir"
+	"github.com/atocore/backup/internal/errdefs"
+	"github.com/atocore/backup/internal/filetree"
+	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/pyjson"
+	"github.com/atocore/backup/internal/sqlitedb"
 )
 
-const (
-	dbDirName     = "db"
-	configDirName = "config"
-	chromaDirName = "chroma"
-
-	chromaDBName = "chroma.sqlite3" // Chroma's own database
-)
+// syncFSFrom is the number of files from which one syncfs(2) is cheaper than
+// an fsync(2) of each, many in flight. Below it fsync is preferred, because
+// syncfs also waits for the data of all other writers.
+const syncFSFrom = 1000
 
 // CreateRuntimeBackup takes a snapshot of the machine store while it is in use
 // and returns its metadata. When it returns without an error, the snapshot is
 // complete, visible in BackupDir/snapshots and durable: it survives a power
 // cut. Otherwise no snapshot was made, nothing is left of the attempt, and the
 // error names the step and the path. A process that dies leaves a staging
-// directory that nobody takes for a snapshot; the next call removes it.
+// directory, which is never mistaken for a snapshot; the next call removes it.
 //
-// The database is copied as it was at one moment, through a read transaction;
-// writers of a WAL database are never held up, those of a rollback-journal
-// database are while it is copied. The Chroma directory, if asked for, is
+// The database is copied as it was at one moment, through a read transaction.
+// Writers of a WAL database are never blocked; those of a rollback-journal
+// database are blocked while it is copied. The Chroma directory, if asked for, is
 // copied under opts.Locker together with the others, so that the three agree.
 //
 // Any number of calls may run at once, in any number of processes; each makes
 // its own snapshot. Two in the same second get different stamps.
 //
-// ctx is looked at between pieces of work of some milliseconds, and ends every
-// wait; a sync that the kernel is working on is waited for. InitDB and the
-// guard get ctx too and must heed it themselves.
+// ctx is checked between pieces of work of some milliseconds, and ends every
+// wait, except that a sync already running in the kernel is waited for. InitDB
+// and the guard receive ctx and must heed it themselves.
 //
-// The cost is one copy and one SHA-256 of the store, and the sync of the copy;
-// the guard is held for the copy only. Without IncludeChroma, a database whose
-// WAL is empty is hashed on a second processor while it is copied. Memory stays
-// at some 20 MB, and eight bytes a file, whatever the store's size.
+// A call costs one copy and one SHA-256 of the store, and the sync of the
+// copy; the guard is held for the copy only. Without IncludeChroma, a database
+// whose WAL is empty is hashed on a second CPU while it is copied. Memory
+// stays at about 20 MB plus eight bytes for each file, whatever the size of
+// the store.
 //
 // Errors to act on: [ErrInvalidOptions], [ErrSourceChanged],
 // [ErrSourceInvalid], [ErrUnsupportedFile], [ErrNoSpace], [ErrCrossDevice],
@@ -53,93 +60,106 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 			err = fmt.Errorf("create backup: %w", err)
 		}
 	}()
-	defer recoverTo(&err)
-
-	// 1. Check the options.
+	defer errdefs.Recover(&err)
 	s, err := opts.resolve(true)
 	if err != nil {
 		return nil, err
 	}
+	return create(ctx, &s, nil)
+}
+
+// create takes a snapshot. safety is not nil if it is the safety snapshot of a
+// restore, which holds the backup directory and the database already.
+func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err error) {
+	// 1. Begin. The options were checked before.
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s.report(Progress{Phase: PhaseInit})
+	s.progress(Progress{Phase: PhaseInit})
 
 	// 2. Keep restores away, and remove what dead processes left.
-	entered, err := s.enterBackupDir()
+	entered, err := s.enterForCreate(safety)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, step("enter backup directory", s.BackupDir, err)
+		return nil, wrapStep("enter backup directory", s.BackupDir, err)
 	}
 	defer entered.Close()
-	if err := reapStaging(ctx, s.BackupDir, s.log); err != nil {
-		return nil, step("clear old staging", s.BackupDir, err)
+	if err := backupdir.Reap(ctx, s.BackupDir, s.log); err != nil {
+		return nil, wrapStep("clear old staging", s.BackupDir, err)
 	}
 
-	// 3. Let the host make its schema, and look whether there is enough space.
+	// 3. Let the host create its schema, and check the clock and the space.
 	if err := s.initDatabase(ctx); err != nil {
 		return nil, err
 	}
 	now := truncateToMicroseconds(s.Clock.Now())
-	if err := checkTime(now); err != nil {
-		return nil, err
+	if err := pyjson.CheckTime(now); err != nil {
+		return nil, fmt.Errorf("read the clock: %w", err)
 	}
 	if err := s.checkSpace(ctx); err != nil {
-		return nil, step("check free space", s.BackupDir, err)
+		return nil, wrapStep("check free space", s.BackupDir, err)
 	}
 
 	// 4. Make staging, and the backup directory if this is its first snapshot.
 	if entered == nil {
-		if err := makeDir(s.BackupDir); err != nil {
-			return nil, step("make backup directory", s.BackupDir, err)
+		if err := fsat.MkdirAll(s.BackupDir); err != nil {
+			return nil, wrapStep("make backup directory", s.BackupDir, err)
 		}
-		if entered, err = s.enterBackupDir(); err != nil {
-			return nil, step("enter backup directory", s.BackupDir, err)
+		if entered, err = s.enterForCreate(safety); err != nil {
+			return nil, wrapStep("enter backup directory", s.BackupDir, err)
 		}
 		defer entered.Close()
 	}
-	st, err := newStaging(s.BackupDir)
+	st, err := backupdir.NewStaging(s.BackupDir)
 	if err != nil {
-		return nil, step("make staging", s.BackupDir, err)
+		return nil, wrapStep("make staging", s.BackupDir, err)
 	}
 	defer func() {
-		if derr := st.discard(); derr != nil {
-			err = errors.Join(err, step("remove staging", st.path(), derr))
+		if derr := st.Discard(); derr != nil {
+			err = errors.Join(err, wrapStep("remove staging", st.PathOf(), derr))
 		}
 	}()
 
-	// 5. Capture, under the guard if Chroma is asked for. 6. Release it.
-	captured, err := s.captureUnderGuard(ctx, st)
-	if err != nil {
+	// 5. Capture, under the guard if Chroma is included. 6. Release it.
+	captured := new(capture)
+	defer func() { captured.db.Discard() }() // after a panic of the host, too
+	if err := s.captureUnderGuard(ctx, st, captured, safety); err != nil {
 		return nil, err
 	}
 
 	// 7. Put the database copy into its final form.
-	s.report(Progress{Phase: PhaseSeal, Path: st.path(dbDirName)})
-	if captured.dbBytes, err = s.sealDatabase(ctx, st); err != nil {
-		return nil, step("seal database copy", st.path(dbDirName, workDBName), err)
+	if err := s.sealDatabase(ctx, st, captured); err != nil {
+		return nil, err
 	}
 
 	// 8. Hash and sync everything.
-	manifest, err := st.hashAndSync(ctx, &s, captured)
+	manifest, err := s.hashAndSync(ctx, st, captured)
 	if err != nil {
-		return nil, step("hash and sync", st.path(), err)
+		return nil, wrapStep("hash and sync", st.PathOf(), err)
 	}
 
 	// 9. Write metadata and manifest, and publish.
-	meta := captured.metadata()
-	meta.CreatedAt = now
-	if s.restoring != nil {
-		meta.SafetyOf = s.restoring.of
+	meta := captured.metadata(now)
+	if safety != nil {
+		meta.SafetyOf = safety.of
 	}
-	if err := st.publish(ctx, &s, manifest, meta, captured.paths); err != nil {
-		return nil, step("publish", st.path(), err)
+	if err := s.publish(ctx, st, manifest, meta, captured.paths); err != nil {
+		return nil, wrapStep("publish", st.PathOf(), err)
 	}
 	s.logCreated(meta)
 	return meta, nil
 }
 
-// logCreated tells of a snapshot that is there. A Logger that panics does not
-// undo it, so an error would be wrong.
+// enterForCreate keeps restores away until the directory that it returns is
+// closed. A restore that takes its safety snapshot has done that itself.
+func (s *settings) enterForCreate(safety *safety) (*fsat.Dir, error) {
+	if safety != nil {
+		return fsat.OpenDir(s.BackupDir)
+	}
+	return s.enterBackupDir()
+}
+
+// logCreated logs a snapshot that is published. A Logger that panics does not
+// undo that, so an error would be wrong.
 func (s *settings) logCreated(meta *Metadata) {
 	defer func() { _ = recover() }()
 	s.log.Info("runtime_backup_created",
@@ -152,188 +172,261 @@ func (s *settings) logCreated(meta *Metadata) {
 		"chroma_bytes", meta.ChromaSnapshotBytes)
 }
 
-// step names what failed and where. A path that the error names itself is not
-// repeated.
-func step(what, path string, err error) error {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return fmt.Errorf("%s: %s: %w", what, path, err)
-}
-
-// recoverTo turns a panic, which can only come from a function of the host,
-// into an error.
-func recoverTo(err *error) {
-	switch v := recover().(type) {
-	case nil:
-	case error:
-		*err = fmt.Errorf("%w: %w\n%s", ErrPanic, v, debug.Stack())
-	default:
-		*err = fmt.Errorf("%w: %v\n%s", ErrPanic, v, debug.Stack())
-	}
-}
-
+// initDatabase lets the host create its schema and makes sure that there is a
+// database file then.
 func (s *settings) initDatabase(ctx context.Context) error {
 	if s.InitDB != nil {
 		if err := s.InitDB(ctx); err != nil {
-			return step("init database", s.DatabasePath, err)
+			return wrapStep("init database", s.DatabasePath, err)
 		}
 	}
 	info, err := fsat.Stat(s.DatabasePath)
 	if s.DB != nil && errors.Is(err, fs.ErrNotExist) {
-		return nil // in memory, or DB will tell
+		return nil // in memory; otherwise DB reports it
 	}
 	if err != nil {
-		return step("find database", s.DatabasePath, err)
+		return wrapStep("find database", s.DatabasePath, err)
 	}
 	if !info.Mode.IsRegular() {
-		return step("find database", s.DatabasePath, &fs.PathError{Op: "open", Path: s.DatabasePath, Err: errNotRegular})
+		return wrapStep("find database", s.DatabasePath, &fs.PathError{Op: "open", Path: s.DatabasePath, Err: fsat.ErrNotRegular})
 	}
 	return nil
 }
 
-// A capture is what was read of the live store.
-type capture struct {
-	paths         paths
-	dbBytes       int64
-	registryBytes int64
-	chromaFiles   int64
-	chromaBytes   int64
-	chroma        *treeCopy // for the hashes it knows
+// checkSpace reports early that a snapshot cannot fit. It is an estimate:
+// others write to the disk too. A file system that shares blocks between
+// copies may need no space at all, so there the check is left out.
+func (s *settings) checkSpace(ctx context.Context) error {
+	dir, err := fsat.Nearest(s.BackupDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	free, inodes, clones, err := dir.Space()
+	if err != nil || clones {
+		return nil
+	}
+	need, files, err := s.storeSize(ctx)
+	if err != nil {
+		return err
+	}
+	if need > free {
+		return fmt.Errorf("%w: it needs about %d bytes and %d are free", ErrNoSpace, need, free)
+	}
+	if inodes >= 0 && files > inodes {
+		return fmt.Errorf("%w: it needs %d inodes and %d are free", ErrNoSpace, files, inodes)
+	}
+	return nil
 }
 
-// total gives the number of files to hash and their size.
+// storeSize returns how many bytes and files a snapshot takes at least. A part
+// that cannot be examined is left out; capturing it will report why.
+func (s *settings) storeSize(ctx context.Context) (bytes, files int64, err error) {
+	for _, path := range []string{s.DatabasePath, s.DatabasePath + "-wal", s.RegistryPath} {
+		if info, err := fsat.Stat(path); err == nil {
+			bytes += info.Allocated
+		}
+	}
+	const own = 8 // directories, metadata, manifest and the like
+	files = own
+	if !s.IncludeChroma {
+		return bytes, files, nil
+	}
+	dir, err := fsat.OpenDir(s.ChromaPath)
+	if err != nil {
+		return bytes, files, nil
+	}
+	defer dir.Close()
+	treeBytes, treeFiles, err := filetree.Size(ctx, dir)
+	return bytes + treeBytes, files + treeFiles, err
+}
+
+// A capture describes what was copied of the live store into staging.
+type capture struct {
+	paths         paths
+	db            *sqlitedb.Copy
+	dbBytes       int64
+	registryBytes int64
+	chroma        *filetree.Copied // nil if there is no Chroma copy
+}
+
+// paths are those of a snapshot's parts relative to it. A part that it does
+// not have has an empty path.
+type paths struct{ db, registry, chroma string }
+
+// total returns the number of files to hash and their size.
 func (c *capture) total() (files, bytes int64) {
-	files = 1 + c.chromaFiles
+	files, bytes = 1, c.dbBytes+c.registryBytes
 	if c.paths.registry != "" {
 		files++
 	}
-	return files, c.dbBytes + c.registryBytes + c.chromaBytes
+	if c.chroma != nil {
+		files, bytes = files+c.chroma.Files, bytes+c.chroma.Bytes
+	}
+	return files, bytes
 }
 
-func (c *capture) metadata() *Metadata {
+// metadata returns what is known before the snapshot has a stamp.
+func (c *capture) metadata(created time.Time) *Metadata {
 	m := &Metadata{
-		DBSizeBytes:            c.dbBytes,
-		ChromaSnapshotBytes:    c.chromaBytes,
-		ChromaSnapshotFiles:    c.chromaFiles,
-		ChromaSnapshotIncluded: c.paths.chroma != "",
-		VectorStoreNote:        noteWithoutChroma,
-		FormatVersion:          formatVersion,
+		CreatedAt:       created,
+		DBSizeBytes:     c.dbBytes,
+		VectorStoreNote: noteWithoutChroma,
+		FormatVersion:   format.Version,
 	}
-	if m.ChromaSnapshotIncluded {
+	if c.chroma != nil {
+		m.ChromaSnapshotIncluded = true
+		m.ChromaSnapshotBytes, m.ChromaSnapshotFiles = c.chroma.Bytes, c.chroma.Files
 		m.VectorStoreNote = noteWithChroma
 	}
 	return m
 }
 
-// captureUnderGuard holds the ingestion guard, if there is a Chroma directory
-// to copy, exactly as long as the live store is being read.
-func (s *settings) captureUnderGuard(ctx context.Context, st *staging) (*capture, error) {
-	if s.IncludeChroma {
-		unlock, err := s.takeGuard(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer unlock()
+// sealDatabase gives the database copy its final form and name.
+func (s *settings) sealDatabase(ctx context.Context, st *backupdir.Staging, c *capture) error {
+	s.progress(Progress{Phase: PhaseSeal, Path: st.PathOf(format.DBDir)})
+	dir, err := st.OpenDir(format.DBDir)
+	if err == nil {
+		defer dir.Close()
+		c.dbBytes, err = c.db.Seal(ctx, dir, filepath.Base(s.DatabasePath))
 	}
-	return s.captureStore(ctx, st)
-}
-
-// takeGuard takes the ingestion guard, if there is one.
-func (s *settings) takeGuard(ctx context.Context) (unlock func(), err error) {
-	if s.Locker == nil {
-		return func() {}, nil
-	}
-	s.report(Progress{Phase: PhaseGuard})
-	unlock, err = s.Locker.Lock(ctx)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("take ingestion guard: %w", err)
-	case unlock == nil:
-		return nil, errors.New("take ingestion guard: Locker returned no unlock function")
-	}
-	return unlock, nil
-}
-
-// captureStore reads the live store into staging.
-func (s *settings) captureStore(ctx context.Context, st *staging) (*capture, error) {
-	c := new(capture)
-	if err := ctx.Err(); err != nil {
-		return nil, step("capture", s.DatabasePath, err)
-	}
-	s.report(Progress{Phase: PhaseDatabase, Path: s.DatabasePath})
-	if err := st.inSubdirectory(dbDirName, func(dir *fsat.Dir) error { return s.captureDatabase(ctx, st, dir) }); err != nil {
-		return nil, step("capture database", s.DatabasePath, err)
-	}
-	c.paths.db = filepath.Join(dbDirName, filepath.Base(s.DatabasePath))
-
-	s.report(Progress{Phase: PhaseRegistry, Path: s.RegistryPath})
-	err := st.inSubdirectory(configDirName, func(dir *fsat.Dir) error {
-		size, ok, err := s.captureRegistry(ctx, dir)
-		if ok {
-			c.registryBytes = size
-			c.paths.registry = filepath.Join(configDirName, filepath.Base(s.RegistryPath))
-		}
-		return err
-	})
 	if err != nil {
-		return nil, step("capture registry", s.RegistryPath, err)
+		return wrapStep("seal database copy", st.PathOf(format.DBDir, sqlitedb.WorkName), err)
 	}
-
-	if s.IncludeChroma {
-		s.report(Progress{Phase: PhaseChroma, Path: s.ChromaPath})
-		if err := s.captureChroma(ctx, st, c); err != nil {
-			return nil, step("capture Chroma directory", s.ChromaPath, err)
-		}
-	}
-	return c, nil
+	return nil
 }
 
-// inSubdirectory makes the directory name in staging and calls do with it.
-func (st *staging) inSubdirectory(name string, do func(*fsat.Dir) error) error {
-	if err := st.Mkdir(name, 0o700); err != nil {
-		return err
-	}
-	dir, err := st.OpenDir(name)
+// hashAndSync makes everything in staging durable and writes the manifest's
+// lines for it into SHA256SUMS. The first line, which covers the metadata, is
+// left to publish: the stamp is not known yet.
+func (s *settings) hashAndSync(ctx context.Context, st *backupdir.Staging, captured *capture) (_ *fsat.File, err error) {
+	files, bytes := captured.total()
+	manifest, err := st.Create(format.ManifestName, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer dir.Close()
-	return do(dir)
-}
+	handedOver := false
+	defer func() { // when OnProgress panics too
+		if !handedOver {
+			manifest.Close()
+		}
+	}()
+	useSyncFS := fsat.CanSyncFS && files >= syncFSFrom
+	s.progress(Progress{Phase: PhaseHash, TotalFiles: files, TotalBytes: bytes})
 
-// captureChroma copies the Chroma directory whole: which files hold what is
-// Chroma's affair, and after a purge the vectors are in segment files only.
-func (s *settings) captureChroma(ctx context.Context, st *staging, c *capture) error {
-	src, err := s.openChroma()
-	if src == nil {
-		return err
+	// Writing is the disk's work and hashing the CPU's, so they run side by
+	// side. The directory was opened before anything was written to it, so
+	// syncfs reports every write that was lost. It is called once: a failed
+	// sync must never be repeated into a success.
+	var group errgroup.Group
+	defer group.Wait()
+	if useSyncFS {
+		group.Go(st.SyncFS)
 	}
-	defer src.Close()
-	c.chroma = &treeCopy{
-		sums:  true,
-		alien: s.liveDatabase().contains,
-		progress: func(path string, files, bytes int64) {
-			s.report(Progress{Phase: PhaseChroma, Path: path, Files: files, Bytes: bytes})
+	lines := format.NewWriter(manifest, int64(len(format.Line([sha256.Size]byte{}, format.MetadataName))))
+	err = filetree.Scan(ctx, st.Dir, filetree.ScanOptions{
+		Hash:      true,
+		Sync:      !useSyncFS,
+		Writeback: !useSyncFS,
+		Copied:    captured.chroma,
+		CopiedAt:  format.ChromaDir + "/",
+		Follower:  captured.db.Hash(),
+		Skip:      func(path string) bool { return path == format.ManifestName },
+		Progress: func(path string, doneFiles, doneBytes int64) {
+			s.progress(Progress{Phase: PhaseHash, Path: path,
+				Files: doneFiles, TotalFiles: files, Bytes: doneBytes, TotalBytes: bytes})
 		},
+	}, func(f *filetree.File) error { return addLine(lines, f) })
+	if err != nil {
+		return nil, err
 	}
-	return st.inSubdirectory(chromaDirName, func(dst *fsat.Dir) error {
-		c.chromaFiles, c.chromaBytes, err = c.chroma.copyTree(ctx, src, dst, copyWorkers())
-		c.paths.chroma = chromaDirName
-		return err
-	})
+	s.progress(Progress{Phase: PhaseSync, TotalFiles: files, TotalBytes: bytes})
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if err := lines.Flush(); err != nil {
+		return nil, err
+	}
+	s.progress(Progress{Phase: PhaseSync, Files: files, TotalFiles: files, Bytes: bytes, TotalBytes: bytes})
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	handedOver = true
+	return manifest, nil
 }
 
-// openChroma opens the Chroma directory, or returns nil if there is none.
-func (s *settings) openChroma() (*fsat.Dir, error) {
-	dir, err := fsat.OpenDir(s.ChromaPath)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return dir, err
+// addLine writes the manifest's line for f, unless it is an empty directory.
+func addLine(lines *format.Writer, f *filetree.File) error {
+	if f.IsDir() {
+		return nil
 	}
-	if dangling, lerr := isSymlink(s.ChromaPath); lerr == nil && dangling {
-		return nil, err // a volume that is not mounted, say
+	if f.Irregular {
+		return fmt.Errorf("%s is not a regular file", f.Path)
 	}
-	s.log.Info("chroma_snapshot_skipped_missing", "path", s.ChromaPath)
-	return nil, nil
+	line := format.Line(f.Sum, f.Path)
+	if len(line) > format.MaxLine { // no reader would accept it
+		return fmt.Errorf("%w: the path %.100q… of %d bytes is too long for the manifest", ErrUnsupportedFile, f.Path, len(f.Path))
+	}
+	return lines.Add(line)
 }
+
+// publish completes the metadata and the manifest for the first stamp that is
+// free, makes both durable and renames staging to it. meta lacks the stamp and
+// the paths; rel has the paths relative to the snapshot.
+func (s *settings) publish(ctx context.Context, st *backupdir.Staging, manifest *fsat.File, meta *Metadata, rel paths) error {
+	defer manifest.Close()
+	s.progress(Progress{Phase: PhasePublish})
+	_, err := st.Publish(ctx, meta.CreatedAt, func(stamp string) error {
+		root := filepath.Join(s.BackupDir, format.SnapshotsName, stamp)
+		under := func(rel string) string {
+			if rel == "" {
+				return ""
+			}
+			return filepath.Join(root, rel)
+		}
+		meta.Stamp, meta.BackupRoot = stamp, root
+		meta.DBSnapshotPath = under(rel.db)
+		meta.RegistrySnapshotPath = under(rel.registry)
+		meta.ChromaSnapshotPath = under(rel.chroma)
+		sum, err := writeMetadata(st.Dir, meta)
+		if err != nil {
+			return err
+		}
+		if _, err := manifest.WriteAt([]byte(format.Line(sum, format.MetadataName)), 0); err != nil {
+			return err
+		}
+		if err := manifest.Sync(); err != nil {
+			return err
+		}
+		return st.Sync()
+	})
+	return err
+}
+
+// writeMetadata writes backup-metadata.json, in the place of one for an
+// earlier stamp, and makes it durable.
+func writeMetadata(dir *fsat.Dir, meta *Metadata) (sum [sha256.Size]byte, err error) {
+	data, err := encodeMetadata(meta)
+	if err != nil {
+		return sum, err
+	}
+	if err := dir.Remove(format.MetadataName, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return sum, err
+	}
+	f, err := dir.Create(format.MetadataName, 0o600)
+	if err != nil {
+		return sum, err
+	}
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return sum, err
+	}
+	if err := f.Sync(); err != nil {
+		return sum, err
+	}
+	return sha256.Sum256(data), f.Close()
+}
+
+// truncateToMicroseconds returns t with the precision that metadata keeps, in
+// UTC and without a monotonic reading.
+func truncateToMicroseconds(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }

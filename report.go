@@ -1,9 +1,10 @@
 package backup
 
 import (
-	"bytes"
-	"fmt"
+	"encoding/json"
 	"strings"
+
+	"github.com/atocore/backup/internal/pyjson"
 )
 
 // Code names a kind of problem that makes a snapshot untrustworthy. Codes may
@@ -47,18 +48,21 @@ const (
 	CodeTooManyProblems   Code = "too_many_problems"          // the list is cut here
 )
 
+// maxProblems bounds a report.
+const maxProblems = 1000
+
 // Problem is one reason not to trust a snapshot.
 type Problem struct {
 	Code Code
-	// Path is the file, relative to the snapshot's directory with slashes;
-	// empty where the problem is not one file's.
+	// Path is the file, relative to the snapshot's directory with slashes. It
+	// is empty if the problem does not concern a single file.
 	Path string
-	// Detail says more, in words that may change; it may be empty.
+	// Detail explains the problem, in words that may change. It may be empty.
 	Detail string
 }
 
-// String gives the form of the JSON report: the code and, after ": ", the path
-// and the detail.
+// String returns the form that the JSON report uses: the code, followed by
+// ": " and the path, and ": " and the detail, where they are set.
 func (p Problem) String() string {
 	parts := []string{string(p.Code)}
 	for _, s := range []string{p.Path, p.Detail} {
@@ -69,48 +73,73 @@ func (p Problem) String() string {
 	return strings.Join(parts, ": ")
 }
 
-// Report is what validating a snapshot found.
+// addProblem appends a problem. Beyond maxProblems it appends one more that
+// says so, and nothing after that.
+func addProblem(problems []Problem, code Code, path, detail string) []Problem {
+	switch {
+	case len(problems) < maxProblems:
+		return append(problems, Problem{code, path, oneLine(detail)})
+	case len(problems) == maxProblems:
+		return append(problems, Problem{Code: CodeTooManyProblems})
+	}
+	return problems
+}
+
+// oneLine replaces control characters by spaces, because a detail may quote
+// untrusted bytes.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// Report is the result of validating a snapshot.
 type Report struct {
 	Stamp  string
 	Path   string // the snapshot's directory
 	Exists bool   // whether there is such a directory
 	DBOK   bool   // whether the database copy passed every check
-	// RegistryOK and ChromaOK tell the same of the other two; nil if the
-	// snapshot records none.
+	// RegistryOK and ChromaOK report the same for the other two parts. They
+	// are nil if the snapshot records no such part.
 	RegistryOK, ChromaOK *bool
-	// Problems lists everything that is wrong, at most maxProblems of them.
+	// Problems lists everything that is wrong, at most 1,000 entries and one
+	// that says that there are more.
 	Problems []Problem
-	// Metadata is what the snapshot records; nil if it could not be read.
+	// Metadata is what the snapshot records about itself. It is nil if it
+	// could not be read.
 	Metadata *Metadata
-	// Valid: every check ran and passed.
+	// Valid reports whether every check ran and passed.
 	Valid bool
 
 	raw string // the metadata's JSON
 }
 
-// MarshalJSON gives the Python module's form, in which problems are strings
+// MarshalJSON returns the Python module's form, in which problems are strings
 // under "errors".
 func (r Report) MarshalJSON() ([]byte, error) {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, `{"stamp":%s,"path":%s,"exists":%t,"db_ok":%t,"registry_ok":%s,"chroma_ok":%s,"errors":[`,
-		quoteASCII(r.Stamp), quoteASCII(r.Path), r.Exists, r.DBOK, nullable(r.RegistryOK), nullable(r.ChromaOK))
-	for i, p := range r.Problems {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(quoteASCII(p.String()))
-	}
-	raw, err := rawMetadata(r.Metadata, r.raw)
+	metadata, err := rawMetadata(r.Metadata, r.raw)
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(&b, `],"metadata":%s,"valid":%t}`, raw, r.Valid)
-	return b.Bytes(), nil
-}
-
-func nullable(b *bool) string {
-	if b == nil {
-		return "null"
+	problems := make([]pyjson.String, len(r.Problems))
+	for i, p := range r.Problems {
+		problems[i] = pyjson.String(p.String())
 	}
-	return fmt.Sprint(*b)
+	return pyjson.Marshal(struct {
+		Stamp      pyjson.String   `json:"stamp"`
+		Path       pyjson.String   `json:"path"`
+		Exists     bool            `json:"exists"`
+		DBOK       bool            `json:"db_ok"`
+		RegistryOK *bool           `json:"registry_ok"`
+		ChromaOK   *bool           `json:"chroma_ok"`
+		Errors     []pyjson.String `json:"errors"`
+		Metadata   json.RawMessage `json:"metadata"`
+		Valid      bool            `json:"valid"`
+	}{
+		pyjson.String(r.Stamp), pyjson.String(r.Path), r.Exists, r.DBOK, r.RegistryOK, r.ChromaOK,
+		problems, json.RawMessage(metadata), r.Valid,
+	})
 }

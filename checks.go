@@ -1,0 +1,291 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/atocore/backup/internal/filetree"
+	"github.com/atocore/backup/internal/format"
+	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/registry"
+	"github.com/atocore/backup/internal/sqlitedb"
+)
+
+// The checks of a validation. Each returns the problems that it found, or an
+// error if it could not be completed.
+
+// A checkResult is the problems that each check found.
+type checkResult struct{ files, registry, chroma, db, chromaDB []Problem }
+
+// check makes every check that can be made. SQLite's checks run beside the
+// hashing: they read the same bytes, mostly from the page cache, on another
+// CPU.
+func (s *settings) check(ctx context.Context, snap *openedSnapshot) (found checkResult, err error) {
+	checkCtx, cancel := context.WithCancel(ctx)
+	group, checkCtx := errgroup.WithContext(checkCtx)
+	defer group.Wait()
+	defer cancel()
+	if snap.places.db.path != "" {
+		s.progress(Progress{Phase: PhaseValidateDatabase, Path: snap.places.db.path})
+		group.Go(func() (err error) {
+			found.db, err = checkDatabase(checkCtx, snap)
+			return err
+		})
+	}
+	if snap.places.chroma.path != "" {
+		group.Go(func() (err error) {
+			found.chromaDB, err = checkChromaDatabase(checkCtx, snap)
+			return err
+		})
+	}
+	tree, err := s.checkFiles(checkCtx, snap)
+	if err != nil {
+		cancel()
+		if werr := group.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
+			return found, werr
+		}
+		return found, err
+	}
+	found.files = tree.problems
+	if found.registry, err = checkRegistry(snap); err != nil {
+		return found, err
+	}
+	if found.chroma, err = checkChromaTree(snap, tree); err != nil {
+		return found, err
+	}
+	if err := group.Wait(); err != nil {
+		return found, err
+	}
+	return found, ctx.Err()
+}
+
+// A checkedTree is what the walk over all files of a snapshot found.
+type checkedTree struct {
+	problems                 []Problem
+	chromaFiles, chromaBytes int64
+}
+
+// codeOf maps the ways in which files can differ from the manifest to codes.
+var codeOf = map[format.Mismatch]Code{
+	format.Missing:   CodeFileMissing,
+	format.Changed:   CodeFileChanged,
+	format.Unknown:   CodeFileUnknown,
+	format.Malformed: CodeManifestMalformed,
+}
+
+// checkFiles compares every file with the manifest, if there is one, and
+// counts the Chroma copy's. Files and manifest come in the same order, so
+// neither is held in memory.
+func (s *settings) checkFiles(ctx context.Context, snap *openedSnapshot) (tree checkedTree, err error) {
+	report := func(code Code, path, detail string) {
+		tree.problems = addProblem(tree.problems, code, path, detail)
+	}
+	s.progress(Progress{Phase: PhaseValidateFiles, Path: snap.dir.Path()})
+	var manifest *format.Cursor
+	if snap.manifest != nil {
+		manifest = format.NewCursor(format.NewReader(snap.manifest), func(kind format.Mismatch, path, detail string) {
+			report(codeOf[kind], path, detail)
+		})
+	}
+	err = filetree.Scan(ctx, snap.dir, filetree.ScanOptions{
+		Hash:      manifest != nil,
+		Skip:      func(path string) bool { return path == format.ManifestName },
+		Forbidden: snap.live.Contains,
+		Progress: func(path string, files, bytes int64) {
+			s.progress(Progress{Phase: PhaseValidateFiles, Path: path, Files: files, Bytes: bytes})
+		},
+	}, func(f *filetree.File) error {
+		if f.Irregular {
+			report(CodeFileNotRegular, f.Path, f.Info.Mode.Type().String())
+		}
+		if strings.HasPrefix(f.Path, format.ChromaDir+"/") && !f.IsDir() {
+			tree.chromaFiles++
+			tree.chromaBytes += f.Info.Size
+		}
+		if manifest == nil {
+			return nil
+		}
+		return manifest.Compare(ctx, f.Path, f.IsDir(), f.Irregular, f.Sum)
+	})
+	if err != nil || manifest == nil {
+		return tree, err
+	}
+	return tree, manifest.Drain(ctx)
+}
+
+// openParent opens the directory of the snapshot that holds the entry rel.
+func openParent(snapshot *fsat.Dir, rel string) (*fsat.Dir, error) {
+	dir, err := snapshot.Reopen()
+	if err != nil {
+		return nil, err
+	}
+	parts := strings.Split(rel, "/")
+	for _, part := range parts[:len(parts)-1] {
+		next, err := dir.OpenDir(part)
+		dir.Close()
+		if err != nil {
+			return nil, err
+		}
+		dir = next
+	}
+	return dir, nil
+}
+
+// checkDatabase checks the database copy.
+func checkDatabase(ctx context.Context, snap *openedSnapshot) (problems []Problem, err error) {
+	report := func(code Code, path, detail string) { problems = addProblem(problems, code, path, detail) }
+	db := snap.places.db.path
+	name := path.Base(db)
+	dir, err := openParent(snap.dir, db)
+	if err == nil {
+		defer dir.Close()
+	}
+	var info fsat.Info
+	if err == nil {
+		info, err = dir.Lstat(name)
+	}
+	switch {
+	case err != nil && fsat.IsMissing(err):
+		report(CodeDBMissing, "", db)
+		return problems, nil
+	case err != nil:
+		return nil, err
+	case !info.Mode.IsRegular() || snap.live.Contains(info):
+		// Reported here as well as by the walk over all files, so that the
+		// database does not pass.
+		report(CodeDBOpen, db, "not a regular file of the snapshot's own")
+		return problems, nil
+	}
+	if info.Size != snap.meta.DBSizeBytes {
+		report(CodeDBSize, db, fmt.Sprintf("%d bytes, recorded are %d", info.Size, snap.meta.DBSizeBytes))
+	}
+	for _, suffix := range []string{"-wal", "-journal"} {
+		if side, err := dir.Lstat(name + suffix); err == nil {
+			// The Python module's own check leaves an empty -wal for a while,
+			// which says nothing about the database.
+			if snap.meta.FormatVersion > 0 || side.Size > 0 {
+				report(CodeDBSidecar, db+suffix, "")
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENAMETOOLONG) {
+			return nil, err
+		}
+	}
+	if info.Size == 0 {
+		report(CodeDBIntegrity, db, "the file is empty")
+		return problems, nil
+	}
+	if snap.meta.FormatVersion > 0 {
+		if inForm, err := sqlitedb.IsRollbackForm(dir, name); err != nil {
+			return nil, err
+		} else if !inForm {
+			report(CodeDBForm, db, "")
+		}
+	}
+	findings, err := sqlitedb.Check(ctx, dir, name, sqlitedb.IntegrityCheck, maxProblems+1)
+	for _, f := range findings {
+		code := CodeDBIntegrity
+		if f.Unreadable {
+			code = CodeDBOpen
+		}
+		report(code, db, f.Text)
+	}
+	return problems, err
+}
+
+// checkRegistry checks that the registry copy is JSON. A copy that is not a
+// regular file is reported by the walk over all files.
+func checkRegistry(snap *openedSnapshot) (problems []Problem, err error) {
+	at := snap.places.registry.path
+	if at == "" {
+		return nil, nil
+	}
+	dir, err := openParent(snap.dir, at)
+	if err == nil {
+		defer dir.Close()
+	}
+	var data []byte
+	if err == nil {
+		data, err = dir.ReadSmall(path.Base(at), registry.MaxSize, snap.live.Contains, nil)
+	}
+	switch {
+	case err != nil && fsat.IsMissing(err):
+		return addProblem(nil, CodeRegistryMissing, "", at), nil
+	case errors.Is(err, fsat.ErrNotRegular):
+		return nil, nil
+	case errors.Is(err, fsat.ErrTooLarge):
+		return addProblem(nil, CodeRegistryInvalidJSON, at, "too large"), nil
+	case err != nil:
+		return nil, err
+	case !registry.Valid(data):
+		return addProblem(nil, CodeRegistryInvalidJSON, at, registry.Fault(data)), nil
+	}
+	return nil, nil
+}
+
+// checkChromaTree compares the Chroma copy with what is recorded about it.
+func checkChromaTree(snap *openedSnapshot, tree checkedTree) (problems []Problem, err error) {
+	at := snap.places.chroma.path
+	if at == "" {
+		return nil, nil
+	}
+	info, err := snap.dir.Lstat(format.ChromaDir)
+	switch {
+	case err != nil && fsat.IsMissing(err), err == nil && !info.Mode.IsDir():
+		return addProblem(nil, CodeChromaMissing, "", at), nil
+	case err != nil:
+		return nil, err
+	}
+	if want := snap.meta.ChromaSnapshotFiles; tree.chromaFiles != want {
+		problems = addProblem(problems, CodeChromaFiles, at, fmt.Sprintf("%d files, recorded are %d", tree.chromaFiles, want))
+	}
+	if want := snap.meta.ChromaSnapshotBytes; tree.chromaBytes != want {
+		problems = addProblem(problems, CodeChromaBytes, at, fmt.Sprintf("%d bytes, recorded are %d", tree.chromaBytes, want))
+	}
+	return problems, nil
+}
+
+// checkChromaDatabase runs SQLite's quick check on the Chroma copy's own
+// database. If a journal or WAL lies beside it, the database is whole only
+// together with that, and a copy must not be opened in a way that applies it;
+// then the manifest is the only check.
+func checkChromaDatabase(ctx context.Context, snap *openedSnapshot) (problems []Problem, err error) {
+	const name = format.ChromaDBName
+	dir, err := snap.dir.OpenDir(format.ChromaDir)
+	if err != nil {
+		if fsat.IsMissing(err) {
+			return nil, nil // reported by checkChromaTree
+		}
+		return nil, err
+	}
+	defer dir.Close()
+	info, err := dir.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case !info.Mode.IsRegular() || snap.live.Contains(info):
+		return nil, nil // reported by checkFiles
+	}
+	for _, suffix := range []string{"-wal", "-journal"} {
+		side, err := dir.Lstat(name + suffix)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err == nil && side.Size > 0 {
+			return nil, nil
+		}
+	}
+	findings, err := sqlitedb.Check(ctx, dir, name, sqlitedb.QuickCheck, maxProblems+1)
+	for _, f := range findings {
+		problems = addProblem(problems, CodeChromaDBCheck, format.ChromaDir+"/"+name, f.Text)
+	}
+	return problems, err
+}
