@@ -15,8 +15,8 @@ import (
 	"github.com/atocore/backup"
 )
 
-// runChild is this program as one of its own child processes: what the library
-// does is measured in one, and data are made in one. Each prints its sample.
+// runChild runs this program as one of its own child processes, which measure the
+// library or create data. Each prints its sample.
 //
 //	bench child create -db FILE [-chroma DIR] [-registry FILE] -backups DIR [-online]
 //	bench child validate -backups DIR -stamp NAME
@@ -25,7 +25,7 @@ import (
 //	bench child nothing
 //	bench child fill -data NAME -to PATH -n N
 //
-// Each takes -cpuprofile FILE too.
+// All of them accept -cpuprofile FILE, too.
 func runChild(ctx context.Context, args []string, out io.Writer) (err error) {
 	if len(args) == 0 {
 		return errUsage
@@ -36,12 +36,12 @@ func runChild(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags.StringVar(&opts.RegistryPath, "registry", "", "the registry")
 	flags.StringVar(&opts.ChromaPath, "chroma", "", "the Chroma directory")
 	flags.StringVar(&opts.BackupDir, "backups", "", "the backup directory")
-	flags.BoolVar(&opts.OnlineBackup, "online", false, "insist on the online backup API")
+	flags.BoolVar(&opts.OnlineBackup, "online", false, "use the online backup API")
 	stamp := flags.String("stamp", "", "the snapshot to validate")
-	data := flags.String("data", "", "what to make")
-	to := flags.String("to", "", "where to make it")
-	n := flags.Int64("n", 0, "how much of it to make")
-	idle := flags.Duration("idle", 0, "write for so long before the capture")
+	data := flags.String("data", "", "the kind of data to create")
+	to := flags.String("to", "", "the path to create it at")
+	n := flags.Int64("n", 0, "the size or number of the data to create")
+	idle := flags.Duration("idle", 0, "how long to write before the capture")
 	profile := flags.String("cpuprofile", "", "write a profile for go tool pprof to `FILE`")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
@@ -78,7 +78,7 @@ func runChild(ctx context.Context, args []string, out io.Writer) (err error) {
 	case "fill":
 		err = fill(ctx, *data, *to, *n)
 	default:
-		err = fmt.Errorf("there is no child %q", args[0])
+		err = fmt.Errorf("no child %q", args[0])
 	}
 	if err != nil {
 		return err
@@ -108,14 +108,14 @@ func timeCreate(ctx context.Context, opts backup.Options) (s sample, err error) 
 	return s, err
 }
 
-// A store is a machine store to be measured.
+// A store is a machine store to measure.
 type store struct {
 	name                 string
-	db, registry, chroma string // empty: none
-	manyFiles            bool   // see contest
+	db, registry, chroma string // empty if the store does not have the part
+	manyFiles            bool   // see comparison
 }
 
-// paths gives what a plain copy of the store has to name.
+// paths returns the paths that a plain copy of the store has to include.
 func (s store) paths() (paths []string) {
 	for _, path := range []string{s.db, s.registry, s.chroma} {
 		if path != "" {
@@ -125,8 +125,8 @@ func (s store) paths() (paths []string) {
 	return paths
 }
 
-// create is the library's way.
-func (b *bench) create(s store, more ...string) way {
+// create is the library's candidate.
+func (b *bench) create(s store, more ...string) candidate {
 	name := ours
 	if len(more) > 0 {
 		name += " (OnlineBackup)"

@@ -25,16 +25,17 @@ const (
 	gib = int64(1) << 30
 )
 
-// have makes sure of the data called name, n large, and gives its path. They
-// are made in a child process, which keeps this one small (see peakMemory).
-// Whatever is measured reads them from the page cache.
-func (b *bench) have(ctx context.Context, name string, n int64) (path string, err error) {
+// ensure creates the data called name with size n, unless it exists, and returns
+// its path. A child process creates it, which keeps this process small (see
+// peakMemory). It also reads the data into the page cache, from where it will be
+// read when it is measured.
+func (b *bench) ensure(ctx context.Context, name string, n int64) (path string, err error) {
 	path = filepath.Join(b.dir, "data", fmt.Sprintf("%s-%d", name, n))
 	if name == "database" || name == "small-rows" {
 		path += ".db"
 	}
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		b.say("making %s", filepath.Base(path))
+		b.say("creating %s", filepath.Base(path))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return "", err
 		}
@@ -73,7 +74,7 @@ func warm(path string) error {
 	})
 }
 
-// fill makes the data called name at path.
+// fill creates the data called name at path.
 func fill(ctx context.Context, name, path string, n int64) error {
 	switch name {
 	case "database":
@@ -92,11 +93,11 @@ func fill(ctx context.Context, name, path string, n int64) error {
 		return os.WriteFile(path, fmt.Appendf(nil, `{"version": 1, "projects": [%s]}`,
 			strings.TrimSuffix(strings.Repeat(`{"id": "a-project", "aliases": ["one", "two"]}, `, int(n)), ", ")), 0o600)
 	}
-	return fmt.Errorf("there are no data %q", name)
+	return fmt.Errorf("no data %q", name)
 }
 
-// filler gives bytes that no file system can make smaller; the same ones in
-// every run.
+// filler returns a source of bytes that no file system can compress. They are the
+// same in every run.
 func filler(seed int64) *rand.ChaCha8 {
 	var key [32]byte
 	copy(key[:], fmt.Sprint(seed))
@@ -113,7 +114,7 @@ func fillFile(path string, size int64, from *rand.ChaCha8) (err error) {
 	return err
 }
 
-// fillFiles makes count files of one size, 1,000 of them in a directory.
+// fillFiles creates count files of the same size, 1,000 in each directory.
 func fillFiles(path string, count, size int64) error {
 	from := filler(count)
 	for i := range count {
@@ -130,9 +131,9 @@ func fillFiles(path string, count, size int64) error {
 	return nil
 }
 
-// fillChroma makes a directory with the files of a Chroma server's local
-// store, n bytes in all: its database and one directory a collection, whose
-// segment files hold the vectors.
+// fillChroma creates a directory like the local store of a Chroma server, with n
+// bytes in total: its database, and one directory for each collection, whose
+// segment files contain the vectors.
 func fillChroma(ctx context.Context, path string, n int64) error {
 	const collections = 40
 	from := filler(n)
@@ -178,8 +179,8 @@ const schema = `
 	CREATE INDEX event_at ON event (at);
 	CREATE INDEX event_kind ON event (kind, at);`
 
-// largeRows adds some 8 MB: documents of up to 20 KB, chunks of them of up to
-// 2.4 KB under random keys, and vectors.
+// largeRows adds about 8 MB: documents of up to 20 KB, chunks of up to 2.4 KB with
+// random keys, and vectors.
 const largeRows = `
 	INSERT INTO document (project, body, created_at)
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 250)
@@ -193,14 +194,14 @@ const largeRows = `
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 800)
 		SELECT randomblob(3072) FROM n;`
 
-// smallRows adds some 0.5 MB: events of about 60 bytes, and their two indexes
-// in random order, which SQLite looks up row by row to check them.
+// smallRows adds about 0.5 MB: events of about 60 bytes in two indexes whose order
+// is random. An integrity check looks up each row in both.
 const smallRows = `
 	INSERT INTO event (at, kind, detail)
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 3000)
 		SELECT 1700000000 + abs(random() % 100000000), 'kind-' || abs(random() % 20), hex(randomblob(10 + abs(random() % 40))) FROM n;`
 
-// fillDatabase makes a WAL database of about n bytes.
+// fillDatabase creates a WAL database of about n bytes.
 func fillDatabase(ctx context.Context, path string, n int64, rows string) error {
 	db, err := openDatabase(path, "_pragma=journal_mode(off)", "_pragma=synchronous(off)", "_pragma=cache_size(-100000)")
 	if err != nil {
@@ -225,8 +226,8 @@ func fillDatabase(ctx context.Context, path string, n int64, rows string) error 
 	return execute(ctx, path, "PRAGMA journal_mode=wal")
 }
 
-// openDatabase opens a database as a host of the library would: one
-// connection.
+// openDatabase opens a database with a single connection, as a host of the
+// library would.
 func openDatabase(path string, params ...string) (*sql.DB, error) {
 	u := url.URL{Scheme: "file", Path: filepath.ToSlash(path), RawQuery: strings.Join(params, "&")}
 	db, err := sql.Open("sqlite", u.String())
@@ -248,8 +249,8 @@ func execute(ctx context.Context, path, statement string) error {
 	return db.Close()
 }
 
-// fillSnapshots makes a backup directory with n snapshots that can be listed:
-// their metadata are as the library writes them, and nothing else is in them.
+// fillSnapshots creates a backup directory with n snapshots for listing. They
+// contain nothing but metadata as the library writes it.
 func fillSnapshots(path string, n int64) error {
 	first := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for i := range n {

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// describeMachine prints what the figures depend on.
+// describeMachine prints the properties of the machine that the figures depend on.
 func (b *bench) describeMachine() {
-	row := func(what, is string) {
-		if is = strings.TrimSpace(is); is != "" {
-			fmt.Fprintf(b.out, "- %s: %s\n", what, is)
+	row := func(what, value string) {
+		if value = strings.TrimSpace(value); value != "" {
+			fmt.Fprintf(b.out, "- %s: %s\n", what, value)
 		}
 	}
 	fmt.Fprintln(b.out, "# Benchmark")
@@ -37,12 +37,12 @@ func (b *bench) describeMachine() {
 			row(t.what, version)
 		}
 	}
-	row("peak memory", fmt.Sprintf("%.0f MiB for a process of ours that does nothing; of other programs at least what the benchmark takes is counted",
+	row("peak memory", fmt.Sprintf("%.0f MiB for a child process that does nothing; figures of other programs are never below the benchmark's own",
 		b.floor/float64(mib)))
 }
 
-// ownPeakMemory gives this process's own peak resident memory, in bytes, where
-// Linux tells it, else 0.
+// ownPeakMemory returns the peak resident memory of this process in bytes. It
+// returns 0 on systems other than Linux.
 func ownPeakMemory() int64 {
 	var kilobytes int64
 	_, _ = fmt.Sscan(after(readText("/proc/self/status"), "VmHWM"), &kilobytes)
@@ -50,11 +50,11 @@ func ownPeakMemory() int64 {
 }
 
 func readText(path string) string {
-	text, _ := os.ReadFile(path) // not there on other systems than Linux
+	text, _ := os.ReadFile(path) // exists on Linux only
 	return strings.TrimSpace(string(text))
 }
 
-// after gives what the first line "key: value" says.
+// after returns the value of the first line "key: value".
 func after(text, key string) string {
 	for line := range strings.Lines(text) {
 		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == key {
@@ -64,24 +64,25 @@ func after(text, key string) string {
 	return ""
 }
 
-// fileSystem gives the mount that dir is on, as far as Linux tells.
+// fileSystem describes the file system that contains dir. It returns "" on systems
+// other than Linux.
 func fileSystem(dir string) string {
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return ""
 	}
-	best, is := "", ""
+	best, description := "", ""
 	for line := range strings.Lines(readText("/proc/self/mounts")) {
-		fields := strings.Fields(line) // device, place, type, options
+		fields := strings.Fields(line) // device, mount point, type, options
 		if len(fields) < 4 {
 			continue
 		}
 		rel, err := filepath.Rel(fields[1], dir)
 		if err == nil && filepath.IsLocal(rel) && len(fields[1]) >= len(best) {
-			best, is = fields[1], fields[2]+" ("+fields[3]+")"
+			best, description = fields[1], fields[2]+" ("+fields[3]+")"
 		}
 	}
-	return is
+	return description
 }
 
 func moduleVersion(path string) string {

@@ -1,19 +1,19 @@
-// Bench measures this library beside the ways people have today, on the
+// Bench compares this library with other tools for the same purpose, on the
 // machine it runs on:
 //
 //	go run ./bench
 //
-// It makes its data in a temporary directory, which takes some 16 GB while it
+// It creates its data in a temporary directory, which takes about 16 GB while it
 // runs and some minutes to fill (-quick: a twentieth of both), and prints
-// Markdown tables of medians. Each way runs as a process of its own, so that
-// its memory can be told; the ways of one table run in turn, in alternating
-// order, so that a disk that is slow for a minute is slow for all of them.
-// What a way left is removed and synced away before the next one begins, and
-// what it reads is in the page cache.
+// Markdown tables of medians. Each candidate runs in a separate process, so that
+// its memory can be measured. The candidates of one table run in turn, in
+// alternating order, so that a disk that is slow for a minute is slow for all of
+// them. The output of a candidate is removed, and the disks are synced, before
+// the next one starts. The input is in the page cache.
 //
-// Peers that are not installed are left out, and it is said which. As root,
-// with mkfs.xfs, a file system that shares blocks between copies is measured
-// too, on a loop device.
+// Candidates that are not installed are left out, with a message for each. If
+// run as root with mkfs.xfs installed, it also measures a file system that
+// shares blocks between copies, on a loop device.
 package main
 
 import (
@@ -36,7 +36,7 @@ func main() {
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	switch {
 	case err == nil:
-	case errors.Is(err, flag.ErrHelp), errors.Is(err, errUsage): // said already
+	case errors.Is(err, flag.ErrHelp), errors.Is(err, errUsage): // already printed
 		os.Exit(2)
 	default:
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -46,7 +46,7 @@ func main() {
 
 var errUsage = errors.New("wrong arguments")
 
-// run is one call of the program, or of a child process of it.
+// run runs the program, or one of its child processes if args begin with "child".
 func run(ctx context.Context, args []string, out, log io.Writer) error {
 	if len(args) > 0 && args[0] == "child" {
 		return runChild(ctx, args[1:], out)
@@ -54,10 +54,10 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	b := &bench{out: out, log: log, scale: 1}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(log)
-	dir := flags.String("dir", "", "make the data in `DIR`, on the disk to be measured, and leave it there for the next run")
+	dir := flags.String("dir", "", "create the data in `DIR`, on the disk to be measured, and keep it for the next run")
 	only := flags.String("only", "", "run only these `PARTS`, separated by commas: "+strings.Join(partNames(), ", "))
-	flags.IntVar(&b.rounds, "rounds", 5, "run each way `N` times")
-	quick := flags.Bool("quick", false, "take a twentieth of the data: to see that it works, not to measure")
+	flags.IntVar(&b.rounds, "rounds", 5, "run each candidate `N` times")
+	quick := flags.Bool("quick", false, "use a twentieth of the data, to try the benchmark, not to measure")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -79,18 +79,18 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 type bench struct {
 	out, log io.Writer
 	rounds   int
-	scale    int64 // sizes and counts are divided by it
+	scale    int64 // divisor of all sizes and counts
 
-	dir   string // all data, on the disk that is measured
-	self  string // this program, to be run as a child
+	dir   string // contains all data, on the disk that is measured
+	self  string // path of this program, which also runs as a child
 	tools tools
-	floor float64 // bytes: the peak memory of a process of ours that does nothing
+	floor float64 // peak memory of a child process that does nothing, in bytes
 	goals []goal
-	// leftovers are directories to be removed at the end.
+	// leftovers are directories to remove at the end.
 	leftovers []string
 }
 
-// A part is a table that can be asked for by name.
+// A part is one table, which -only selects by name.
 type part struct {
 	name  string
 	title string
@@ -98,7 +98,7 @@ type part struct {
 }
 
 var parts = []part{
-	{"guard", "How long ingestion stands still", (*bench).guard},
+	{"guard", "How long ingestion is paused", (*bench).guard},
 	{"create", "Creating a snapshot of a database", (*bench).createDatabase},
 	{"tree", "Creating a snapshot of a tree", (*bench).createTree},
 	{"validate", "Validating", (*bench).validate},
@@ -123,15 +123,15 @@ func choose(only string) ([]part, error) {
 	for _, name := range strings.Split(only, ",") {
 		i := slices.IndexFunc(parts, func(p part) bool { return p.name == strings.TrimSpace(name) })
 		if i < 0 {
-			return nil, fmt.Errorf("there is no part %q, only %s", name, strings.Join(partNames(), ", "))
+			return nil, fmt.Errorf("no part %q, only %s", name, strings.Join(partNames(), ", "))
 		}
 		chosen = append(chosen, parts[i])
 	}
 	return chosen, nil
 }
 
-// main measures the chosen parts. Nothing is left of it unless keep names a
-// directory to keep the data in.
+// main measures the chosen parts. It removes its data at the end, unless keep
+// names the directory to keep it in.
 func (b *bench) main(ctx context.Context, keep string, chosen []part) (err error) {
 	if b.self, err = os.Executable(); err != nil {
 		return err
@@ -157,7 +157,7 @@ func (b *bench) main(ctx context.Context, keep string, chosen []part) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, b.tools.remove()) }()
-	nothing, err := b.compare(ctx, contest{what: "a process that does nothing", ways: []way{
+	nothing, err := b.compare(ctx, comparison{what: "a process that does nothing", candidates: []candidate{
 		b.tool(b.self, "nothing", func(string) []string { return []string{"child", "nothing"} }),
 	}})
 	if err != nil {
@@ -175,7 +175,7 @@ func (b *bench) main(ctx context.Context, keep string, chosen []part) (err error
 	return nil
 }
 
-// say tells what is being done, for it takes its time.
+// say logs progress, since the benchmark takes a while.
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.log, "bench: "+format+"\n", args...)
 }

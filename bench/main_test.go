@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The test binary stands in for the program when that runs itself as a child.
+// The test binary acts as the program when the benchmark runs itself as a child.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "child" {
 		main()
@@ -21,8 +21,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestBench runs every part on tiny data, with the tools that this machine
-// has, but without the Go peers, which take a compiler and the network.
+// TestBench runs every part on tiny data, with the tools of this machine but
+// without the Go peers, which need a compiler and the network.
 func TestBench(t *testing.T) {
 	t.Chdir(t.TempDir()) // no bench/peers here
 	dir := t.TempDir()
@@ -37,7 +37,7 @@ func TestBench(t *testing.T) {
 	require.NotContains(t, out.String(), "%!")
 	left, err := filepath.Glob(filepath.Join(dir, "*"))
 	require.NoError(t, err)
-	require.Equal(t, []string{filepath.Join(dir, "data")}, left, "more than the data is left")
+	require.Equal(t, []string{filepath.Join(dir, "data")}, left, "only the data may remain")
 }
 
 func TestRunArguments(t *testing.T) {
@@ -62,8 +62,8 @@ func TestRunArguments(t *testing.T) {
 
 func TestCompareAlternates(t *testing.T) {
 	var order strings.Builder
-	named := func(name string) way {
-		return way{name: name, run: func(_ context.Context, dst string) (sample, error) {
+	named := func(name string) candidate {
+		return candidate{name: name, run: func(_ context.Context, dst string) (sample, error) {
 			entries, err := os.ReadDir(dst)
 			require.NoError(t, err)
 			require.Empty(t, entries)
@@ -73,7 +73,7 @@ func TestCompareAlternates(t *testing.T) {
 		}}
 	}
 	b := &bench{log: io.Discard, rounds: 3, dir: t.TempDir()}
-	results, err := b.compare(context.Background(), contest{ways: []way{named("a"), named("b"), named("c")}})
+	results, err := b.compare(context.Background(), comparison{candidates: []candidate{named("a"), named("b"), named("c")}})
 	require.NoError(t, err)
 	require.Equal(t, "abccbaabc", order.String())
 	require.Equal(t, 6.0, results[0].median(seconds)) // 1, 6, 7

@@ -12,13 +12,13 @@ import (
 
 const ours = "this library"
 
-// stores makes the three stores: a database, a registry and a tree each.
+// stores creates the three stores, each with a database, a registry and a tree.
 func (b *bench) stores(ctx context.Context) (stores []store, err error) {
-	db, err := b.have(ctx, "database", 100*mib/b.scale)
+	db, err := b.ensure(ctx, "database", 100*mib/b.scale)
 	if err != nil {
 		return nil, err
 	}
-	registry, err := b.have(ctx, "registry", 20)
+	registry, err := b.ensure(ctx, "registry", 20)
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func (b *bench) stores(ctx context.Context) (stores []store, err error) {
 		{fmt.Sprintf("B: 8 × %d MiB", 256/b.scale), "large-files", 2 * gib / b.scale},
 		{fmt.Sprintf("C: Chroma-like, %d MiB", 700/b.scale), "chroma", 700 * mib / b.scale},
 	} {
-		tree, err := b.have(ctx, t.data, t.n)
+		tree, err := b.ensure(ctx, t.data, t.n)
 		if err != nil {
 			return nil, err
 		}
@@ -39,15 +39,16 @@ func (b *bench) stores(ctx context.Context) (stores []store, err error) {
 	return stores, nil
 }
 
-// guard measures how long the ingestion guard is held.
+// guard measures how long the ingestion guard is held, and how long a plain copy
+// takes.
 func (b *bench) guard(ctx context.Context) error {
 	stores, err := b.stores(ctx)
 	if err != nil {
 		return err
 	}
-	b.note(fmt.Sprintf("Store: a tree, and a database of %d MiB. For the library the time from `Lock`'s return to the call of", 100/b.scale),
-		"`unlock`; without it, ingestion would have to stand still for the whole copy.")
-	rows := [][]string{{"store", "way", "×", "median s", "least", "most"}}
+	b.note(fmt.Sprintf("Each store is a tree and a database of %d MiB. For the library, the time is from the return of `Lock` to the call", 100/b.scale),
+		"of `unlock`. With the other tools, ingestion would be paused for the whole copy.")
+	rows := [][]string{{"store", "method", "×", "median s", "least", "most"}}
 	add := func(name string, results []result, base result) {
 		for _, r := range results {
 			held := seconds
@@ -60,7 +61,7 @@ func (b *bench) guard(ctx context.Context) error {
 		}
 	}
 	for _, s := range stores {
-		results, err := b.compare(ctx, contest{what: "guard, " + s.name, manyFiles: s.manyFiles, ways: present(b.cp(s.paths()), b.create(s))})
+		results, err := b.compare(ctx, comparison{what: "guard, " + s.name, manyFiles: s.manyFiles, candidates: present(b.cp(s.paths()), b.create(s))})
 		if err != nil {
 			return err
 		}
@@ -81,7 +82,7 @@ func (b *bench) guard(ctx context.Context) error {
 		s.name += ", on XFS with reflink"
 		const plain = "--reflink=never"
 		full := b.cp(s.paths(), plain)
-		results, err := b.compare(ctx, contest{what: "guard, " + s.name, dir: dir, ways: present(full, b.cp(s.paths()), b.create(s))})
+		results, err := b.compare(ctx, comparison{what: "guard, " + s.name, dir: dir, candidates: present(full, b.cp(s.paths()), b.create(s))})
 		if err != nil {
 			return err
 		}
@@ -96,12 +97,12 @@ func (b *bench) guard(ctx context.Context) error {
 
 // createDatabase measures a snapshot of a large database alone.
 func (b *bench) createDatabase(ctx context.Context) error {
-	db, err := b.have(ctx, "database", gib/b.scale)
+	db, err := b.ensure(ctx, "database", gib/b.scale)
 	if err != nil {
 		return err
 	}
 	s := store{name: "database", db: db}
-	results, err := b.compare(ctx, contest{what: "create", ways: present(
+	results, err := b.compare(ctx, comparison{what: "create", candidates: present(
 		b.create(s),
 		b.create(s, "-online"),
 		b.cp(s.paths()),
@@ -115,8 +116,8 @@ func (b *bench) createDatabase(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.note(fmt.Sprintf("A WAL database of %d MiB that nobody writes to. Only the library hashes and publishes. It waits for the disk, and", gib/mib/b.scale),
-		"so do `sync -f` and SQLite's own ways.")
+	b.note(fmt.Sprintf("A WAL database of %d MiB without writers. Only the library hashes and publishes the copy. The library, `sync -f` and", gib/mib/b.scale),
+		"SQLite's own methods wait until the data is on the disk.")
 	subject := fmt.Sprintf("%d MiB", gib/mib/b.scale)
 	b.table(2, times(nil, subject, cpSyncName, results)...)
 	whole := find(results, ours).median(seconds)
@@ -132,11 +133,11 @@ func (b *bench) createTree(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.note("The stores of the guard's table, hashed, synced and published by the library; the peers hash nothing, and those",
-		"without `sync` wait for no disk. copytree and otiai10/copy copy the tree only.")
+	b.note(fmt.Sprintf("Each store is a tree and a database of %d MiB. The library hashes, syncs and publishes the copy; the others hash", 100/b.scale),
+		"nothing, and those without `sync` don't wait for the disk. copytree and otiai10/copy copy only the tree.")
 	var rows [][]string
 	for _, s := range stores {
-		results, err := b.compare(ctx, contest{what: "create, " + s.name, manyFiles: s.manyFiles, ways: present(
+		results, err := b.compare(ctx, comparison{what: "create, " + s.name, manyFiles: s.manyFiles, candidates: present(
 			b.create(s),
 			b.cp(s.paths()),
 			b.cpSync(s.paths()),
@@ -159,13 +160,13 @@ func (b *bench) createTree(ctx context.Context) error {
 	return nil
 }
 
-// validate measures the check of finished snapshots.
+// validate measures the validation of complete snapshots.
 func (b *bench) validate(ctx context.Context) error {
-	db, err := b.have(ctx, "database", gib/b.scale)
+	db, err := b.ensure(ctx, "database", gib/b.scale)
 	if err != nil {
 		return err
 	}
-	small, err := b.have(ctx, "small-rows", 100*mib/b.scale)
+	small, err := b.ensure(ctx, "small-rows", 100*mib/b.scale)
 	if err != nil {
 		return err
 	}
@@ -193,7 +194,7 @@ func (b *bench) validate(ctx context.Context) error {
 		}
 		meta := snapshots[0].Metadata
 		copied := meta.DBSnapshotPath
-		results, err := b.compare(ctx, contest{what: "validate, " + s.name, ways: present(
+		results, err := b.compare(ctx, comparison{what: "validate, " + s.name, candidates: present(
 			b.tool(b.self, ours, func(string) []string {
 				return []string{"child", "validate", "-backups", backups, "-stamp", meta.Stamp}
 			}),
@@ -219,14 +220,14 @@ func (b *bench) validate(ctx context.Context) error {
 
 // list measures listing many snapshots.
 func (b *bench) list(ctx context.Context) error {
-	b.note("Snapshots of which only the metadata are there.")
+	b.note("The snapshots contain only metadata.")
 	var rows [][]string
 	for _, n := range []int64{1000 / b.scale, 10000 / b.scale} {
-		backups, err := b.have(ctx, "snapshots", n)
+		backups, err := b.ensure(ctx, "snapshots", n)
 		if err != nil {
 			return err
 		}
-		results, err := b.compare(ctx, contest{what: fmt.Sprintf("list of %d", n), ways: present(
+		results, err := b.compare(ctx, comparison{what: fmt.Sprintf("list of %d", n), candidates: present(
 			b.tool(b.self, ours, func(string) []string { return []string{"child", "list", "-backups", backups} }),
 			b.pythonList(backups),
 		)})
@@ -244,13 +245,13 @@ func (b *bench) list(ctx context.Context) error {
 	return nil
 }
 
-// growth measures the library alone at growing sizes.
+// growth measures only the library, with growing stores.
 func (b *bench) growth(ctx context.Context) error {
-	small, err := b.have(ctx, "database", mib)
+	small, err := b.ensure(ctx, "database", mib)
 	if err != nil {
 		return err
 	}
-	rows := [][]string{{"store", "median s", "least", "most", "a unit", "peak MiB"}}
+	rows := [][]string{{"store", "median s", "least", "most", "per unit", "peak MiB"}}
 	for _, g := range []struct {
 		data  string
 		n     []int64
@@ -263,7 +264,7 @@ func (b *bench) growth(ctx context.Context) error {
 	} {
 		for _, n := range g.n {
 			n /= b.scale
-			path, err := b.have(ctx, g.data, n)
+			path, err := b.ensure(ctx, g.data, n)
 			if err != nil {
 				return err
 			}
@@ -271,7 +272,7 @@ func (b *bench) growth(ctx context.Context) error {
 			if g.data == "small-files" {
 				name = fmt.Sprintf("%d × 4 KiB", n)
 			}
-			results, err := b.compare(ctx, contest{what: "growth, " + name, manyFiles: g.data == "small-files", ways: []way{b.create(g.store(path))}})
+			results, err := b.compare(ctx, comparison{what: "growth, " + name, manyFiles: g.data == "small-files", candidates: []candidate{b.create(g.store(path))}})
 			if err != nil {
 				return err
 			}
@@ -287,9 +288,9 @@ func (b *bench) growth(ctx context.Context) error {
 	return nil
 }
 
-// aimMemory notes the most memory that a call of the library took so far.
+// aimMemory records the largest peak memory of a call of the library so far.
 func (b *bench) aimMemory(call string, results []result) {
-	what := "peak memory of " + call + ", the most of all"
+	what := "peak memory of " + call + ", maximum"
 	got := find(results, ours).median(peak) / float64(mib)
 	for i := range b.goals {
 		if b.goals[i].what == what {
@@ -300,16 +301,16 @@ func (b *bench) aimMemory(call string, results []result) {
 	b.aim(what, "MiB", got, 64)
 }
 
-// note prints the text above a table.
+// note prints a paragraph above a table.
 func (b *bench) note(lines ...string) {
 	fmt.Fprintf(b.out, "%s\n\n", strings.Join(lines, "\n"))
 }
 
-// onXFS calls do with a directory on a new XFS of size bytes, on a loop
-// device, if that can be had.
+// onXFS calls do with a directory on a new XFS of size bytes on a loop device. If
+// such a file system cannot be created, it logs that and does nothing.
 func (b *bench) onXFS(ctx context.Context, size int64, do func(dir string) error) (err error) {
 	if b.tools.mkfsXFS == "" || os.Geteuid() != 0 {
-		b.say("XFS is left out: it takes root and mkfs.xfs")
+		b.say("XFS is left out: it needs root and mkfs.xfs")
 		return nil
 	}
 	image, dir := filepath.Join(b.dir, "xfs.img"), filepath.Join(b.dir, "xfs")
@@ -318,7 +319,7 @@ func (b *bench) onXFS(ctx context.Context, size int64, do func(dir string) error
 	if err != nil {
 		return err
 	}
-	if err := f.Truncate(max(size, 400*mib)); err != nil { // mkfs.xfs wants 300 MB
+	if err := f.Truncate(max(size, 400*mib)); err != nil { // mkfs.xfs requires 300 MB
 		f.Close()
 		return err
 	}
@@ -338,7 +339,7 @@ func (b *bench) onXFS(ctx context.Context, size int64, do func(dir string) error
 		}
 	}
 	defer func() {
-		// Not with ctx: it must come off after an interrupt too.
+		// Not with ctx: it must also be unmounted after an interrupt.
 		if _, uerr := output(context.WithoutCancel(ctx), "umount", dir); err == nil {
 			err = uerr
 		}

@@ -11,13 +11,14 @@ import (
 	"strings"
 )
 
-// tools are the peers found on this machine: the path of each, or "".
+// tools are the paths of the tools found on this machine, or "" for one that is
+// missing.
 type tools struct {
 	cp, sync, rsync, sqlite3, python, sha256sum, mkfsXFS string
 
-	goPeers string   // program of bench/peers
-	names   []string // what it can do
-	dir     string   // where it was built
+	goPeers string   // the program built from bench/peers
+	names   []string // the peers that it contains
+	dir     string   // the directory it was built in
 }
 
 func (t *tools) remove() error { return os.RemoveAll(t.dir) }
@@ -29,10 +30,10 @@ func (b *bench) findTools(ctx context.Context) (t tools, err error) {
 	} {
 		if *into, err = exec.LookPath(name); err != nil {
 			*into = ""
-			b.say("no %s here: its rows are left out", name)
+			b.say("%s is not installed: its rows are left out", name)
 		}
 	}
-	if t.python != "" { // not a wrapper that takes its own time to start
+	if t.python != "" { // resolved, because a wrapper would add its own start-up time
 		if real, err := output(ctx, t.python, "-c", "import sqlite3, sys; print(sys.executable)"); err != nil {
 			t.python = ""
 			b.say("python3 has no sqlite3: its rows are left out")
@@ -43,8 +44,8 @@ func (b *bench) findTools(ctx context.Context) (t tools, err error) {
 	if t.dir, err = os.MkdirTemp("", "atocore-bench-peers-"); err != nil {
 		return t, err
 	}
-	// A module of its own, so that the library's has nothing to do with what
-	// it needs.
+	// The peers are a separate module, so that the library's module does not
+	// depend on them.
 	program := filepath.Join(t.dir, "peers")
 	if _, err := output(ctx, "go", "build", "-C", filepath.Join("bench", "peers"), "-o", program, "."); err != nil {
 		b.say("the Go peers are left out: %v", err)
@@ -56,7 +57,7 @@ func (b *bench) findTools(ctx context.Context) (t tools, err error) {
 	}
 	t.goPeers, t.names = program, strings.Fields(names)
 	if !slices.Contains(t.names, "mattn") {
-		b.say("no C compiler for Go here: mattn/go-sqlite3 is left out")
+		b.say("cgo is not available: mattn/go-sqlite3 is left out")
 	}
 	return t, nil
 }
@@ -69,29 +70,30 @@ func output(ctx context.Context, argv ...string) (string, error) {
 	return string(bytes.TrimSpace(out)), err
 }
 
-// present leaves out the ways whose tool is missing.
-func present(ways ...way) (found []way) {
-	for _, w := range ways {
-		if w.run != nil {
-			found = append(found, w)
+// present returns the candidates whose tool is installed.
+func present(candidates ...candidate) (found []candidate) {
+	for _, c := range candidates {
+		if c.run != nil {
+			found = append(found, c)
 		}
 	}
 	return found
 }
 
-// tool is a way of one process, the program found at path.
-func (b *bench) tool(path, name string, args func(dst string) []string) way {
+// tool is a candidate that runs the program at path. If path is empty, the
+// candidate has no run function.
+func (b *bench) tool(path, name string, args func(dst string) []string) candidate {
 	if path == "" {
-		return way{}
+		return candidate{}
 	}
 	return b.commands(name, func(dst string) [][]string {
 		return [][]string{append([]string{path}, args(dst)...)}
 	})
 }
 
-func (b *bench) goPeer(peer, name, src string) way {
+func (b *bench) goPeer(peer, name, src string) candidate {
 	if !slices.Contains(b.tools.names, peer) {
-		return way{}
+		return candidate{}
 	}
 	return b.tool(b.tools.goPeers, name, func(dst string) []string {
 		return []string{peer, src, filepath.Join(dst, "copy")}
@@ -100,8 +102,8 @@ func (b *bench) goPeer(peer, name, src string) way {
 
 const cpName, cpSyncName = "`cp -a`", "`cp -a`, then `sync -f`"
 
-// cp copies what a store has, as it is and with no thought for who writes.
-func (b *bench) cp(paths []string, options ...string) way {
+// cp copies the files of a store without regard to writers.
+func (b *bench) cp(paths []string, options ...string) candidate {
 	name := cpName
 	if len(options) > 0 {
 		name = "`cp -a " + strings.Join(options, " ") + "`"
@@ -111,9 +113,9 @@ func (b *bench) cp(paths []string, options ...string) way {
 	})
 }
 
-func (b *bench) cpSync(paths []string) way {
+func (b *bench) cpSync(paths []string) candidate {
 	if b.tools.cp == "" || b.tools.sync == "" {
-		return way{}
+		return candidate{}
 	}
 	return b.commands(cpSyncName, func(dst string) [][]string {
 		return [][]string{
@@ -123,15 +125,15 @@ func (b *bench) cpSync(paths []string) way {
 	})
 }
 
-func (b *bench) rsync(paths []string) way {
+func (b *bench) rsync(paths []string) candidate {
 	return b.tool(b.tools.rsync, "`rsync -a`", func(dst string) []string {
 		return slices.Concat([]string{"-a"}, paths, []string{dst})
 	})
 }
 
-// pythonScript runs a script that times itself, so that the start of the
-// interpreter is not held against it.
-func (b *bench) pythonScript(name, script string, args func(dst string) []string) way {
+// pythonScript runs a script that times itself, so that the time that the
+// interpreter takes to start does not count.
+func (b *bench) pythonScript(name, script string, args func(dst string) []string) candidate {
 	const frame = `
 import json, os, shutil, sqlite3, sys, time
 from pathlib import Path
@@ -147,7 +149,7 @@ print(json.dumps({"seconds": time.perf_counter() - start}))
 
 const pythonBackupName = "Python `conn.backup()`"
 
-func (b *bench) pythonBackup(db string) way {
+func (b *bench) pythonBackup(db string) candidate {
 	return b.pythonScript(pythonBackupName, `
 source, target = sqlite3.connect(sys.argv[1]), sqlite3.connect(sys.argv[2])
 with target:
@@ -157,7 +159,7 @@ source.close()
 `, func(dst string) []string { return []string{db, filepath.Join(dst, "copy.db")} })
 }
 
-func (b *bench) pythonCopytree(src string) way {
+func (b *bench) pythonCopytree(src string) candidate {
 	return b.pythonScript("Python `shutil.copytree`", `
 shutil.copytree(sys.argv[1], sys.argv[2])
 `, func(dst string) []string { return []string{src, filepath.Join(dst, "copy")} })
@@ -165,8 +167,8 @@ shutil.copytree(sys.argv[1], sys.argv[2])
 
 const pythonListName = "Python, `json.loads` of each"
 
-// pythonList lists as a plain Python module does.
-func (b *bench) pythonList(backups string) way {
+// pythonList lists snapshots as a plain Python module would.
+func (b *bench) pythonList(backups string) candidate {
 	return b.pythonScript(pythonListName, `
 result = []
 for d in sorted(Path(sys.argv[1], "snapshots").iterdir()):
@@ -181,18 +183,20 @@ for d in sorted(Path(sys.argv[1], "snapshots").iterdir()):
 
 const shellCheckName = "`sqlite3`: `PRAGMA integrity_check`"
 
-// shell runs one statement or dot command. %s in it is the copy's path.
-func (b *bench) shell(name, db, statement string) way {
+// shell runs a statement or dot command in the sqlite3 shell. %s in it stands for
+// the path of the copy.
+func (b *bench) shell(name, db, statement string) candidate {
 	return b.tool(b.tools.sqlite3, name, func(dst string) []string {
 		quoted := strings.ReplaceAll(filepath.Join(dst, "copy.db"), "'", "''")
 		return []string{db, strings.ReplaceAll(statement, "%s", quoted)}
 	})
 }
 
-// sha256sum checks a snapshot's manifest, whose names are relative.
-func (b *bench) sha256sum(snapshot string) way {
+// sha256sum checks a snapshot's manifest. The names in it are relative, so it runs
+// in the snapshot's directory.
+func (b *bench) sha256sum(snapshot string) candidate {
 	if b.tools.sha256sum == "" {
-		return way{}
+		return candidate{}
 	}
 	return b.commands("`sha256sum -c`", func(string) [][]string {
 		return [][]string{{"sh", "-c", `cd "$1" && "$0" --quiet -c SHA256SUMS`, b.tools.sha256sum, snapshot}}

@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peakMemory gives the peak resident memory of a process that has ended, in
-// bytes. On Linux it is at least what the parent had when it started the
-// process, for exec(2) keeps the mark. So this program stays small: data are
-// made in child processes.
+// peakMemory returns the peak resident memory of a process that has ended, in
+// bytes. On Linux it is at least the parent's memory at the time it started the
+// process, because exec(2) does not reset the high-water mark. Therefore this
+// program must stay small, and child processes create the data.
 func peakMemory(p *os.ProcessState) int64 {
 	usage, ok := p.SysUsage().(*syscall.Rusage)
 	if !ok {

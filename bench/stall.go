@@ -16,22 +16,22 @@ import (
 
 const sqliteBusy = 5 // sqlite.org/rescode.html
 
-// stall measures how long a writer of a large database waits for one commit
-// while the database is captured, in both kinds of journal.
+// stall measures how long a writer of a large database waits for one commit while
+// the database is captured, in both journal modes.
 func (b *bench) stall(ctx context.Context) error {
 	if b.tools.cp == "" {
-		return errors.New("this part takes cp")
+		return errors.New("this part needs cp")
 	}
-	source, err := b.have(ctx, "database", gib/b.scale)
+	source, err := b.ensure(ctx, "database", gib/b.scale)
 	if err != nil {
 		return err
 	}
-	b.note(fmt.Sprintf("A writer in the host's process commits a small transaction every 2 ms to a database of %d MiB. Given is its", gib/mib/b.scale),
-		"longest commit: before, during the capture, and until the snapshot is published. Medians, in milliseconds.")
-	rows := [][]string{{"journal", "way", "× before", "before", "in capture", "in all", "capture took"}}
+	b.note(fmt.Sprintf("A writer in the host's process commits a small transaction every 2 ms to a database of %d MiB. The table shows its", gib/mib/b.scale),
+		"longest commit before the capture, during it, and until the snapshot is published. Medians in milliseconds.")
+	rows := [][]string{{"journal", "method", "× before", "before", "in capture", "in all", "capture took"}}
 	ms := func(seconds float64) string { return figure(seconds * 1000) }
 	for _, mode := range []string{"wal", "delete"} {
-		// A copy of its own, for it is written to.
+		// Use a copy, since the writer modifies it.
 		db := filepath.Join(b.dir, "stall.db")
 		if err := removeAll(db); err != nil {
 			return err
@@ -42,16 +42,16 @@ func (b *bench) stall(ctx context.Context) error {
 		if err := execute(ctx, db, "PRAGMA journal_mode="+mode); err != nil {
 			return err
 		}
-		child := func(name string, capture func(dst string) []string) way {
+		child := func(name string, capture func(dst string) []string) candidate {
 			return b.tool(b.self, name, func(dst string) []string {
 				argv := []string{"child", "stall", "-db", db, "-backups", filepath.Join(dst, "backups"),
 					"-idle", (3 * time.Second / time.Duration(b.scale)).String()}
 				return append(argv, capture(dst)...)
 			})
 		}
-		ways := []way{child(ours, func(string) []string { return nil })}
+		candidates := []candidate{child(ours, func(string) []string { return nil })}
 		if b.tools.python != "" {
-			ways = append(ways, child(pythonBackupName, func(dst string) []string {
+			candidates = append(candidates, child(pythonBackupName, func(dst string) []string {
 				return []string{"--", b.tools.python, "-c", `
 import sqlite3, sys
 source, target = sqlite3.connect(sys.argv[1]), sqlite3.connect(sys.argv[2])
@@ -59,7 +59,7 @@ source.backup(target)
 `, db, filepath.Join(dst, "copy.db")}
 			}))
 		}
-		results, err := b.compare(ctx, contest{what: "stall, " + mode, ways: ways})
+		results, err := b.compare(ctx, comparison{what: "stall, " + mode, candidates: candidates})
 		if err != nil {
 			return err
 		}
@@ -71,9 +71,9 @@ source.backup(target)
 				continue
 			}
 			if mode == "wal" {
-				b.aim("longest commit during a capture, WAL", "of that before", captured/before, 2)
+				b.aim("longest commit during a capture, WAL", "of the longest before", captured/before, 2)
 			} else {
-				b.aim("longest commit during a capture, rollback journal", "of the capture's time", captured/took, 1)
+				b.aim("longest commit during a capture, rollback journal", "of the capture's duration", captured/took, 1)
 			}
 		}
 		if err := removeAll(db); err != nil {
@@ -89,14 +89,14 @@ func stallCapture(s sample) float64 { return s.StallCapture }
 func stallWhole(s sample) float64   { return s.StallWhole }
 func captureTime(s sample) float64  { return s.Capture }
 
-// A commit is when one began and how long it took.
+// A commit records when a commit began and how long it took.
 type commit struct {
 	began time.Time
 	took  time.Duration
 }
 
-// timeStall writes to the database, first with nothing else going on, and then
-// while it is captured by the library or by another program.
+// timeStall writes to the database, first undisturbed for the time idle, and then
+// while the library, or program if it is given, captures it.
 func timeStall(ctx context.Context, opts backup.Options, idle time.Duration, program []string) (s sample, err error) {
 	db, err := openDatabase(opts.DatabasePath, "_pragma=busy_timeout(0)", "_pragma=synchronous(normal)", "_txlock=immediate")
 	if err != nil {
@@ -144,7 +144,7 @@ func timeStall(ctx context.Context, opts backup.Options, idle time.Duration, pro
 	return s, nil
 }
 
-// write commits small transactions until it is stopped.
+// write commits small transactions until stop is closed.
 func write(ctx context.Context, db *sql.DB, stop <-chan struct{}) (commits []commit, err error) {
 	for {
 		select {
@@ -160,8 +160,8 @@ func write(ctx context.Context, db *sql.DB, stop <-chan struct{}) (commits []com
 			if err == nil {
 				break
 			}
-			// SQLite's own wait sleeps for up to 100 ms at a time, which
-			// would be measured instead.
+			// SQLite's own busy handler sleeps for up to 100 ms at a time, which
+			// would distort the measurement.
 			if busy := (*sqlite.Error)(nil); !errors.As(err, &busy) || busy.Code()&0xff != sqliteBusy {
 				return commits, fmt.Errorf("write: %w", err)
 			}
@@ -171,7 +171,8 @@ func write(ctx context.Context, db *sql.DB, stop <-chan struct{}) (commits []com
 	}
 }
 
-// longest gives the longest commit that overlaps the time from from to to.
+// longest returns the duration, in seconds, of the longest commit that overlaps
+// the interval between from and to.
 func longest(commits []commit, from, to time.Time) float64 {
 	var most time.Duration
 	for _, c := range commits {

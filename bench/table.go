@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// table prints rows as Markdown. The first row is the head; its columns but
-// the leading ones that hold words are set right.
+// table prints rows as a Markdown table. The first row is the header. The first
+// columns, as many as words says, are aligned left and the others right.
 func (b *bench) table(words int, rows ...[]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
@@ -41,10 +41,11 @@ func (b *bench) table(words int, rows ...[]string) {
 	}
 }
 
-// times tabulates what compare measured, relative to the way called reference.
+// times appends the results of a comparison to rows, with times relative to the
+// candidate called reference. If rows is nil, it begins with the header.
 func times(rows [][]string, subject, reference string, results []result) [][]string {
 	if rows == nil {
-		rows = [][]string{{"of", "way", "×", "median s", "least", "most", "peak MiB"}}
+		rows = [][]string{{"of", "method", "×", "median s", "least", "most", "peak MiB"}}
 	}
 	base := find(results, reference).median(seconds)
 	for _, r := range results {
@@ -55,7 +56,8 @@ func times(rows [][]string, subject, reference string, results []result) [][]str
 	return rows
 }
 
-// find gives the result of a way, or one without samples.
+// find returns the result of the candidate called name, or one without samples if
+// it was left out.
 func find(results []result, name string) result {
 	for _, r := range results {
 		if r.name == name {
@@ -65,7 +67,7 @@ func find(results []result, name string) result {
 	return result{name: name}
 }
 
-// figure gives three significant digits.
+// figure formats x with three significant digits.
 func figure(x float64) string {
 	if x <= 0 || math.IsInf(x, 0) || math.IsNaN(x) {
 		return "–"
@@ -83,7 +85,7 @@ func ratio(x float64) string {
 	return fmt.Sprintf("%.2f", x)
 }
 
-// A goal is a figure that is to be reached.
+// A goal is an upper limit for a figure.
 type goal struct {
 	what  string
 	of    string // what the figure is relative to, or its unit
@@ -91,7 +93,8 @@ type goal struct {
 	limit float64
 }
 
-// aim notes a goal. A figure whose peer is missing is left out.
+// aim records a goal. A figure that lacks the candidate it is relative to is left
+// out.
 func (b *bench) aim(what, of string, got, limit float64) {
 	if got > 0 && !math.IsInf(got, 0) && !math.IsNaN(got) {
 		b.goals = append(b.goals, goal{what, of, got, limit})
@@ -104,7 +107,7 @@ func (b *bench) printGoals() {
 	}
 	fmt.Fprint(b.out, "\n## Goals\n\n")
 	if b.scale != 1 {
-		fmt.Fprintf(b.out, "With a %dth of the data these say little.\n\n", b.scale)
+		fmt.Fprintf(b.out, "With 1/%d of the data, these figures mean little.\n\n", b.scale)
 	}
 	rows := [][]string{{"figure", "in", "goal", "measured", ""}}
 	for _, g := range b.goals {

@@ -1,10 +1,10 @@
-// Peers copies a database or a tree with other people's Go libraries, for the
-// benchmark beside it:
+// Peers copies a database or a directory tree with other Go libraries, for the
+// benchmark in the parent directory:
 //
 //	peers names
 //	peers NAME SOURCE DESTINATION
 //
-// It is a module of its own so that the library's module needs none of them.
+// It is a separate module, so that the library's module does not depend on them.
 package main
 
 import (

@@ -12,7 +12,8 @@ import (
 
 func init() { peers["mattn"] = onlineBackup }
 
-// onlineBackup copies the whole database in one step of the backup API.
+// onlineBackup copies the whole database in a single step of the online backup
+// API.
 func onlineBackup(src, dst string) error {
 	return withConn(src, func(from *sqlite3.SQLiteConn) error {
 		return withConn(dst, func(to *sqlite3.SQLiteConn) (err error) {

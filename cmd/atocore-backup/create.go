@@ -11,8 +11,8 @@ import (
 type createCommand struct {
 	storeFlags
 
-	IncludeChroma bool    `help:"Include the Chroma directory. Nothing may write to it meanwhile: see --guard-file."`
-	GuardFile     *string `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH, which every writer to the Chroma directory holds too, while the store is read. It is made if it does not exist. Taken only with --include-chroma; without this flag the caller holds off the writers."`
+	IncludeChroma bool    `help:"Include the Chroma directory. Nothing may write to it during the copy; see --guard-file."`
+	GuardFile     *string `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is read. Every writer to the Chroma directory must hold it, too. PATH is created if it does not exist. Used only with --include-chroma. If --guard-file is not given, the caller must keep writers away."`
 }
 
 func (c *createCommand) Run(s *session) error {
@@ -29,11 +29,11 @@ func (c *createCommand) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	if err := s.deliver(document(meta)); err != nil {
+	if err := s.writeResult(document(meta)); err != nil {
 		return fmt.Errorf("create: snapshot %s is complete: %w", meta.Stamp, err)
 	}
 	if c.IncludeChroma && !meta.ChromaSnapshotIncluded {
-		s.say("There is no Chroma directory %s: the snapshot is made without it.", c.Chroma)
+		s.say("There is no Chroma directory %s; the snapshot does not include it.", c.Chroma)
 	}
 	s.say("%s", summary(meta))
 	return nil
@@ -44,7 +44,7 @@ func (c *createCommand) check() error {
 	if c.IncludeChroma {
 		faults = append(faults, c.needChroma())
 	}
-	return all("create", append(faults, notEmpty(c.GuardFile, "--guard-file"))...)
+	return joinFor("create", append(faults, notEmpty(c.GuardFile, "--guard-file"))...)
 }
 
 func summary(m *backup.Metadata) string {

@@ -7,24 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/sqlitedb"
 )
 
 type drillCommand struct {
 	storeFlags
 
-	Stamp   string  `arg:"" default:"latest" help:"The snapshot's name, as create and list print it. Without it, the latest."`
-	Scratch *string `placeholder:"DIR" help:"Where to make the scratch directory; otherwise where temporary files go."`
+	Stamp   string  `arg:"" default:"latest" help:"The name of the snapshot, as printed by create and list. The default is the latest one."`
+	Scratch *string `placeholder:"DIR" help:"Create the scratch directory in DIR instead of the directory for temporary files."`
 }
 
-// A drillResult is what a drill prints, with the names of a validation's report.
+// A drillResult is the result of a drill. Its fields are named like those of a
+// validation report.
 type drillResult struct {
 	Stamp      string `json:"stamp"`
 	DBOK       bool   `json:"db_ok"`
@@ -35,34 +35,34 @@ type drillResult struct {
 }
 
 func (c *drillCommand) Run(s *session) error {
-	if err := all("drill", c.needBackupDir(), notEmpty(c.Scratch, "--scratch")); err != nil {
+	if err := joinFor("drill", c.needBackupDir(), notEmpty(c.Scratch, "--scratch")); err != nil {
 		return err
 	}
 	opts := c.options()
 	s.watch(&opts)
 	snapshot, _, err := s.find(opts, c.Stamp)
 	if err != nil {
-		return all("drill", err)
+		return joinFor("drill", err)
 	}
-	if !isKnown(snapshot) {
-		return s.refuse("drill", opts, snapshot.Stamp)
+	if !isRestorable(snapshot) {
+		return s.reportInvalid("drill", opts, snapshot.Stamp)
 	}
 	result, err := c.rehearse(s.ctx, opts, snapshot)
 	if isInvalid(err) {
-		return s.refuse("drill", opts, snapshot.Stamp)
+		return s.reportInvalid("drill", opts, snapshot.Stamp)
 	}
 	if err != nil {
-		return all("drill", err)
+		return joinFor("drill", err)
 	}
-	if err := s.deliver(document(result)); err != nil {
+	if err := s.writeResult(document(result)); err != nil {
 		return fmt.Errorf("drill: %w", err)
 	}
-	s.say("Snapshot %s can be restored: %s, %s came back and were checked.", result.Stamp, count(result.Files, "file"), size(result.Bytes))
+	s.say("Snapshot %s can be restored: %s, %s were restored and checked.", result.Stamp, count(result.Files, "file"), size(result.Bytes))
 	return nil
 }
 
-// rehearse restores into a scratch directory, opens what came back as a service
-// would, and leaves nothing behind.
+// rehearse restores the snapshot into a scratch directory, opens the restored
+// files as a service would, and removes the directory again.
 func (c *drillCommand) rehearse(ctx context.Context, opts backup.Options, snapshot backup.Snapshot) (_ *drillResult, err error) {
 	parent := ""
 	if c.Scratch != nil {
@@ -108,7 +108,8 @@ func (c *drillCommand) rehearse(ctx context.Context, opts backup.Options, snapsh
 	return result, nil
 }
 
-// removeScratch removes what was restored, read-only directories too.
+// removeScratch removes the scratch directory. Restored directories in it may be
+// read-only.
 func removeScratch(dir string) error {
 	if os.RemoveAll(dir) == nil {
 		return nil
@@ -122,15 +123,10 @@ func removeScratch(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// checkDatabase opens a database for reading and writing and has SQLite check
-// it.
+// checkDatabase opens a database for reading and writing and runs SQLite's quick
+// check on it.
 func checkDatabase(ctx context.Context, path string) (err error) {
-	slashed := filepath.ToSlash(path)
-	if !strings.HasPrefix(slashed, "/") {
-		slashed = "/" + slashed // C:/dir/file
-	}
-	uri := url.URL{Scheme: "file", Path: slashed, RawQuery: "mode=rw"}
-	db, err := sql.Open("sqlite", uri.String())
+	db, err := sql.Open("sqlite", sqlitedb.URI(path, "rw"))
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ func requireEmpty(t *testing.T, dir string) {
 	require.Empty(t, entries)
 }
 
-// A drill brings everything back, beside a service at work, and leaves nothing.
+// A drill restores everything while the store is in use, and leaves nothing behind.
 func TestDrill(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
@@ -26,7 +26,7 @@ func TestDrill(t *testing.T) {
 		cmd := command(t, append(args, s.flags()...)...)
 		temp := t.TempDir()
 		if len(args) == 2 {
-			require.NoError(t, os.Remove(temp)) // where it would be made otherwise
+			require.NoError(t, os.Remove(temp)) // this drill uses the default directory for temporary files
 		}
 		if len(args) == 4 {
 			temp = filepath.Join(scratch, "absent")
@@ -63,7 +63,7 @@ func TestDrillOfADatabaseOnly(t *testing.T) {
 	require.Equal(t, drillResult{Stamp: stamp, DBOK: true, Files: 1, Bytes: got.Bytes}, got)
 }
 
-// Where nothing came back, the exit status says so, and nothing is left.
+// A drill that fails exits with a failure status and leaves nothing behind.
 func TestDrillFails(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
@@ -85,8 +85,8 @@ func TestDrillFails(t *testing.T) {
 	require.Equal(t, []string{"file_changed: chroma/segment/data.bin"}, decode[report](t, o).Errors)
 }
 
-// What was restored is opened and checked, and not taken on trust.
-func TestDrillChecksWhatCameBack(t *testing.T) {
+// The restored database is opened and checked.
+func TestDrillChecksTheRestoredDatabase(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good ?%#.db")
 	db := makeDatabase(t, filepath.Join(dir, "good.db"))
@@ -99,7 +99,7 @@ func TestDrillChecksWhatCameBack(t *testing.T) {
 	bad := filepath.Join(dir, "bad.db")
 	require.NoError(t, os.WriteFile(bad, append(data[:len(data)/2:len(data)/2], make([]byte, len(data)/2)...), 0o600))
 	require.Error(t, checkDatabase(t.Context(), bad))
-	require.NoError(t, os.WriteFile(bad, []byte("no database, and long enough to be seen as none"), 0o600))
+	require.NoError(t, os.WriteFile(bad, []byte("not a database, and long enough to be recognized as such"), 0o600))
 	require.Error(t, checkDatabase(t.Context(), bad))
 	require.Error(t, checkDatabase(t.Context(), filepath.Join(dir, "absent")))
 	require.NoFileExists(t, filepath.Join(dir, "absent"))

@@ -11,37 +11,45 @@ import (
 	"time"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/poll"
 )
 
-// guardPoll is how often a held guard is tried again. flock(2) can wait by
-// itself, but then a signal could not end the wait.
+// guardPoll is the pause between two attempts to take the guard. A blocking
+// flock(2) could not be ended by a signal.
 const guardPoll = 20 * time.Millisecond
 
 var errGuardHeld = errors.New("held by another process")
 
-// flockGuard is an ingestion guard: an exclusive flock(2) on the file path.
-// Closing the file releases it, and so does the end of the process.
+// flockGuard returns an ingestion guard that is an exclusive flock(2) on the file
+// at path. If another process holds the lock, it prints a message with say and
+// waits. The kernel releases the lock when the file is closed or the process
+// ends.
 func flockGuard(path string, say func(format string, args ...any)) backup.Locker {
 	return backup.LockerFunc(func(ctx context.Context) (unlock func(), err error) {
-		f, err := tryGuard(path)
-		if errors.Is(err, errGuardHeld) {
-			say("Waiting for the guard file %s, which another process holds.", path)
-		}
-		for errors.Is(err, errGuardHeld) {
-			select {
-			case <-ctx.Done():
-				return nil, &fs.PathError{Op: "flock", Path: path, Err: ctx.Err()}
-			case <-time.After(guardPoll):
-				f, err = tryGuard(path)
+		var f *os.File
+		waiting := false
+		err = poll.Until(ctx, guardPoll, guardPoll, func() (done bool, err error) {
+			f, err = tryGuard(path)
+			if !errors.Is(err, errGuardHeld) {
+				return true, err
 			}
+			if !waiting {
+				waiting = true
+				say("Waiting for the guard file %s, which is locked by another process.", path)
+			}
+			return false, nil
+		})
+		switch {
+		case err == nil:
+			return func() { f.Close() }, nil
+		case err == ctx.Err():
+			return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
 		}
-		if err != nil {
-			return nil, err
-		}
-		return func() { f.Close() }, nil
+		return nil, err
 	})
 }
 
+// tryGuard opens and locks the guard file, or returns errGuardHeld.
 func tryGuard(path string) (_ *os.File, err error) {
 	f, err := openGuard(path)
 	if err != nil {
@@ -55,9 +63,9 @@ func tryGuard(path string) (_ *os.File, err error) {
 	if err := flock(f); err != nil {
 		return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
 	}
-	// Whoever held it may have removed the file, or put another in its place:
-	// then other writers lock that one and this lock excludes nobody.
-	there, err := os.Stat(path)
+	// The previous holder may have removed or replaced the file. Other writers
+	// would then lock the new file, and this lock would exclude nobody.
+	current, err := os.Stat(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -65,17 +73,17 @@ func tryGuard(path string) (_ *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if !os.SameFile(there, locked) {
+	if !os.SameFile(current, locked) {
 		return nil, errGuardHeld
 	}
 	return f, nil
 }
 
-// openGuard opens the guard file as it is and makes it only if there is none:
-// in a sticky directory such as /tmp, a call that could make a file is refused
-// where the file is another user's.
+// openGuard opens the guard file, and creates it only if that fails because it
+// does not exist: in a sticky directory such as /tmp, open(2) with O_CREAT fails
+// for an existing file of another user (protected_regular in open(2)).
 func openGuard(path string) (*os.File, error) {
-	// A FIFO must not hold up the opening.
+	// Without O_NONBLOCK, opening a FIFO would block.
 	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

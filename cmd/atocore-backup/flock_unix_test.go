@@ -18,7 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hold takes the guard as another process would.
+// hold takes the guard as another process would, and returns a function that
+// releases it.
 func hold(t *testing.T, path string) (release func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -28,11 +29,11 @@ func hold(t *testing.T, path string) (release func()) {
 	return func() { require.NoError(t, f.Close()) }
 }
 
-// A waiter is a command that waits for a guard that is held.
+// A waiter is a command that waits for a guard held by the test.
 type waiter struct {
 	cmd    *exec.Cmd
 	stdout bytes.Buffer
-	stderr chan string // the rest, once it has ended
+	stderr chan string // its remaining standard error, once it has ended
 }
 
 func (s store) createGuarded(t *testing.T, guard string) *waiter {
@@ -64,7 +65,7 @@ func (w *waiter) signal(t *testing.T, sig os.Signal) {
 	require.NoError(t, w.cmd.Process.Signal(sig))
 }
 
-// requireWaiting checks for long enough to see several polls.
+// requireWaiting checks that the command goes on waiting for several attempts.
 func (w *waiter) requireWaiting(t *testing.T) {
 	t.Helper()
 	select {
@@ -78,7 +79,7 @@ func (w *waiter) end(t *testing.T) outcome {
 	t.Helper()
 	select {
 	case stderr := <-w.stderr:
-		_ = w.cmd.Wait() // its exit code is looked at
+		_ = w.cmd.Wait() // the exit code is returned
 		return outcome{w.cmd.ProcessState.ExitCode(), w.stdout.String(), stderr}
 	case <-time.After(time.Minute):
 		t.Fatal("still running after a minute")
@@ -128,7 +129,7 @@ func TestIgnoredSignalStaysIgnored(t *testing.T) {
 	require.Equal(t, exitDone, w.end(t).code)
 }
 
-func TestGuardIsTakenOnceItIsFree(t *testing.T) {
+func TestGuardIsTakenOnceReleased(t *testing.T) {
 	s := newStore(t)
 	guard := filepath.Join(t.TempDir(), "guard")
 	require.NoError(t, os.WriteFile(guard, []byte("kept"), 0o640))
@@ -159,12 +160,12 @@ func TestRestoreWaitsForTheGuard(t *testing.T) {
 	requireNotes(t, s.db, "first")
 }
 
-func TestGuardFileIsMadeIfMissing(t *testing.T) {
+func TestGuardFileIsCreatedIfMissing(t *testing.T) {
 	s := newStore(t)
 	guard := filepath.Join(t.TempDir(), "guard")
 	o := atocore(t, append([]string{"create", "--include-chroma", "--guard-file", guard}, s.flags()...)...)
 	require.Equal(t, exitDone, o.code, o.stderr)
-	require.Equal(t, 1, strings.Count(o.stderr, "\n"), "it did not have to wait: %s", o.stderr)
+	require.Equal(t, 1, strings.Count(o.stderr, "\n"), "it should not have had to wait: %s", o.stderr)
 	info, err := os.Stat(guard)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o600), info.Mode())

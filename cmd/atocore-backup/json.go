@@ -6,13 +6,14 @@ import (
 	"io"
 )
 
-// document gives v as one JSON document.
+// document returns a function that writes v as a JSON document.
 func document(v any) func(io.Writer) error {
 	return func(w io.Writer) error { return encoder(w, "").Encode(v) }
 }
 
-// array gives items as one JSON array. Each is encoded on its own, so that a
-// long list is not held in memory a second time as text.
+// array returns a function that writes items as a JSON array. It encodes one
+// item at a time, so that a long list is not held in memory a second time as
+// text.
 func array[T any](items []T) func(io.Writer) error {
 	return func(w io.Writer) error {
 		if len(items) == 0 {

@@ -11,7 +11,7 @@ type listCommand struct {
 }
 
 func (c *listCommand) Run(s *session) error {
-	if err := all("list", c.needBackupDir()); err != nil {
+	if err := joinFor("list", c.needBackupDir()); err != nil {
 		return err
 	}
 	opts := c.options()
@@ -20,15 +20,15 @@ func (c *listCommand) Run(s *session) error {
 	if snapshots == nil {
 		return err
 	}
-	if err := s.deliver(array(snapshots)); err != nil {
+	if err := s.writeResult(array(snapshots)); err != nil {
 		return fmt.Errorf("list: %w", err)
 	}
 	s.say("%s in %s%s.", count(int64(len(snapshots)), "snapshot"), c.BackupDir, withoutMetadata(snapshots))
-	return err // of a restore that is unfinished
+	return err // ErrRestoreUnfinished, or nil
 }
 
-// withoutMetadata points at snapshots that are not whole, which a long list
-// hides.
+// withoutMetadata returns a note on the snapshots without readable metadata,
+// which are easy to overlook in a long list. It is empty if there are none.
 func withoutMetadata(snapshots []backup.Snapshot) string {
 	n := 0
 	for _, snapshot := range snapshots {

@@ -1,11 +1,10 @@
 // Command atocore-backup takes snapshots of an AtoCore machine store while the
-// store is in use, lists them, says whether one can be trusted, puts one back,
-// rehearses that, and removes old ones.
+// store is in use, and lists, validates, restores and removes them. It can also
+// rehearse a restore.
 //
-// Standard output carries one JSON document and nothing else; words for people
-// go to standard error. The exit status is 0 when the work is done or the
-// snapshot is valid, 1 when the snapshot is not valid, and 2 when the work
-// could not be done.
+// The result is a single JSON document on standard output; messages go to
+// standard error. The exit status is 0 on success, 1 if the snapshot is not
+// valid, and 2 on any other failure.
 package main
 
 import (
@@ -22,9 +21,9 @@ import (
 
 const (
 	commandName = "atocore-backup"
-	description = "Take snapshots of an AtoCore machine store while it is in use, list and check them, put one back, remove old ones.\n\n" +
-		"JSON goes to standard output, words for people to standard error. Exit status: " +
-		"0 done, or valid; 1 the snapshot is not valid; 2 it could not be done."
+	description = "Take snapshots of an AtoCore machine store while it is in use, and list, validate, restore and remove them.\n\n" +
+		"Results are JSON on standard output; messages go to standard error. Exit status: " +
+		"0 success; 1 the snapshot is not valid; 2 any other failure."
 )
 
 const (
@@ -38,25 +37,25 @@ func main() {
 	os.Exit(run(ctx, endWork, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// commandLine is what a user can say. A subcommand is a field with a Run
-// method, which kong calls with the session.
+// commandLine defines the subcommands and the flags that they share. A
+// subcommand is a field with a Run method, which kong calls with the session.
 type commandLine struct {
 	Create   createCommand   `cmd:"" help:"Take a snapshot and print its metadata."`
 	List     listCommand     `cmd:"" help:"List the snapshots, oldest first."`
 	Validate validateCommand `cmd:"" help:"Check a snapshot and print the report."`
-	Restore  restoreCommand  `cmd:"" help:"Put a snapshot back in the place of the store, which nobody may have open."`
-	Drill    drillCommand    `cmd:"" help:"Restore a snapshot into a scratch directory, check what came back, and throw it away."`
-	Prune    pruneCommand    `cmd:"" help:"Remove the snapshots that no rule keeps. The rules are restic's and add up."`
+	Restore  restoreCommand  `cmd:"" help:"Replace the store with a snapshot. No process may have the store open."`
+	Drill    drillCommand    `cmd:"" help:"Restore a snapshot into a scratch directory, check the result, and delete it."`
+	Prune    pruneCommand    `cmd:"" help:"Remove the snapshots that no rule keeps. The rules are those of restic; a snapshot is kept if any of them keeps it."`
 
 	Verbose bool             `short:"v" help:"Write the library's log to standard error."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 
-// run does what args ask for and gives the exit status. endWork is called when
-// ctx is no longer needed.
+// run executes the command line args and returns the exit status. It calls
+// endWork when ctx is no longer needed.
 func run(ctx context.Context, endWork func(), args []string, stdin, stdout, stderr *os.File) int {
 	s := newSession(ctx, endWork, stdin, stdout, stderr)
-	err := s.obey(args)
+	err := s.dispatch(args)
 	switch {
 	case err == nil:
 		return exitDone
@@ -67,8 +66,8 @@ func run(ctx context.Context, endWork func(), args []string, stdin, stdout, stde
 	return exitFailed
 }
 
-// obey parses args and runs the subcommand that they name.
-func (s *session) obey(args []string) error {
+// dispatch parses args and runs the subcommand that they name.
+func (s *session) dispatch(args []string) error {
 	var parsed commandLine
 	var answer bytes.Buffer
 	answered := false
@@ -78,7 +77,7 @@ func (s *session) obey(args []string) error {
 		kong.Vars{"version": version()},
 		kong.Writers(&answer, io.Discard),
 		kong.KindMapper(reflect.String, kong.MapperFunc(decodeString)),
-		// After --help and --version kong would end the process here.
+		// By default, kong exits the process after --help and --version.
 		kong.Exit(func(int) { answered = true }),
 	)
 	if err != nil {
@@ -86,19 +85,19 @@ func (s *session) obey(args []string) error {
 	}
 	chosen, err := parser.Parse(args)
 	if answered {
-		return s.deliver(func(w io.Writer) error {
+		return s.writeResult(func(w io.Writer) error {
 			_, err := answer.WriteTo(w)
 			return err
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("%w (%s --help tells more)", err, commandName)
+		return fmt.Errorf("%w (see %s --help)", err, commandName)
 	}
 	s.verbose = parsed.Verbose
 	return chosen.Run(s)
 }
 
-// decodeString takes a value as it is. Kong's own decoder passes it through
+// decodeString stores a value unchanged. Kong's own decoder passes it through
 // JSON, which changes the bytes of a path that is not UTF-8.
 func decodeString(ctx *kong.DecodeContext, target reflect.Value) error {
 	if ctx.Scan.Peek().IsEOL() {
@@ -112,8 +111,9 @@ func decodeString(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-// explain says why there is no result. A signal is named, because "context
-// canceled" tells a person nothing; what was going on at the time follows.
+// explain returns the message for err. If a signal caused it, the message names
+// the signal before err, which says what was going on: "context canceled" alone
+// would not help a user.
 func explain(ctx context.Context, err error) string {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return fmt.Sprintf("cancelled: %v: %v", context.Cause(ctx), err)

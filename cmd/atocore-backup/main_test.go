@@ -20,8 +20,8 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// beCommand in the environment turns the test binary into the command, so that
-// the tests run the real thing in a process of its own.
+// beCommand in the environment makes the test binary run as the command, so that
+// the tests can run it in a separate process.
 const beCommand = "ATOCORE_BACKUP_TEST_BE_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -31,7 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// command prepares a run that sees none of the caller's ATOCORE_ variables.
+// command prepares a run of the command without the ATOCORE_ variables of the
+// environment.
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
@@ -72,8 +73,8 @@ func atocore(t *testing.T, args ...string) outcome {
 	return do(t, command(t, args...))
 }
 
-// requireFailed checks what every failure has in common: exit status 2, no
-// standard output, and one line that has all the words.
+// requireFailed checks that the command failed as every failure should: with exit
+// status 2, no standard output, and a single message that contains all words.
 func (o outcome) requireFailed(t *testing.T, words ...string) {
 	t.Helper()
 	require.Equal(t, exitFailed, o.code, "stderr: %s", o.stderr)
@@ -85,7 +86,7 @@ func (o outcome) requireFailed(t *testing.T, words ...string) {
 	}
 }
 
-// decode reads the one JSON document of standard output and checks its form.
+// decode decodes standard output, which must be one indented JSON document.
 func decode[T any](t *testing.T, o outcome) (v T) {
 	t.Helper()
 	decoder := json.NewDecoder(strings.NewReader(o.stdout))
@@ -117,7 +118,7 @@ type entry struct {
 // A store is a machine store whose database is in use.
 type store struct {
 	db, registry, chroma, backups string
-	live                          *sql.DB // the connection that uses it
+	live                          *sql.DB // the connection that keeps it in use
 }
 
 func newStore(t *testing.T) store {
@@ -150,7 +151,7 @@ func (s store) flags() []string {
 	return []string{"--db", s.db, "--registry", s.registry, "--chroma", s.chroma, "--backup-dir", s.backups}
 }
 
-// create makes a snapshot and returns its directory.
+// create takes a snapshot and returns its stamp and directory.
 func (s store) create(t *testing.T) (stamp, dir string) {
 	t.Helper()
 	o := atocore(t, append([]string{"create"}, s.flags()...)...)
@@ -159,7 +160,7 @@ func (s store) create(t *testing.T) (stamp, dir string) {
 	return stamp, filepath.Join(s.backups, "snapshots", stamp)
 }
 
-// requireNoSnapshot checks that an attempt left nothing behind.
+// requireNoSnapshot checks that a failed attempt left nothing behind.
 func (s store) requireNoSnapshot(t *testing.T) {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(s.backups, ".*"))
@@ -256,11 +257,11 @@ func TestEnvironmentNamesTheStore(t *testing.T) {
 	require.Equal(t, exitDone, with("validate", stamp).code)
 	require.Len(t, decode[[]entry](t, with("list")), 1)
 
-	// A flag wins.
+	// A flag overrides its variable.
 	require.Empty(t, decode[[]entry](t, with("list", "--backup-dir", other.backups)))
 }
 
-func TestFlagsStandBeforeOrAfterTheStamp(t *testing.T) {
+func TestFlagsMayPrecedeOrFollowTheStamp(t *testing.T) {
 	s := newStore(t)
 	stamp, _ := s.create(t)
 	for _, args := range [][]string{
@@ -316,7 +317,7 @@ func TestListOfNothingIsAnEmptyArray(t *testing.T) {
 	require.Equal(t, "[]\n", o.stdout)
 }
 
-func TestListPointsAtSnapshotsWithoutMetadata(t *testing.T) {
+func TestListCountsSnapshotsWithoutMetadata(t *testing.T) {
 	s := newStore(t)
 	stamp, _ := s.create(t)
 	for name, metadata := range map[string]string{"19990101T000000Z": "{", "19990102T000000Z": ""} {
@@ -337,7 +338,7 @@ func TestListPointsAtSnapshotsWithoutMetadata(t *testing.T) {
 	require.Contains(t, o.stderr, "2 of them without readable metadata")
 }
 
-func TestFailuresNameWhatAndWhy(t *testing.T) {
+func TestFailuresNamePathAndReason(t *testing.T) {
 	s := newStore(t)
 	absent := filepath.Join(t.TempDir(), "absent\n.db")
 	atocore(t, "create", "--db", absent, "--backup-dir", s.backups).
@@ -357,7 +358,7 @@ func TestFailuresNameWhatAndWhy(t *testing.T) {
 	}
 }
 
-func TestMissingChromaDirectoryIsTold(t *testing.T) {
+func TestMissingChromaDirectoryIsReported(t *testing.T) {
 	s := newStore(t)
 	s.chroma = filepath.Join(t.TempDir(), "absent")
 	o := atocore(t, append([]string{"create", "--include-chroma"}, s.flags()...)...)
@@ -367,7 +368,7 @@ func TestMissingChromaDirectoryIsTold(t *testing.T) {
 	require.Contains(t, o.stderr, "no Chroma")
 }
 
-func TestLogIsShownWhenAskedFor(t *testing.T) {
+func TestVerboseShowsTheLog(t *testing.T) {
 	s := newStore(t)
 	for _, args := range [][]string{{"create", "--verbose"}, {"-v", "create"}} {
 		o := atocore(t, append(args, s.flags()...)...)
@@ -381,7 +382,7 @@ func TestLogIsShownWhenAskedFor(t *testing.T) {
 
 func TestPathsNeedNotBeUTF8(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("needs file names that are any bytes")
+		t.Skip("needs file names of arbitrary bytes")
 	}
 	s := newStore(t)
 	s.db = filepath.Join(t.TempDir(), "db\xff")

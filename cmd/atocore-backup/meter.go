@@ -9,16 +9,16 @@ import (
 	"github.com/atocore/backup"
 )
 
-// A meter shows how far a call has come: one line of a terminal that is
-// rewritten, and gone when the work is over.
+// A meter shows the progress of a call on one line of a terminal, which it
+// rewrites, and clears at the end.
 type meter struct {
 	out  io.Writer
 	bar  *progressbar.ProgressBar
 	last backup.Progress
 }
 
-// show follows the work. Each phase has a bar of its own; one whose total is
-// not known has a spinner.
+// show displays p. Each phase has its own progress bar, or a spinner if its total
+// is not known.
 func (m *meter) show(p backup.Progress) {
 	if m.bar == nil || !continues(p, m.last) {
 		m.clear()
@@ -29,15 +29,15 @@ func (m *meter) show(p backup.Progress) {
 	m.bar.Set64(done)
 }
 
-// continues tells whether p can be shown on the bar that showed last.
+// continues reports whether p can be shown on the bar that last was shown on.
 func continues(p, last backup.Progress) bool {
 	done, total, bytes := extent(p)
 	lastDone, lastTotal, lastBytes := extent(last)
 	return p.Phase == last.Phase && total == lastTotal && done >= lastDone && bytes == lastBytes
 }
 
-// extent gives what a bar shows: bytes, or files where there are none. total is
-// -1 where it is not known.
+// extent returns the numbers that a bar shows: bytes, or files if p counts no
+// bytes. total is -1 if it is not known.
 func extent(p backup.Progress) (done, total int64, bytes bool) {
 	switch {
 	case p.TotalBytes > 0:
@@ -61,13 +61,13 @@ func newBar(out io.Writer, p backup.Progress) *progressbar.ProgressBar {
 	_, total, bytes := extent(p)
 	options := []progressbar.Option{
 		progressbar.OptionSetWriter(out),
-		progressbar.OptionSetDescription(phaseWords(p.Phase)),
+		progressbar.OptionSetDescription(phaseName(p.Phase)),
 		progressbar.OptionSetWidth(30),
 		progressbar.OptionThrottle(100 * time.Millisecond),
 		progressbar.OptionSetRenderBlankState(true),
 		progressbar.OptionClearOnFinish(),
-		// With an interval it would draw from a goroutine of its own, also
-		// after it was cleared.
+		// With an interval, the spinner would be drawn by a separate goroutine,
+		// even after it was cleared.
 		progressbar.OptionSetSpinnerChangeInterval(0),
 	}
 	if bytes || total > 0 {
@@ -76,7 +76,7 @@ func newBar(out io.Writer, p backup.Progress) *progressbar.ProgressBar {
 	return progressbar.NewOptions64(total, options...)
 }
 
-func phaseWords(p backup.Phase) string {
+func phaseName(p backup.Phase) string {
 	switch p {
 	case backup.PhaseInit:
 		return "preparing"
@@ -101,7 +101,7 @@ func phaseWords(p backup.Phase) string {
 	case backup.PhaseStage:
 		return "copying snapshot"
 	case backup.PhaseSwap:
-		return "putting in place"
+		return "replacing store"
 	case backup.PhaseVerify:
 		return "comparing with snapshot"
 	case backup.PhaseValidateFiles:

@@ -11,14 +11,14 @@ import (
 type pruneCommand struct {
 	storeFlags
 
-	KeepLast    int           `placeholder:"N" help:"Keep the N newest snapshots. With this and the next, =-1 is no limit."`
+	KeepLast    int           `placeholder:"N" help:"Keep the N newest snapshots. For every flag that takes N, =-1 means no limit."`
 	KeepHourly  int           `placeholder:"N" help:"Keep the newest snapshot of each of the last N hours that have one."`
 	KeepDaily   int           `placeholder:"N" help:"The same for days, in UTC."`
 	KeepWeekly  int           `placeholder:"N" help:"The same for weeks, from Monday."`
 	KeepMonthly int           `placeholder:"N" help:"The same for months."`
 	KeepYearly  int           `placeholder:"N" help:"The same for years."`
-	KeepWithin  time.Duration `placeholder:"DURATION" help:"Keep all that are less than this older than the newest one: 36h, 90m."`
-	DryRun      bool          `short:"n" help:"Remove nothing and tell what would be removed."`
+	KeepWithin  time.Duration `placeholder:"DURATION" help:"Keep all snapshots that are less than DURATION older than the newest one, for example 36h or 90m."`
+	DryRun      bool          `short:"n" help:"Print what would be removed, without removing it."`
 }
 
 func (c *pruneCommand) Run(s *session) error {
@@ -34,9 +34,9 @@ func (c *pruneCommand) Run(s *session) error {
 	}
 	faults := []error{c.needBackupDir()}
 	if keep == (backup.Retention{DryRun: c.DryRun}) {
-		faults = append(faults, errors.New("nothing says what to keep: give --keep-last or another --keep flag"))
+		faults = append(faults, errors.New("no keep rule: give --keep-last or another --keep flag"))
 	}
-	if err := all("prune", faults...); err != nil {
+	if err := joinFor("prune", faults...); err != nil {
 		return err
 	}
 	opts := c.options()
@@ -45,7 +45,7 @@ func (c *pruneCommand) Run(s *session) error {
 	if result == nil {
 		return err
 	}
-	if derr := s.deliver(document(result)); derr != nil {
+	if derr := s.writeResult(document(result)); derr != nil {
 		return errors.Join(err, fmt.Errorf("prune: %w", derr))
 	}
 	s.say("%s", pruned(result))
@@ -58,10 +58,10 @@ func pruned(r *backup.PruneResult) string {
 		removed = "would be removed"
 	}
 	text := fmt.Sprintf("%s kept, %d %s", count(int64(len(r.Kept)), "snapshot"), len(r.Removed), removed)
-	for i, p := range r.Passed {
+	for i, p := range r.Skipped {
 		separator := ", "
 		if i == 0 {
-			separator = "; passed over: "
+			separator = "; skipped: "
 		}
 		text += fmt.Sprintf("%s%s (%s)", separator, p.Stamp, p.Reason)
 	}

@@ -14,7 +14,7 @@ type pruning struct {
 		Reasons []string
 	}
 	Removed []string
-	Passed  []struct{ Stamp, Reason string }
+	Skipped []struct{ Stamp, Reason string }
 	DryRun  bool `json:"dry_run"`
 }
 
@@ -39,12 +39,12 @@ func TestPrune(t *testing.T) {
 		require.Len(t, r.Kept, 2)
 		require.Equal(t, stamps[3], r.Kept[0].Stamp)
 		require.Equal(t, []string{"newest snapshot", "last snapshot"}, r.Kept[0].Reasons)
-		require.Len(t, r.Passed, 1)
+		require.Len(t, r.Skipped, 1)
 		dry := args[len(args)-1] != "--keep-last=2"
 		require.Equal(t, dry, r.DryRun)
-		words := "2 snapshots kept, 2 removed; passed over: notes (no metadata).\n"
+		words := "2 snapshots kept, 2 removed; skipped: notes (no metadata).\n"
 		if dry {
-			words = "2 snapshots kept, 2 would be removed; passed over: notes (no metadata).\n"
+			words = "2 snapshots kept, 2 would be removed; skipped: notes (no metadata).\n"
 			require.Len(t, s.stamps(t), 5)
 		}
 		require.Equal(t, words, o.stderr)
@@ -75,10 +75,10 @@ func TestPruneUsage(t *testing.T) {
 		args  []string
 		words []string
 	}{
-		{nil, []string{"--backup-dir", "nothing says what to keep", "--keep-last"}},
-		{[]string{"--backup-dir", s.backups}, []string{"nothing says what to keep"}},
-		{[]string{"--backup-dir", s.backups, "--dry-run"}, []string{"nothing says what to keep"}},
-		{[]string{"--backup-dir", s.backups, "--keep-last", "0"}, []string{"nothing says what to keep"}},
+		{nil, []string{"--backup-dir", "no keep rule", "--keep-last"}},
+		{[]string{"--backup-dir", s.backups}, []string{"no keep rule"}},
+		{[]string{"--backup-dir", s.backups, "--dry-run"}, []string{"no keep rule"}},
+		{[]string{"--backup-dir", s.backups, "--keep-last", "0"}, []string{"no keep rule"}},
 		{[]string{"--backup-dir", s.backups, "--keep-last=-2"}, []string{"-2", "-1 is no limit"}},
 		{[]string{"--backup-dir", s.backups, "--keep-last=few"}, []string{"--keep-last", "few"}},
 		{[]string{"--backup-dir", s.backups, "--keep-within=-1h"}, []string{"-1h"}},

@@ -5,21 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/fsat"
 )
 
 type restoreCommand struct {
 	storeFlags
 
-	Stamp     string  `arg:"" help:"The snapshot's name, as create and list print it, or latest."`
-	Into      *string `placeholder:"DIR" help:"Restore into DIR instead of the store's places: database and registry under their own names, Chroma as DIR/chroma."`
-	Yes       bool    `help:"Replace what is there without a question."`
-	GuardFile *string `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH, which every writer to the Chroma directory holds too, while the store is replaced."`
+	Stamp     string  `arg:"" help:"The name of the snapshot, as printed by create and list, or latest."`
+	Into      *string `placeholder:"DIR" help:"Restore into DIR instead of over the store: the database and the registry under their own names, the Chroma directory as DIR/chroma."`
+	Yes       bool    `help:"Replace existing files without asking."`
+	GuardFile *string `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is replaced. Every writer to the Chroma directory must hold it, too. PATH is created if it does not exist."`
 }
 
 func (c *restoreCommand) Run(s *session) error {
@@ -28,37 +28,37 @@ func (c *restoreCommand) Run(s *session) error {
 	}
 	listed := c.options()
 	s.watch(&listed)
-	snapshot, cutOff, err := s.find(listed, c.Stamp)
+	snapshot, interrupted, err := s.find(listed, c.Stamp)
 	if err != nil {
-		return all("restore", err)
+		return joinFor("restore", err)
 	}
-	if !isKnown(snapshot) {
-		return s.refuse("restore", listed, snapshot.Stamp)
+	if !isRestorable(snapshot) {
+		return s.reportInvalid("restore", listed, snapshot.Stamp)
 	}
 	opts := listed
 	if c.Into != nil {
 		opts = c.optionsIn(*c.Into, snapshot)
 	}
-	if err := all("restore", c.needParts(opts, snapshot)...); err != nil {
+	if err := joinFor("restore", c.needParts(opts, snapshot)...); err != nil {
 		return err
 	}
-	if err := c.consent(s, opts, snapshot, cutOff); err != nil {
-		return all("restore", err)
+	if err := c.confirm(s, opts, snapshot, interrupted); err != nil {
+		return joinFor("restore", err)
 	}
 	if c.GuardFile != nil {
 		opts.Locker = flockGuard(*c.GuardFile, s.say)
 	}
 	result, err := backup.RestoreRuntimeBackup(s.ctx, opts, snapshot.Stamp)
 	if isInvalid(err) {
-		return s.refuse("restore", listed, snapshot.Stamp)
+		return s.reportInvalid("restore", listed, snapshot.Stamp)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.deliver(document(result)); err != nil {
+	if err := s.writeResult(document(result)); err != nil {
 		return fmt.Errorf("restore: snapshot %s is restored: %w", result.Stamp, err)
 	}
-	c.tell(s, opts, snapshot, result)
+	c.summarize(s, opts, snapshot, result)
 	return nil
 }
 
@@ -67,10 +67,11 @@ func (c *restoreCommand) check() error {
 	if c.Into == nil {
 		faults = append(faults, c.needDB())
 	}
-	return all("restore", faults...)
+	return joinFor("restore", faults...)
 }
 
-// needParts asks for the places of what the snapshot has.
+// needParts returns an error for each part that the snapshot has and for which
+// no path is given.
 func (c *restoreCommand) needParts(opts backup.Options, snapshot backup.Snapshot) (faults []error) {
 	if snapshot.Metadata.RegistrySnapshotPath != "" && opts.RegistryPath == "" {
 		faults = append(faults, c.needRegistry())
@@ -81,13 +82,13 @@ func (c *restoreCommand) needParts(opts backup.Options, snapshot backup.Snapshot
 	return faults
 }
 
-// find gives the snapshot called stamp, or the newest one for latest. Its
-// Metadata are nil if there is no such snapshot or they cannot be read. cutOff
-// tells of an earlier restore that is unfinished.
-func (s *session) find(opts backup.Options, stamp string) (_ backup.Snapshot, cutOff bool, err error) {
+// find returns the snapshot called stamp, or the newest one if stamp is latest.
+// Its Metadata is nil if there is no such snapshot or its metadata cannot be
+// read. interrupted reports whether an earlier restore is unfinished.
+func (s *session) find(opts backup.Options, stamp string) (_ backup.Snapshot, interrupted bool, err error) {
 	list, err := backup.ListRuntimeBackups(s.ctx, opts)
-	cutOff = errors.Is(err, backup.ErrRestoreUnfinished)
-	if err != nil && !cutOff {
+	interrupted = errors.Is(err, backup.ErrRestoreUnfinished)
+	if err != nil && !interrupted {
 		return backup.Snapshot{}, false, err
 	}
 	named := backup.Snapshot{Stamp: stamp}
@@ -97,20 +98,20 @@ func (s *session) find(opts backup.Options, stamp string) (_ backup.Snapshot, cu
 		}
 	}
 	if stamp != latest {
-		return named, cutOff, nil
+		return named, interrupted, nil
 	}
 	if named.Path != "" {
-		return named, cutOff, fmt.Errorf("there is a snapshot called %s, so that it is not clear which one is meant: rename it", latest)
+		return named, interrupted, fmt.Errorf("there is a snapshot called %s, so the name is ambiguous: rename that snapshot", latest)
 	}
 	newest, err := s.newest(list)
-	return newest, cutOff, err
+	return newest, interrupted, err
 }
 
 const latest = "latest"
 
-// newest gives the newest snapshot by the time that it records; of several the
-// last by stamp, as list has them. Safety snapshots are of stores that somebody
-// wanted to be rid of.
+// newest returns the snapshot with the latest recorded creation time. Among equal
+// times it returns the one with the last stamp, as list is sorted by stamp. It
+// skips safety snapshots: they hold stores that were replaced on purpose.
 func (s *session) newest(list []backup.Snapshot) (newest backup.Snapshot, err error) {
 	var unknown []string
 	for _, snapshot := range list {
@@ -122,42 +123,44 @@ func (s *session) newest(list []backup.Snapshot) (newest backup.Snapshot, err er
 			newest = snapshot
 		}
 	}
-	passed := ""
+	skipped := ""
 	if len(unknown) > 0 {
-		passed = fmt.Sprintf("; without readable metadata: %s", strings.Join(unknown, ", "))
+		skipped = fmt.Sprintf("; without readable metadata: %s", strings.Join(unknown, ", "))
 	}
 	if newest.Metadata == nil {
-		return newest, fmt.Errorf("there is no snapshot that could be the latest%s", passed)
+		return newest, fmt.Errorf("no snapshot qualifies as the latest%s", skipped)
 	}
-	s.say("The latest snapshot is %s, made %s%s.", newest.Stamp, moment(newest.Metadata.CreatedAt), passed)
+	s.say("The latest snapshot is %s, made %s%s.", newest.Stamp, formatTime(newest.Metadata.CreatedAt), skipped)
 	return newest, nil
 }
 
-func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") }
+func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") }
 
-// isInvalid tells of an error that says nothing but that the snapshot is not to
-// be trusted.
+// isInvalid reports whether err means only that the snapshot is not valid, and
+// not also that a restore is unfinished.
 func isInvalid(err error) bool {
 	return errors.Is(err, backup.ErrInvalidBackup) && !errors.Is(err, backup.ErrRestoreUnfinished)
 }
 
-// refuse says why a snapshot that is not valid is not restored.
-func (s *session) refuse(command string, opts backup.Options, stamp string) error {
+// reportInvalid prints the report of a snapshot that was found not to be valid,
+// and returns the validation's error. It validates the snapshot again, because
+// the call that failed returned no report.
+func (s *session) reportInvalid(command string, opts backup.Options, stamp string) error {
 	report, verdict := backup.ValidateBackup(s.ctx, opts, stamp)
 	switch {
 	case report == nil:
 		return verdict
 	case report.Valid:
-		return errors.Join(verdict, fmt.Errorf("%s: snapshot %q is valid by now: try again", command, stamp))
+		return errors.Join(verdict, fmt.Errorf("%s: snapshot %q has become valid: try again", command, stamp))
 	}
-	if err := s.deliverReport(command, report); err != nil {
+	if err := s.writeReport(command, report); err != nil {
 		return err
 	}
 	return verdict
 }
 
-// optionsIn puts everything into dir, under the names that it has in the store
-// or had when the snapshot was made.
+// optionsIn returns options in which all parts are in dir, under their names in
+// the store or, if no flag gives these, under those that the snapshot records.
 func (f *storeFlags) optionsIn(dir string, snapshot backup.Snapshot) backup.Options {
 	opts := f.options()
 	opts.DatabasePath = nameIn(dir, f.DB, snapshot.Metadata.DBSnapshotPath)
@@ -166,14 +169,15 @@ func (f *storeFlags) optionsIn(dir string, snapshot backup.Snapshot) backup.Opti
 	return opts
 }
 
-// isKnown tells whether the snapshot is there and says what to restore. If not,
-// the validation says what is wrong with it.
-func isKnown(snapshot backup.Snapshot) bool {
+// isRestorable reports whether the snapshot exists and its metadata name a
+// database. If they do not, validating the snapshot shows what is wrong with it.
+func isRestorable(snapshot backup.Snapshot) bool {
 	return snapshot.Metadata != nil && nameIn("", "", snapshot.Metadata.DBSnapshotPath) != ""
 }
 
-// nameIn gives the path in dir of what is at live in the store, and was
-// recorded in a snapshot, which is untrusted.
+// nameIn returns the path in dir for a part that is at live in the store and at
+// recorded in a snapshot. recorded is untrusted. The result is empty if the
+// snapshot does not have the part, or if there is no usable name.
 func nameIn(dir, live, recorded string) string {
 	name := filepath.Base(cmp.Or(live, recorded))
 	if recorded == "" || name == "." || !filepath.IsLocal(name) {
@@ -182,86 +186,86 @@ func nameIn(dir, live, recorded string) string {
 	return filepath.Join(dir, name)
 }
 
-// A part is one of the things that a restore replaces.
-type part struct{ what, path, by string }
+// A part is one part of the store that a restore replaces.
+type part struct{ what, path, with string }
 
-// inTheWay lists what is there and would be replaced. It opens no file: closing
-// a live database drops locks.
-func inTheWay(opts backup.Options, m *backup.Metadata) (parts []part) {
+// existingParts returns the parts of the store that exist and would be replaced.
+// It opens no file, because closing a file of a live database would drop the
+// process's locks on it.
+func existingParts(opts backup.Options, m *backup.Metadata) (parts []part) {
 	for _, path := range []string{opts.DatabasePath, opts.DatabasePath + "-wal", opts.DatabasePath + "-journal"} {
-		if isThere(path) {
+		if mayExist(path) {
 			parts = append(parts, part{"the database", opts.DatabasePath, size(m.DBSizeBytes)})
 			break
 		}
 	}
-	if m.RegistrySnapshotPath != "" && isThere(opts.RegistryPath) {
+	if m.RegistrySnapshotPath != "" && mayExist(opts.RegistryPath) {
 		parts = append(parts, part{"the registry", opts.RegistryPath, "the snapshot's"})
 	}
-	if m.ChromaSnapshotPath != "" && hasEntries(opts.ChromaPath) {
-		parts = append(parts, part{"the Chroma directory", opts.ChromaPath, fmt.Sprintf("%s with %s", count(m.ChromaSnapshotFiles, "file"), size(m.ChromaSnapshotBytes))})
+	if m.ChromaSnapshotPath != "" && fsat.HasEntries(opts.ChromaPath) {
+		parts = append(parts, part{"the Chroma directory", opts.ChromaPath, fmt.Sprintf("%s, %s", count(m.ChromaSnapshotFiles, "file"), size(m.ChromaSnapshotBytes))})
 	}
 	return parts
 }
 
-func isThere(path string) bool {
-	_, err := os.Stat(path)
+// mayExist reports whether there is a file at path. If that cannot be determined
+// it returns true, so that the user is asked before anything is replaced.
+func mayExist(path string) bool {
+	_, err := fsat.Stat(path)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-func hasEntries(dir string) bool {
-	entries, err := os.ReadDir(dir)
-	return len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)
-}
-
-// consent makes sure that somebody wants what is there to be replaced.
-func (c *restoreCommand) consent(s *session, opts backup.Options, snapshot backup.Snapshot, cutOff bool) error {
-	parts := inTheWay(opts, snapshot.Metadata)
-	if c.Yes || len(parts) == 0 && !cutOff {
+// confirm returns an error unless the user agrees to replace the existing parts,
+// with --yes or by answering a question. It does not ask if no part exists and no
+// interrupted restore has to be dealt with.
+func (c *restoreCommand) confirm(s *session, opts backup.Options, snapshot backup.Snapshot, interrupted bool) error {
+	parts := existingParts(opts, snapshot.Metadata)
+	if c.Yes || len(parts) == 0 && !interrupted {
 		return nil
 	}
 	if !s.canAsk() {
 		if len(parts) == 0 {
-			return errors.New("an earlier restore that was cut off is finished or undone first: say --yes if that is meant")
+			return errors.New("an earlier restore was interrupted and would be finished or undone first: give --yes to confirm")
 		}
 		names := make([]string, len(parts))
 		for i, p := range parts {
 			names[i] = p.what + " " + p.path
 		}
-		return fmt.Errorf("%s would be replaced: say --yes if that is meant", strings.Join(names, ", "))
+		return fmt.Errorf("%s would be replaced: give --yes to confirm", strings.Join(names, ", "))
 	}
-	if cutOff {
-		s.say("An earlier restore was cut off here. It is finished or undone first.")
+	if interrupted {
+		s.say("An earlier restore was interrupted. It will be finished or undone first.")
 	}
-	s.say("Snapshot %s, made %s, will replace", snapshot.Stamp, moment(snapshot.Metadata.CreatedAt))
+	s.say("Snapshot %s, made %s, will replace:", snapshot.Stamp, formatTime(snapshot.Metadata.CreatedAt))
 	for _, p := range parts {
-		s.say("  %s %s by %s", p.what, p.path, p.by)
+		s.say("  %s %s with %s", p.what, p.path, p.with)
 	}
-	s.say("A snapshot of what is there now is taken first.")
-	answer, err := s.ask("Type yes to go on:")
+	s.say("A safety snapshot of the existing store will be taken first.")
+	answer, err := s.ask("Type yes to continue:")
 	if err == nil && answer != "yes" {
-		err = errors.New("not confirmed; nothing was done")
+		err = errors.New("not confirmed; nothing was changed")
 	}
 	return err
 }
 
-// tell says what was done, and what was not.
-func (c *restoreCommand) tell(s *session, opts backup.Options, snapshot backup.Snapshot, r *backup.RestoreResult) {
+// summarize prints what the restore did, and which parts it left unchanged.
+func (c *restoreCommand) summarize(s *session, opts backup.Options, snapshot backup.Snapshot, r *backup.RestoreResult) {
 	if r.Recovered != "" {
-		s.say("An earlier restore that had been cut off was %s first.", r.Recovered)
+		s.say("An earlier restore was interrupted; it was %s first.", r.Recovered)
 	}
 	s.say("Snapshot %s is restored: %s, %s, compared with the snapshot.", r.Stamp, count(r.Files, "file"), size(r.Bytes))
 	for _, p := range []struct{ what, path, restored string }{
 		{"registry", opts.RegistryPath, r.RegistryPath},
 		{"Chroma directory", opts.ChromaPath, r.ChromaPath},
 	} {
-		if p.restored == "" && p.path != "" && isThere(p.path) {
-			s.say("The snapshot has no %s: %s is as it was.", p.what, p.path)
+		if p.restored == "" && p.path != "" && mayExist(p.path) {
+			s.say("The snapshot has no %s; %s was left unchanged.", p.what, p.path)
 		}
 	}
 	if r.SafetyStamp != "" {
-		s.say("What was there before is snapshot %s.", r.SafetyStamp)
+		s.say("The previous store is saved as snapshot %s.", r.SafetyStamp)
 	}
 	for _, path := range r.SetAside {
-		s.say("What was there before could not be taken into a snapshot; it is in %s.", path)
+		s.say("No safety snapshot could be taken; previous files were moved to %s.", path)
 	}
 }

@@ -29,7 +29,7 @@ func (s store) restore(t *testing.T, args ...string) outcome {
 	return atocore(t, append(append([]string{"restore"}, args...), s.flags()...)...)
 }
 
-// snapshot makes one with Chroma and returns its stamp.
+// snapshot takes a snapshot with Chroma and returns its stamp.
 func (s store) snapshot(t *testing.T) string {
 	t.Helper()
 	o := atocore(t, append([]string{"create", "--include-chroma"}, s.flags()...)...)
@@ -37,7 +37,7 @@ func (s store) snapshot(t *testing.T) string {
 	return decode[struct{ Stamp string }](t, o).Stamp
 }
 
-// change does something to each part, and ends the use of the database.
+// change modifies each part and closes the database.
 func (s store) change(t *testing.T) {
 	t.Helper()
 	_, err := s.live.Exec("INSERT INTO notes VALUES ('second')")
@@ -47,7 +47,7 @@ func (s store) change(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(s.chroma, "segment", "data.bin"), []byte("newer vectors"), 0o600))
 }
 
-// requireNotes checks what the database holds.
+// requireNotes checks the rows of the database.
 func requireNotes(t *testing.T, path string, want ...string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+path+"?mode=rw")
@@ -112,10 +112,9 @@ func TestRestoreBringsTheStoreBack(t *testing.T) {
 	requireFile(t, s.registry, `{"projects": []}`)
 	requireFile(t, filepath.Join(s.chroma, "segment", "data.bin"), "vectors")
 	require.Contains(t, o.stderr, fmt.Sprintf("Snapshot %s is restored: 3 files, ", stamp))
-	require.Contains(t, o.stderr, fmt.Sprintf("What was there before is snapshot %s.\n", r.SafetyStamp))
+	require.Contains(t, o.stderr, fmt.Sprintf("The previous store is saved as snapshot %s.\n", r.SafetyStamp))
 
-	// Nothing was lost, and that is no reason to take what there was for the
-	// latest.
+	// Nothing was lost, but the safety snapshot does not count as the latest.
 	require.ElementsMatch(t, []string{stamp, r.SafetyStamp}, s.stamps(t))
 	o = s.restore(t, "latest", "--into", filepath.Join(t.TempDir(), "new"))
 	require.Equal(t, stamp, decode[restored](t, o).Stamp)
@@ -125,9 +124,9 @@ func TestRestoreBringsTheStoreBack(t *testing.T) {
 	requireFile(t, filepath.Join(s.chroma, "segment", "data.bin"), "newer vectors")
 }
 
-// Without somebody to ask, --yes is demanded, but only where something would be
+// Without a terminal to ask on, --yes is required, but only if something would be
 // replaced.
-func TestRestoreDemandsConsent(t *testing.T) {
+func TestRestoreRequiresConfirmation(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
 	s.change(t)
@@ -165,7 +164,7 @@ func TestRestoreDemandsConsent(t *testing.T) {
 		for _, path := range parts {
 			require.NoError(t, os.RemoveAll(path))
 		}
-		require.NoError(t, os.Mkdir(s.chroma, 0o700), "an empty directory is nothing")
+		require.NoError(t, os.Mkdir(s.chroma, 0o700), "an empty directory counts as nothing")
 		o := s.restore(t, stamp)
 		require.Equal(t, exitDone, o.code, o.stderr)
 		require.Empty(t, decode[restored](t, o).SafetyStamp)
@@ -207,7 +206,8 @@ func TestRestoreInto(t *testing.T) {
 	requireNotes(t, s.db, "first")
 }
 
-// A live database stays as it is, and so does one whose snapshot is damaged.
+// A database that is in use is left unchanged, and so is the store if the snapshot
+// is damaged.
 func TestRestoreRefuses(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
@@ -219,12 +219,12 @@ func TestRestoreRefuses(t *testing.T) {
 		args  []string
 		words []string
 	}{
-		"no place for the registry": {[]string{"--db", s.db, "--chroma", s.chroma}, []string{"--registry", "ATOCORE_PROJECT_REGISTRY_PATH"}},
-		"no place for Chroma":       {[]string{"--db", s.db, "--registry", s.registry}, []string{"--chroma", "ATOCORE_CHROMA_PATH"}},
-		"neither":                   {[]string{"--db", s.db}, []string{"--registry", "--chroma"}},
-		"no place for the database": {nil, []string{"--db", "ATOCORE_DB_PATH"}},
-		"empty into":                {[]string{"--into", ""}, []string{"--into is empty"}},
-		"empty guard":               {[]string{"--db", s.db, "--guard-file="}, []string{"--guard-file is empty"}},
+		"no path for the registry": {[]string{"--db", s.db, "--chroma", s.chroma}, []string{"--registry", "ATOCORE_PROJECT_REGISTRY_PATH"}},
+		"no path for Chroma":       {[]string{"--db", s.db, "--registry", s.registry}, []string{"--chroma", "ATOCORE_CHROMA_PATH"}},
+		"neither":                  {[]string{"--db", s.db}, []string{"--registry", "--chroma"}},
+		"no path for the database": {nil, []string{"--db", "ATOCORE_DB_PATH"}},
+		"empty into":               {[]string{"--into", ""}, []string{"--into is empty"}},
+		"empty guard":              {[]string{"--db", s.db, "--guard-file="}, []string{"--guard-file is empty"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			atocore(t, append([]string{"restore", stamp, "--yes", "--backup-dir", s.backups}, test.args...)...).requireFailed(t, test.words...)
@@ -260,7 +260,7 @@ func TestRestoreRefuses(t *testing.T) {
 	require.Equal(t, []string{stamp}, s.stamps(t))
 }
 
-func TestRestoreOfWhatItCanSaysWhatItLeaves(t *testing.T) {
+func TestRestoreReportsPartsLeftUnchanged(t *testing.T) {
 	s := newStore(t)
 	bare := s
 	bare.registry = filepath.Join(t.TempDir(), "absent.json")
@@ -271,13 +271,13 @@ func TestRestoreOfWhatItCanSaysWhatItLeaves(t *testing.T) {
 	r := decode[restored](t, o)
 	require.Empty(t, r.RegistryPath)
 	require.Empty(t, r.ChromaPath)
-	require.Contains(t, o.stderr, "The snapshot has no registry: "+s.registry+" is as it was.\n")
-	require.Contains(t, o.stderr, "The snapshot has no Chroma directory: "+s.chroma+" is as it was.\n")
+	require.Contains(t, o.stderr, "The snapshot has no registry; "+s.registry+" was left unchanged.\n")
+	require.Contains(t, o.stderr, "The snapshot has no Chroma directory; "+s.chroma+" was left unchanged.\n")
 	requireFile(t, s.registry, `{"projects": ["new"]}`)
 
 	require.NoError(t, os.Remove(s.db))
 	o = s.restore(t, stamp)
-	require.Equal(t, exitDone, o.code, "what is left alone needs no --yes: %s", o.stderr)
+	require.Equal(t, exitDone, o.code, "parts that are left unchanged need no --yes: %s", o.stderr)
 	requireNotes(t, s.db, "first")
 	requireFile(t, s.registry, `{"projects": ["new"]}`)
 }
@@ -294,13 +294,13 @@ func TestRestoreOverABrokenStore(t *testing.T) {
 	require.Len(t, r.SetAside, 3)
 	for _, dir := range r.SetAside {
 		require.DirExists(t, dir)
-		require.Contains(t, o.stderr, "it is in "+dir+".\n")
+		require.Contains(t, o.stderr, "moved to "+dir+".\n")
 	}
 	requireNotes(t, s.db, "first")
 }
 
-// The latest is the newest by the time that it records, among those that tell
-// one and that nobody wanted to be rid of.
+// The latest snapshot is the one with the latest recorded creation time. Safety
+// snapshots and snapshots without readable metadata are skipped.
 func TestLatest(t *testing.T) {
 	s := newStore(t)
 	into := func(t *testing.T) outcome {
@@ -339,8 +339,8 @@ func TestLatest(t *testing.T) {
 	o.requireFailed(t, "a snapshot called latest", "rename")
 }
 
-// Of the same instant the last stamp is the latest.
-func TestLatestOfOneInstant(t *testing.T) {
+// Among equal creation times, the last stamp is the latest.
+func TestLatestOfEqualTimes(t *testing.T) {
 	s := newStore(t)
 	for _, stamp := range []string{"20260101T000000Z-1000", "20260101T000000Z-999", "20260101T000000Z"} {
 		made, dir := s.create(t)
@@ -348,13 +348,13 @@ func TestLatestOfOneInstant(t *testing.T) {
 		require.NoError(t, os.Rename(dir, filepath.Join(s.backups, "snapshots", stamp)))
 	}
 	o := atocore(t, "restore", "latest", "--into", t.TempDir(), "--backup-dir", s.backups)
-	require.Equal(t, exitInvalid, o.code, "their metadata were changed")
+	require.Equal(t, exitInvalid, o.code, "their metadata was changed")
 	require.Equal(t, "20260101T000000Z-1000", decode[report](t, o).Stamp)
 }
 
-// What can be told beside an unfinished restore is told, and that it is
-// unfinished; nothing else is done.
-func TestUnfinishedRestoreIsToldByEveryCommand(t *testing.T) {
+// While a restore is unfinished, list and validate still print their results and
+// report it; all other commands fail.
+func TestEveryCommandReportsAnUnfinishedRestore(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
 	s.change(t)
@@ -381,12 +381,12 @@ func TestUnfinishedRestoreIsToldByEveryCommand(t *testing.T) {
 	}
 	requireNotes(t, s.db, "first", "second")
 
-	// One that was cut off before it began is dealt with.
+	// A restore that was interrupted before it began is recovered.
 	require.NoError(t, os.WriteFile(journal, nil, 0o600))
 	for _, path := range []string{s.db, s.registry, s.chroma} {
 		require.NoError(t, os.RemoveAll(path))
 	}
-	s.restore(t, stamp).requireFailed(t, "--yes", "cut off")
+	s.restore(t, stamp).requireFailed(t, "--yes", "interrupted")
 	o = s.restore(t, "--yes", stamp)
 	require.Equal(t, exitDone, o.code, o.stderr)
 	require.NoFileExists(t, journal)

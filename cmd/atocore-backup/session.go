@@ -16,7 +16,8 @@ import (
 	"github.com/atocore/backup"
 )
 
-// A session is one run of the command: what a subcommand works with.
+// A session is one run of the command. Subcommands do their input and output
+// through it.
 type session struct {
 	ctx     context.Context
 	endWork func()
@@ -31,8 +32,8 @@ func newSession(ctx context.Context, endWork func(), stdin, stdout, stderr *os.F
 	return &session{ctx: ctx, endWork: endWork, stdin: stdin, stdout: stdout, stderr: stderr, meter: meter{out: stderr}}
 }
 
-// watch adds to opts what lets a person follow the work: the log if it was
-// asked for, or else a progress bar if somebody can see it.
+// watch makes the progress of a call visible: with --verbose it sets the logger
+// in opts, otherwise, if standard error is a terminal, a progress bar.
 func (s *session) watch(opts *backup.Options) {
 	switch {
 	case s.verbose:
@@ -42,23 +43,23 @@ func (s *session) watch(opts *backup.Options) {
 	}
 }
 
-// say writes one line for people.
+// say prints a message of one line to standard error.
 func (s *session) say(format string, args ...any) {
 	s.meter.clear()
 	fmt.Fprintln(s.stderr, oneLine(fmt.Sprintf(format, args...)))
 }
 
-// canAsk tells whether there is a person who sees a question and can answer it.
+// canAsk reports whether a user can see a question and answer it.
 func (s *session) canAsk() bool {
 	return term.IsTerminal(int(s.stdin.Fd())) && term.IsTerminal(int(s.stderr.Fd()))
 }
 
-// ask puts a question and waits for a line.
+// ask prints a question and waits for a line of input.
 func (s *session) ask(question string) (answer string, err error) {
 	fmt.Fprint(s.stderr, oneLine(question)+" ")
 	answered := make(chan string, 1)
 	go func() {
-		line, _ := bufio.NewReader(s.stdin).ReadString('\n') // what ends it is no answer
+		line, _ := bufio.NewReader(s.stdin).ReadString('\n') // on EOF or an error, the input so far is the answer
 		answered <- strings.TrimSpace(line)
 	}()
 	select {
@@ -70,10 +71,11 @@ func (s *session) ask(question string) (answer string, err error) {
 	}
 }
 
-// deliver writes the result to standard output. The work is over by then and
-// nothing is left to clean up, so a signal may end the process as it usually
-// does: a reader that has stalled would otherwise hold it for ever.
-func (s *session) deliver(write func(io.Writer) error) error {
+// writeResult writes the result to standard output. The work is finished by then
+// and there is nothing left to clean up, so signals get their default effect
+// back: otherwise, while a stalled reader blocks the write, a signal could not
+// end the process.
+func (s *session) writeResult(write func(io.Writer) error) error {
 	s.meter.clear()
 	s.endWork()
 	w := bufio.NewWriterSize(s.stdout, 1<<16)
@@ -90,9 +92,9 @@ func (s *session) deliver(write func(io.Writer) error) error {
 	return nil
 }
 
-// oneLine keeps a message in its line and a terminal safe from bytes that come
-// from file names: errors that were joined by line breaks are joined by
-// semicolons, and what cannot be printed is escaped.
+// oneLine returns s as a single line that is safe to print on a terminal, since
+// messages quote file names. It replaces the line breaks between joined errors
+// with semicolons and escapes everything that is not printable.
 func oneLine(s string) string {
 	var b strings.Builder
 	for s = strings.TrimRight(s, "\n"); s != ""; {

@@ -7,13 +7,13 @@ import (
 	"github.com/atocore/backup"
 )
 
-// storeFlags say where the machine store and its snapshots are. Every
-// subcommand takes all of them, so that one environment serves them all.
+// storeFlags locate the machine store and its snapshots. Every subcommand takes
+// all of them, so that one set of environment variables works for all.
 type storeFlags struct {
 	DB        string `name:"db" placeholder:"FILE" env:"ATOCORE_DB_PATH" help:"The SQLite database."`
 	Registry  string `placeholder:"FILE" env:"ATOCORE_PROJECT_REGISTRY_PATH" help:"The project registry."`
 	Chroma    string `placeholder:"DIR" env:"ATOCORE_CHROMA_PATH" help:"The Chroma directory."`
-	BackupDir string `placeholder:"DIR" env:"ATOCORE_BACKUP_DIR" help:"Where the snapshots are, in DIR/snapshots."`
+	BackupDir string `placeholder:"DIR" env:"ATOCORE_BACKUP_DIR" help:"The backup directory; the snapshots are in DIR/snapshots."`
 }
 
 func (f *storeFlags) options() backup.Options {
@@ -41,7 +41,8 @@ func (f *storeFlags) needChroma() error {
 	return need(f.Chroma, "Chroma directory", "--chroma", "ATOCORE_CHROMA_PATH")
 }
 
-// need speaks of flags, where the library would speak of fields of Options.
+// need returns an error if value is empty. It names the flag and the variable;
+// the library's own error would name a field of Options.
 func need(value, what, flag, variable string) error {
 	if value != "" {
 		return nil
@@ -49,8 +50,8 @@ func need(value, what, flag, variable string) error {
 	return fmt.Errorf("no %s: give %s or set %s", what, flag, variable)
 }
 
-// notEmpty finds fault with a flag that is given and empty: a script whose
-// variable is unset must not run as if the flag were not there.
+// notEmpty returns an error if a flag is given with an empty value: a script in
+// which a variable is unset must not run as if the flag were absent.
 func notEmpty(value *string, flag string) error {
 	if value != nil && *value == "" {
 		return fmt.Errorf("%s is empty", flag)
@@ -58,8 +59,9 @@ func notEmpty(value *string, flag string) error {
 	return nil
 }
 
-// all names the subcommand in front of its faults.
-func all(command string, faults ...error) error {
+// joinFor joins the errors and prefixes them with the name of the subcommand. It
+// returns nil if all of them are nil.
+func joinFor(command string, faults ...error) error {
 	if err := errors.Join(faults...); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}

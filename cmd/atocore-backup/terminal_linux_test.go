@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A terminal is a pseudo-terminal with a person at it.
+// A terminal is a pseudo-terminal, with the test in the role of the user.
 type terminal struct {
 	t      *testing.T
 	person *os.File // the other end
@@ -39,7 +39,7 @@ func newTerminal(t *testing.T) *terminal {
 	return &terminal{t: t, person: person, device: device}
 }
 
-// start starts a command at the terminal. Only standard output goes elsewhere.
+// start starts a command on the terminal, except for its standard output.
 func (tm *terminal) start(args ...string) (cmd *exec.Cmd, stdout *bytes.Buffer) {
 	tm.t.Helper()
 	cmd, stdout = command(tm.t, args...), new(bytes.Buffer)
@@ -50,13 +50,13 @@ func (tm *terminal) start(args ...string) (cmd *exec.Cmd, stdout *bytes.Buffer) 
 	return cmd, stdout
 }
 
-// see reads what the command writes, until text comes or it has ended.
+// see reads the output of the command until it contains text, and returns it.
 func (tm *terminal) see(text string) string {
 	buf := make([]byte, 4096)
 	for !strings.Contains(tm.seen.String(), text) {
 		n, err := tm.person.Read(buf)
 		tm.seen.Write(buf[:n])
-		if err != nil { // EIO: nobody has the device open any more
+		if err != nil { // EIO: no process has the device open any more
 			break
 		}
 	}
@@ -69,10 +69,10 @@ func (tm *terminal) rest() string {
 	return tm.seen.String()
 }
 
-const question = "Type yes to go on:"
+const question = "Type yes to continue:"
 
-// A person is asked before anything is replaced, and told what; only "yes"
-// means yes.
+// Before anything is replaced, the user is shown what would be replaced and has to
+// confirm. Only "yes" confirms.
 func TestRestoreAsks(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
@@ -84,14 +84,14 @@ func TestRestoreAsks(t *testing.T) {
 			cmd, stdout := tm.start(restore...)
 			seen := tm.see(question)
 			for _, words := range []string{
-				"Snapshot " + stamp + ", made ", "the database " + s.db + " by ", "the registry " + s.registry,
-				"the Chroma directory " + s.chroma + " by 1 file with 7 B",
+				"Snapshot " + stamp + ", made ", "the database " + s.db + " with ", "the registry " + s.registry,
+				"the Chroma directory " + s.chroma + " with 1 file, 7 B",
 			} {
 				require.Contains(t, seen, words)
 			}
 			_, err := tm.person.WriteString(answer)
 			require.NoError(t, err)
-			require.Contains(t, tm.rest(), "not confirmed; nothing was done")
+			require.Contains(t, tm.rest(), "not confirmed; nothing was changed")
 			require.Error(t, cmd.Wait())
 			require.Equal(t, exitFailed, cmd.ProcessState.ExitCode())
 			require.Empty(t, stdout.String())
@@ -122,8 +122,8 @@ func TestRestoreAsks(t *testing.T) {
 	})
 }
 
-// With --yes, or with nothing to be replaced, there is no question.
-func TestRestoreAsksOnlyIfItMust(t *testing.T) {
+// With --yes, or if nothing would be replaced, there is no question.
+func TestRestoreAsksOnlyIfNecessary(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
 	s.change(t)
@@ -137,8 +137,8 @@ func TestRestoreAsksOnlyIfItMust(t *testing.T) {
 	}
 }
 
-// Somebody who cannot see the question, or cannot answer it, is not asked.
-func TestRestoreAsksNobody(t *testing.T) {
+// There is no question if the user could not see or answer it.
+func TestRestoreDoesNotAskWithoutATerminal(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
 	s.change(t)
@@ -159,12 +159,12 @@ func TestRestoreAsksNobody(t *testing.T) {
 		require.Error(t, cmd.Wait())
 		seen += stderr.String()
 		require.NotContains(t, seen, question)
-		require.Contains(t, seen, "say --yes")
+		require.Contains(t, seen, "give --yes")
 	}
 }
 
-// The bar names the phases of each command.
-func TestBarOnATerminal(t *testing.T) {
+// On a terminal, the progress bar names the phases of each command.
+func TestProgressBar(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
 	s.snapshot(t)
@@ -174,7 +174,7 @@ func TestBarOnATerminal(t *testing.T) {
 		words []string
 	}{
 		{append([]string{"restore", "--yes", stamp}, s.flags()...),
-			[]string{"comparing files", "hashing", "copying snapshot", "putting in place", "comparing with snapshot"}},
+			[]string{"comparing files", "hashing", "copying snapshot", "replacing store", "comparing with snapshot"}},
 		{[]string{"drill", "--backup-dir", s.backups, stamp}, []string{"copying snapshot", "comparing with snapshot"}},
 		{[]string{"prune", "--keep-last=1", "--backup-dir", s.backups}, []string{"removing snapshots", "(0/1)"}},
 	} {

@@ -13,7 +13,7 @@ type validateCommand struct {
 }
 
 func (c *validateCommand) Run(s *session) error {
-	if err := all("validate", c.needBackupDir()); err != nil {
+	if err := joinFor("validate", c.needBackupDir()); err != nil {
 		return err
 	}
 	opts := c.options()
@@ -22,15 +22,16 @@ func (c *validateCommand) Run(s *session) error {
 	if report == nil {
 		return verdict
 	}
-	if err := s.deliverReport("validate", report); err != nil {
+	if err := s.writeReport("validate", report); err != nil {
 		return err
 	}
 	return verdict
 }
 
-// deliverReport prints a report and sums it up.
-func (s *session) deliverReport(command string, report *backup.Report) error {
-	if err := s.deliver(document(report)); err != nil {
+// writeReport writes a report to standard output and a summary to standard
+// error.
+func (s *session) writeReport(command string, report *backup.Report) error {
+	if err := s.writeResult(document(report)); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
 	if report.Valid {

@@ -15,14 +15,14 @@ import (
 	"github.com/atocore/backup"
 )
 
-// A demo tells what a service and its backups do, chapter by chapter.
+// A demo runs and prints the chapters of the demonstration.
 type demo struct {
 	out      io.Writer
 	dir      string
 	service  *service
 	chapters int
 
-	snapshot *backup.Metadata // once there is one
+	snapshot *backup.Metadata // set by create
 }
 
 func (d *demo) chapter(title string) {
@@ -30,7 +30,7 @@ func (d *demo) chapter(title string) {
 	fmt.Fprintf(d.out, "\n%d. %s\n\n", d.chapters, title)
 }
 
-// say prints one line or more, indented alike.
+// say prints one or more lines with the same indentation.
 func (d *demo) say(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	fmt.Fprintln(d.out, "  ", strings.ReplaceAll(text, "\n", "\n   "))
@@ -38,7 +38,7 @@ func (d *demo) say(format string, args ...any) {
 
 func (d *demo) gap() { fmt.Fprintln(d.out) }
 
-// short gives a path below the demo's directory.
+// short returns path relative to the demo's directory.
 func (d *demo) short(path string) string {
 	if rel, err := filepath.Rel(d.dir, path); err == nil {
 		return filepath.ToSlash(rel)
@@ -48,22 +48,22 @@ func (d *demo) short(path string) string {
 
 func (d *demo) introduce(context.Context) error {
 	opts := d.service.options
-	d.chapter("A service is at work")
-	d.say("Its machine store, in %s:", d.dir)
-	d.say("  %-29s SQLite in WAL mode: a writer moves money between %d\n"+
-		"%32saccounts all the time; each transaction leaves a sum of 0",
+	d.chapter("A service is running")
+	d.say("Its machine store is in %s:", d.dir)
+	d.say("  %-29s SQLite in WAL mode; a writer moves money between %d\n"+
+		"%32saccounts all the time, and their sum is always 0",
 		d.short(opts.DatabasePath), accounts, "")
 	d.say("  %-29s the project registry", d.short(opts.RegistryPath))
-	d.say("  %-29s a Chroma directory; an ingestion writes to it and to\n"+
-		"%32sthe database, batch by batch, while it holds a mutex", d.short(opts.ChromaPath)+"/", "")
+	d.say("  %-29s a Chroma directory; an ingestion writes batches to it\n"+
+		"%32sand to the database while it holds a mutex", d.short(opts.ChromaPath)+"/", "")
 	return nil
 }
 
 func (d *demo) create(ctx context.Context) error {
-	d.chapter("CreateRuntimeBackup takes a snapshot meanwhile")
+	d.chapter("CreateRuntimeBackup takes a snapshot while the service runs")
 
-	// The guard is the mutex that the ingestion holds. Who holds it when is
-	// noted between the phases that the library reports.
+	// The guard is the mutex that the ingestion holds. The timeline records when
+	// it is locked and unlocked, among the phases that the library reports.
 	var events timeline
 	guard := backup.SyncLocker(&d.service.ingestion)
 	opts := d.service.options
@@ -72,9 +72,9 @@ func (d *demo) create(ctx context.Context) error {
 		if err != nil {
 			return nil, err
 		}
-		events.begin("ingestion is held off")
+		events.begin("ingestion is paused")
 		return func() {
-			events.begin("ingestion goes on")
+			events.begin("ingestion continues")
 			unlock()
 		}, nil
 	})
@@ -84,7 +84,7 @@ func (d *demo) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	events.begin("everything goes on")
+	events.begin("before the guard")
 	d.snapshot, err = backup.CreateRuntimeBackup(ctx, opts)
 	if err != nil {
 		return err
@@ -95,15 +95,16 @@ func (d *demo) create(ctx context.Context) error {
 	}
 
 	m := d.snapshot
-	d.say("Made %s: database %s, registry, Chroma %d files with %s.", m.Stamp,
+	d.say("Created %s: database %s, registry, Chroma %d files with %s.", m.Stamp,
 		size(m.DBSizeBytes), m.ChromaSnapshotFiles, size(m.ChromaSnapshotBytes))
 	d.gap()
-	d.say("In this order:\n%s", events.String())
+	d.say("The phases, in order:\n%s", events.String())
 	d.gap()
 	return d.compare(ctx, before, after)
 }
 
-// compare shows that the snapshot is one moment between before and after.
+// compare shows that the snapshot is from a single moment between before and
+// after.
 func (d *demo) compare(ctx context.Context, before, after state) error {
 	db, err := openDatabase(d.snapshot.DBSnapshotPath, "mode=ro", "immutable=1")
 	if err != nil {
@@ -116,14 +117,14 @@ func (d *demo) compare(ctx context.Context, before, after state) error {
 	}
 	d.say("Transfers:  %s before, %s in the snapshot, %s after.",
 		humanize.Comma(before.transfers), humanize.Comma(got.transfers), humanize.Comma(after.transfers))
-	d.say("            So the writer went on, and booked %s more during the call.",
+	d.say("            So the writer continued, with %s transfers during the call.",
 		humanize.Comma(after.transfers-before.transfers))
-	d.say("Balances:   their sum in the snapshot is %d, so no transaction is in it by halves.", got.sum)
+	d.say("Balances:   their sum in the snapshot is %d, so it contains no half transaction.", got.sum)
 
 	return d.sayBatch(got, d.snapshot.ChromaSnapshotPath)
 }
 
-// sayBatch tells which batch each of the three places has for the last.
+// sayBatch prints the last batch in each of the three places.
 func (d *demo) sayBatch(st state, chroma string) error {
 	documents, err := os.ReadFile(filepath.Join(chroma, ingestedDir, documentsFile))
 	if err != nil {
@@ -139,13 +140,13 @@ func (d *demo) sayBatch(st state, chroma string) error {
 }
 
 func (d *demo) list(ctx context.Context) error {
-	d.chapter("ListRuntimeBackups shows what there is")
+	d.chapter("ListRuntimeBackups lists the snapshots")
 	snapshots, err := backup.ListRuntimeBackups(ctx, d.service.options)
 	if err != nil {
 		return err
 	}
 	for _, s := range snapshots {
-		d.say("%s  of %s, in %s", s.Stamp, s.Metadata.CreatedAt.Format("2006-01-02 15:04:05 MST"), d.short(s.Path))
+		d.say("%s  taken %s, in %s", s.Stamp, s.Metadata.CreatedAt.Format("2006-01-02 15:04:05 MST"), d.short(s.Path))
 		if err := d.listFiles(s.Path); err != nil {
 			return err
 		}
@@ -164,9 +165,9 @@ func (d *demo) listFiles(dir string) error {
 			name += "/"
 		}
 		about := map[string]string{
-			"SHA256SUMS":           "a SHA-256 of every other file",
-			"backup-metadata.json": "what was included, and when",
-			"chroma/":              "the Chroma directory as it was",
+			"SHA256SUMS":           "the SHA-256 of every other file",
+			"backup-metadata.json": "what the snapshot includes, and when it was taken",
+			"chroma/":              "a copy of the Chroma directory",
 			"config/":              "the registry",
 			"db/":                  "the database, ready to open",
 		}[name]
@@ -176,7 +177,7 @@ func (d *demo) listFiles(dir string) error {
 }
 
 func (d *demo) validate(ctx context.Context) error {
-	d.chapter("ValidateBackup says whether it can be trusted")
+	d.chapter("ValidateBackup reports whether the snapshot is intact")
 	report, err := backup.ValidateBackup(ctx, d.service.options, d.snapshot.Stamp)
 	if err != nil {
 		return err
@@ -186,17 +187,17 @@ func (d *demo) validate(ctx context.Context) error {
 	return nil
 }
 
-// damage does to copies of the snapshot what disks and people do.
+// damage validates damaged copies of the snapshot.
 func (d *demo) damage(ctx context.Context) error {
-	d.chapter("Damage is found")
+	d.chapter("ValidateBackup finds damage")
 	opts := backup.Options{BackupDir: filepath.Join(d.dir, "elsewhere")}
 	db := filepath.Join("db", filepath.Base(d.service.options.DatabasePath))
 	for _, c := range []struct {
 		what string
 		do   func(snapshot string) error
 	}{
-		{"A copy in another directory, as it is", func(string) error { return nil }},
-		{"A copy with one bit flipped in a text of the database, which SQLite's own check can't see", func(snapshot string) error {
+		{"An undamaged copy in another directory", func(string) error { return nil }},
+		{"A copy with one bit flipped in a text in the database, which SQLite's own check can't detect", func(snapshot string) error {
 			return flipBit(filepath.Join(snapshot, db), "opening balance")
 		}},
 		{"A copy with one bit flipped in a vector index of Chroma", func(snapshot string) error {
@@ -206,7 +207,7 @@ func (d *demo) damage(ctx context.Context) error {
 			}
 			return flipBit(indexes[0], "")
 		}},
-		{"A copy without its registry, and with a file that nobody put there", func(snapshot string) error {
+		{"A copy without its registry, and with an unknown file", func(snapshot string) error {
 			registry := filepath.Join(snapshot, "config", filepath.Base(d.service.options.RegistryPath))
 			return os.Rename(registry, registry+".old")
 		}},
@@ -237,15 +238,15 @@ func (d *demo) damage(ctx context.Context) error {
 	return nil
 }
 
-// restore brings the store back after an accident.
+// restore destroys the store and restores the snapshot.
 func (d *demo) restore(ctx context.Context) error {
-	d.chapter("The store is destroyed, and RestoreRuntimeBackup brings it back")
+	d.chapter("The store is destroyed, and RestoreRuntimeBackup restores it")
 	opts := d.service.options
 	stopped, err := stateOf(ctx, opts.DatabasePath)
 	if err != nil {
 		return err
 	}
-	d.say("The service has stopped. A script deletes all transfers, and Chroma's and the registry's files.")
+	d.say("The service has stopped. A faulty script deletes all transfers, the Chroma directory and the registry.")
 	if err := destroy(ctx, opts); err != nil {
 		return err
 	}
@@ -264,16 +265,16 @@ func (d *demo) restore(ctx context.Context) error {
 	}
 	d.say("Restored %s: %d files with %s, compared with the snapshot.", result.Stamp, result.Files, size(result.Bytes))
 	d.gap()
-	d.say("Transfers:  %s when the service stopped, %s after the script, %s now: those of the snapshot.",
+	d.say("Transfers:  %s when the service stopped, %s after the script, %s now, as in the snapshot.",
 		humanize.Comma(stopped.transfers), humanize.Comma(destroyed.transfers), humanize.Comma(restored.transfers))
 	if err := d.sayBatch(restored, opts.ChromaPath); err != nil {
 		return err
 	}
-	d.say("What the script had left is now snapshot %s: no restore loses anything.", result.SafetyStamp)
+	d.say("What the script had left is saved as snapshot %s, so the restore lost nothing.", result.SafetyStamp)
 	return nil
 }
 
-// destroy does to a store what a wrong script does.
+// destroy damages the store as a faulty script might.
 func destroy(ctx context.Context, opts backup.Options) error {
 	db, err := openDatabase(opts.DatabasePath)
 	if err != nil {
@@ -289,13 +290,13 @@ func destroy(ctx context.Context, opts backup.Options) error {
 func (d *demo) farewell(kept bool) {
 	d.gap()
 	if kept {
-		d.say("The store and its snapshots stay in %s.", d.dir)
+		d.say("The store and its snapshots remain in %s.", d.dir)
 		return
 	}
-	d.say("All of this was in a temporary directory, which is removed now; -keep DIR keeps it.")
+	d.say("All files were in a temporary directory, which is now removed. Use -keep DIR to keep them.")
 }
 
-// flipBit flips the lowest bit of the first byte of text in a file.
+// flipBit flips the lowest bit of the first byte of text in file.
 func flipBit(file, text string) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -309,13 +310,13 @@ func flipBit(file, text string) error {
 	return os.WriteFile(file, data, 0o600)
 }
 
-// A timeline is what happened, line by line.
+// A timeline records events in lines. The first element of a line is its title.
 type timeline struct{ lines [][]string }
 
-// begin starts a line.
+// begin starts a new line.
 func (t *timeline) begin(title string) { t.lines = append(t.lines, []string{title}) }
 
-// add appends to the line what it does not end with yet.
+// add appends event to the last line, unless the line already ends with it.
 func (t *timeline) add(event string) {
 	line := &t.lines[len(t.lines)-1]
 	if (*line)[len(*line)-1] != event {

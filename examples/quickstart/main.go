@@ -1,13 +1,13 @@
-// Quickstart shows what package backup does, on a small machine store that it
-// makes for itself in a temporary directory:
+// Quickstart demonstrates package backup with a small machine store that it
+// creates in a temporary directory:
 //
 //	go run ./examples/quickstart
 //
-// A service is running: one goroutine moves money in a SQLite database without
-// pause, another one ingests into a Chroma directory. Meanwhile a snapshot is
-// taken, listed and validated; then copies of it are damaged, and each damage
-// is found. In the end the service stops, its store is destroyed, and the
-// snapshot is restored. With -keep DIR the store is made in DIR and stays there.
+// It runs a service: one goroutine writes to a SQLite database without pause,
+// and another one ingests into a Chroma directory. Meanwhile it takes, lists and
+// validates a snapshot, and shows that validation finds damage in copies of the
+// snapshot. Then it stops the service, destroys the store, and restores the
+// snapshot. With -keep DIR it creates the store in DIR and does not remove it.
 package main
 
 import (
@@ -22,7 +22,7 @@ import (
 )
 
 func main() {
-	keep := flag.String("keep", "", "make the store in `DIR`, which must not exist, and leave it there")
+	keep := flag.String("keep", "", "create the store in `DIR`, which must not exist, and keep it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := run(ctx, os.Stdout, *keep)
@@ -33,8 +33,8 @@ func main() {
 	}
 }
 
-// run tells the whole story to out. Nothing is left of it unless keep names a
-// directory to keep.
+// run runs the demo and prints to out. It leaves nothing behind, unless keep names
+// a directory to keep.
 func run(ctx context.Context, out io.Writer, keep string) (err error) {
 	dir, remove, err := workDir(keep)
 	if err != nil {
@@ -42,7 +42,7 @@ func run(ctx context.Context, out io.Writer, keep string) (err error) {
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 
-	svc, atWork, err := startService(ctx, dir)
+	svc, serviceCtx, err := startService(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -56,11 +56,11 @@ func run(ctx context.Context, out io.Writer, keep string) (err error) {
 		d.validate,
 		d.damage,
 	} {
-		if err := chapter(atWork); err != nil {
+		if err := chapter(serviceCtx); err != nil {
 			return err
 		}
 	}
-	// Nobody may have a database open that is to be replaced.
+	// A database must not be open while it is replaced.
 	if err := svc.stop(); err != nil {
 		return err
 	}
@@ -71,7 +71,8 @@ func run(ctx context.Context, out io.Writer, keep string) (err error) {
 	return nil
 }
 
-// workDir makes the directory to work in, and tells how to clear it away.
+// workDir creates the directory to work in, and returns a function that removes
+// it unless it is to be kept.
 func workDir(keep string) (dir string, remove func() error, err error) {
 	if keep != "" {
 		if dir, err = filepath.Abs(keep); err == nil {

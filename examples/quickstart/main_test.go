@@ -17,8 +17,8 @@ import (
 	"github.com/atocore/backup"
 )
 
-// useTempDir makes an empty directory the one for temporary files, and checks
-// in the end that nothing was left in it.
+// useTempDir sets the directory for temporary files to an empty one, and checks at
+// the end that it is empty again.
 func useTempDir(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -32,15 +32,15 @@ func useTempDir(t *testing.T) {
 	})
 }
 
-// tell runs the example and returns what it printed.
-func tell(t *testing.T, keep string) string {
+// output runs the example and returns its output.
+func output(t *testing.T, keep string) string {
 	t.Helper()
 	var out bytes.Buffer
 	require.NoError(t, run(context.Background(), &out, keep))
 	return out.String()
 }
 
-// numbers gives the numbers in the only line of text that matches pattern.
+// numbers returns the numbers in the only line of text that matches pattern.
 func numbers(t *testing.T, text, pattern string) (n []int) {
 	t.Helper()
 	matches := regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1)
@@ -55,60 +55,60 @@ func numbers(t *testing.T, text, pattern string) (n []int) {
 
 func TestSnapshotIsOneMoment(t *testing.T) {
 	useTempDir(t)
-	out := tell(t, "")
+	out := output(t, "")
 
 	n := numbers(t, out, `Transfers: +([\d,]+) before, ([\d,]+) in the snapshot, ([\d,]+) after`)
 	require.IsNonDecreasing(t, n)
-	require.Less(t, n[0], n[2], "the writer stood still")
-	require.Equal(t, []int{n[2] - n[0]}, numbers(t, out, `booked ([\d,]+) more`))
+	require.Less(t, n[0], n[2], "the writer was blocked")
+	require.Equal(t, []int{n[2] - n[0]}, numbers(t, out, `with ([\d,]+) transfers during`))
 	require.Equal(t, []int{0}, numbers(t, out, `sum in the snapshot is (-?\d+)`))
 
 	out, _, _ = strings.Cut(out, "is destroyed")
 	batches := numbers(t, out, `last batch is (\d+) in the database, (\d+) in Chroma's documents, (\d+) in its vectors`)
-	require.Equal(t, batches[0], batches[1], "database and Chroma are of different moments")
-	require.Equal(t, batches[1], batches[2], "Chroma's files are of different moments")
+	require.Equal(t, batches[0], batches[1], "database and Chroma are from different moments")
+	require.Equal(t, batches[1], batches[2], "Chroma's files are from different moments")
 }
 
 func TestGuardCoversTheCaptureOnly(t *testing.T) {
 	useTempDir(t)
-	require.Contains(t, tell(t, ""), strings.Join([]string{
-		"     everything goes on:    init, guard",
-		"     ingestion is held off: database, registry, chroma",
-		"     ingestion goes on:     seal, hash, sync, publish",
+	require.Contains(t, output(t, ""), strings.Join([]string{
+		"     before the guard:      init, guard",
+		"     ingestion is paused:   database, registry, chroma",
+		"     ingestion continues:   seal, hash, sync, publish",
 	}, "\n"))
 }
 
 func TestDamageIsFound(t *testing.T) {
 	useTempDir(t)
-	out := tell(t, "")
+	out := output(t, "")
 	require.Contains(t, out, ": valid true, database true, registry true, Chroma true, problems 0\n")
 
-	_, out, _ = strings.Cut(out, "Damage is found\n\n")
+	_, out, _ = strings.Cut(out, "ValidateBackup finds damage\n\n")
 	out = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`).ReplaceAllString(out, "UUID")
 	out, _, _ = strings.Cut(out, "\n\n")
 	require.Equal(t, []string{
-		"   A copy in another directory, as it is:",
+		"   An undamaged copy in another directory:",
 		"     valid",
-		"   A copy with one bit flipped in a text of the database, which SQLite's own check can't see:",
+		"   A copy with one bit flipped in a text in the database, which SQLite's own check can't detect:",
 		"     file_changed: db/atocore.db",
 		"   A copy with one bit flipped in a vector index of Chroma:",
 		"     file_changed: chroma/UUID/data_level0.bin",
-		"   A copy without its registry, and with a file that nobody put there:",
+		"   A copy without its registry, and with an unknown file:",
 		"     file_missing: config/project-registry.json",
 		"     file_unknown: config/project-registry.json.old",
 		"     registry_snapshot_missing: config/project-registry.json",
 	}, strings.Split(out, "\n"))
 }
 
-func TestStoreIsBroughtBack(t *testing.T) {
+func TestStoreIsRestored(t *testing.T) {
 	useTempDir(t)
-	out := tell(t, "")
+	out := output(t, "")
 	n := numbers(t, out, `Transfers: +([\d,]+) when the service stopped, ([\d,]+) after the script, ([\d,]+) now`)
 	taken := numbers(t, out, `before, ([\d,]+) in the snapshot`)
 	require.Equal(t, []int{0, taken[0]}, n[1:])
 	require.GreaterOrEqual(t, n[0], n[2])
 
-	_, out, _ = strings.Cut(out, "brings it back\n")
+	_, out, _ = strings.Cut(out, "RestoreRuntimeBackup restores it\n")
 	batches := numbers(t, out, `last batch is (\d+) in the database, (\d+) in Chroma's documents, (\d+) in its vectors`)
 	require.Equal(t, []int{batches[0], batches[0]}, batches[1:])
 }
@@ -116,7 +116,7 @@ func TestStoreIsBroughtBack(t *testing.T) {
 func TestKeep(t *testing.T) {
 	useTempDir(t)
 	dir := filepath.Join(t.TempDir(), "kept")
-	require.Contains(t, tell(t, dir), "stay in "+dir)
+	require.Contains(t, output(t, dir), "remain in "+dir)
 
 	opts := backup.Options{BackupDir: filepath.Join(dir, "backups")}
 	snapshots, err := backup.ListRuntimeBackups(context.Background(), opts)
@@ -129,10 +129,10 @@ func TestKeep(t *testing.T) {
 	}
 	require.FileExists(t, filepath.Join(dir, "data", "atocore.db"))
 
-	require.ErrorIs(t, run(context.Background(), io.Discard, dir), fs.ErrExist, "a directory that is there is left alone")
+	require.ErrorIs(t, run(context.Background(), io.Discard, dir), fs.ErrExist, "an existing directory is left unchanged")
 }
 
-// cancelAt cancels when it is told a text.
+// cancelAt is a writer that calls cancel when text is written to it.
 type cancelAt struct {
 	text   string
 	cancel func()
@@ -146,7 +146,7 @@ func (c cancelAt) Write(p []byte) (int, error) {
 }
 
 func TestInterrupted(t *testing.T) {
-	for _, at := range []string{"A service is at work", "takes a snapshot", "can be trusted", "Damage is found", "is destroyed"} {
+	for _, at := range []string{"A service is running", "takes a snapshot", "is intact", "finds damage", "is destroyed"} {
 		t.Run(at, func(t *testing.T) {
 			useTempDir(t)
 			ctx, cancel := context.WithCancel(context.Background())
@@ -162,7 +162,7 @@ func TestInterrupted(t *testing.T) {
 	})
 }
 
-func TestFailureOfTheServiceIsTold(t *testing.T) {
+func TestFailureOfTheServiceIsReported(t *testing.T) {
 	useTempDir(t)
 	svc, ctx, err := startService(context.Background(), t.TempDir())
 	require.NoError(t, err)

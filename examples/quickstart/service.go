@@ -27,13 +27,13 @@ const (
 	openingEvents = 5000
 )
 
-// A service stands for the program whose store is backed up.
+// A service plays the role of the program whose store is backed up.
 type service struct {
-	// options say where the store and its backups are.
+	// options locate the store and its backups.
 	options backup.Options
 
-	// ingestion is held by whoever writes to the Chroma directory. It is what
-	// the service's own ingestion guard is made of.
+	// ingestion must be held to write to the Chroma directory. The ingestion
+	// guard is made from it.
 	ingestion sync.Mutex
 
 	db      *sql.DB
@@ -41,8 +41,8 @@ type service struct {
 	cancel  context.CancelFunc
 }
 
-// startService makes a machine store in dir and starts to work with it. The
-// context that it returns ends when the service fails or is stopped.
+// startService creates a machine store in dir and starts to write to it. The
+// returned context ends when the service fails or is stopped.
 func startService(ctx context.Context, dir string) (_ *service, _ context.Context, err error) {
 	s := &service{options: backup.Options{
 		DatabasePath:  filepath.Join(dir, "data", "atocore.db"),
@@ -51,7 +51,7 @@ func startService(ctx context.Context, dir string) (_ *service, _ context.Contex
 		BackupDir:     filepath.Join(dir, "backups"),
 		IncludeChroma: true,
 	}}
-	if err := s.makeStore(ctx); err != nil {
+	if err := s.createStore(ctx); err != nil {
 		return nil, nil, err
 	}
 	ctx, s.cancel = context.WithCancel(ctx)
@@ -69,14 +69,14 @@ func startService(ctx context.Context, dir string) (_ *service, _ context.Contex
 	return s, ctx, nil
 }
 
-// work does one thing after another, with a pause between them, until ctx is
-// done. started is closed when it has got going.
+// work calls do repeatedly, with a pause in between, until ctx is done. It closes
+// started after the first ten calls.
 func (s *service) work(ctx context.Context, started chan<- struct{}, pause time.Duration, do func(ctx context.Context, n int) error) {
 	s.workers.Go(func() error {
 		for n := 1; ; n++ {
-			// What has begun is ended. database/sql rolls back a transaction that
-			// is cancelled in a goroutine of its own, which has the database open
-			// when the service has stopped.
+			// A call that has begun is not cancelled: database/sql would roll back
+			// the transaction in a separate goroutine, which could still have the
+			// database open after the service has stopped.
 			if err := do(context.WithoutCancel(ctx), n); err != nil {
 				return err
 			}
@@ -91,13 +91,13 @@ func (s *service) work(ctx context.Context, started chan<- struct{}, pause time.
 	})
 }
 
-// stop ends the workers, waits for them, and tells what went wrong in them.
+// stop stops the workers, waits for them, and returns their error.
 func (s *service) stop() error {
 	s.cancel()
 	return errors.Join(s.workers.Wait(), s.db.Close())
 }
 
-func (s *service) makeStore(ctx context.Context) (err error) {
+func (s *service) createStore(ctx context.Context) (err error) {
 	for _, file := range []string{s.options.DatabasePath, s.options.RegistryPath} {
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			return err
@@ -117,14 +117,14 @@ func (s *service) makeStore(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.makeTables(ctx); err != nil {
+	if err := s.createTables(ctx); err != nil {
 		return errors.Join(err, s.db.Close())
 	}
 	return nil
 }
 
-// openDatabase opens path with one connection at most, so that the goroutines
-// of this program never find the database busy.
+// openDatabase opens path with at most one connection, so that the goroutines of
+// this program never find the database busy.
 func openDatabase(path string, params ...string) (*sql.DB, error) {
 	slashed := filepath.ToSlash(path)
 	if !strings.HasPrefix(slashed, "/") {
@@ -139,7 +139,7 @@ func openDatabase(path string, params ...string) (*sql.DB, error) {
 	return db, nil
 }
 
-func (s *service) makeTables(ctx context.Context) error {
+func (s *service) createTables(ctx context.Context) error {
 	for _, statement := range []string{
 		"CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)",
 		"CREATE TABLE transfer (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL, note TEXT NOT NULL)",
@@ -154,8 +154,8 @@ func (s *service) makeTables(ctx context.Context) error {
 	return nil
 }
 
-// transfer moves money from one account to another and books it. The sum of
-// all balances is 0 after every transaction, though not in the midst of one.
+// transfer moves money from one account to another and records the transfer. The
+// sum of all balances is 0 after every transaction, though not during one.
 func (s *service) transfer(ctx context.Context, n int) error {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
@@ -177,9 +177,9 @@ func (s *service) transfer(ctx context.Context, n int) error {
 	return tx.Commit()
 }
 
-// The files that stand for what a real ingestion changes in Chroma. Both, and
-// the database, name the last batch, so a copy that was made in the midst of
-// an ingestion would show.
+// These files play the role of the files that a real ingestion changes in Chroma.
+// Both of them and the database contain the number of the last batch, so a copy
+// taken during an ingestion would be noticed.
 const (
 	ingestedDir   = "ingested"
 	documentsFile = "documents"
@@ -200,12 +200,12 @@ func (s *service) ingest(ctx context.Context, n int) error {
 	return err
 }
 
-// A state is what a database holds at one moment.
+// A state describes the content of a database at one moment.
 type state struct {
 	transfers, sum, batch int64
 }
 
-// stateOf opens a database that nobody else has open, and reads its state.
+// stateOf opens a database that is not in use and reads its state.
 func stateOf(ctx context.Context, path string) (st state, err error) {
 	db, err := openDatabase(path)
 	if err != nil {

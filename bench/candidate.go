@@ -14,33 +14,33 @@ import (
 	"time"
 )
 
-// A sample is what one run of one way took. A child of ours, and a peer that
-// can, tells it as JSON on its standard output; of the others the wall time
-// of the process is taken.
+// A sample is the measurement of one run of a candidate. This program's children,
+// and some of the peers, report it as JSON on standard output. For other programs
+// it is the wall time of the process.
 type sample struct {
 	Seconds float64 `json:"seconds"`
-	Guard   float64 `json:"guard,omitempty"` // the ingestion guard was held for so long
+	Guard   float64 `json:"guard,omitempty"` // how long the ingestion guard was held
 
-	// Of a writer beside a capture, in seconds.
-	StallIdle    float64 `json:"stall_idle,omitempty"`    // its longest commit before
+	// For a writer that runs during a capture, in seconds.
+	StallIdle    float64 `json:"stall_idle,omitempty"`    // its longest commit before the capture
 	StallCapture float64 `json:"stall_capture,omitempty"` // during the capture
 	StallWhole   float64 `json:"stall_whole,omitempty"`   // during the whole call
-	Capture      float64 `json:"capture,omitempty"`       // the capture took so long
+	Capture      float64 `json:"capture,omitempty"`       // how long the capture took
 
-	// Peak is the largest process's peak resident memory, in bytes.
+	// Peak is the peak resident memory of the largest process, in bytes.
 	Peak int64 `json:"peak,omitempty"`
 }
 
-// A way is one means to an end. run may put what it likes into dst, an empty
-// directory.
-type way struct {
+// A candidate is one of the programs or calls that are compared. run may create
+// any files in dst, an empty directory.
+type candidate struct {
 	name string
 	run  func(ctx context.Context, dst string) (sample, error)
 }
 
-// commands is a way of one or more processes, one after the other.
-func (b *bench) commands(name string, argvs func(dst string) [][]string) way {
-	return way{name: name, run: func(ctx context.Context, dst string) (total sample, err error) {
+// commands is a candidate that runs one or more processes, one after the other.
+func (b *bench) commands(name string, argvs func(dst string) [][]string) candidate {
+	return candidate{name: name, run: func(ctx context.Context, dst string) (total sample, err error) {
 		for _, argv := range argvs(dst) {
 			s, err := runProcess(ctx, argv)
 			if err != nil {
@@ -54,7 +54,7 @@ func (b *bench) commands(name string, argvs func(dst string) [][]string) way {
 	}}
 }
 
-// runProcess runs a process to its end.
+// runProcess runs a process and waits for it.
 func runProcess(ctx context.Context, argv []string) (s sample, err error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -70,8 +70,8 @@ func runProcess(ctx context.Context, argv []string) (s sample, err error) {
 		}
 		return s, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, bytes.TrimSpace(stderr.Bytes()))
 	}
-	if told := bytes.TrimSpace(stdout.Bytes()); bytes.HasPrefix(told, []byte(`{"seconds":`)) {
-		if err := json.Unmarshal(told, &s); err != nil {
+	if reported := bytes.TrimSpace(stdout.Bytes()); bytes.HasPrefix(reported, []byte(`{"seconds":`)) {
+		if err := json.Unmarshal(reported, &s); err != nil {
 			return s, fmt.Errorf("%s: %w", argv[0], err)
 		}
 	}
@@ -81,13 +81,13 @@ func runProcess(ctx context.Context, argv []string) (s sample, err error) {
 	return s, nil
 }
 
-// A result is what all runs of one way took.
+// A result holds the samples of all runs of one candidate.
 type result struct {
 	name    string
 	samples []sample
 }
 
-// median gives the middle value of one measure.
+// median returns the median of one measure.
 func (r result) median(of func(sample) float64) float64 {
 	values := make([]float64, len(r.samples))
 	for i, s := range r.samples {
@@ -117,36 +117,36 @@ func median(values []float64) float64 {
 	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
-// A contest is what compare runs.
-type contest struct {
-	what string // for whoever waits
-	ways []way
-	// dir is where they copy to; empty for the bench's own directory.
+// A comparison is the input of compare.
+type comparison struct {
+	what       string // for progress messages
+	candidates []candidate
+	// dir is the directory they copy to. If empty, it is the bench's own.
 	dir string
-	// manyFiles says that what the ways make is to be removed at the very end
-	// only: on an ext4 without a journal, making files is up to 20 times
-	// slower for minutes after many were removed (it leaves their inodes alone
-	// so long), and the next way must not be charged for that.
+	// manyFiles postpones the removal of the candidates' files to the very end.
+	// On ext4 without a journal, creating files is up to 20 times slower for
+	// minutes after many were removed, because it does not reuse their inodes
+	// for that long, and the next candidate must not be charged for that.
 	manyFiles bool
 }
 
-// compare runs the ways in turn, every other round backwards. Each gets a new
-// directory on a disk that has nothing else to do.
-func (b *bench) compare(ctx context.Context, c contest) ([]result, error) {
+// compare runs the candidates in turn, in reverse order in every other round. Each
+// gets a new directory, and the disks are synced before it starts.
+func (b *bench) compare(ctx context.Context, c comparison) ([]result, error) {
 	if c.dir == "" {
 		c.dir = b.dir
 	}
-	results := make([]result, len(c.ways))
-	for i, w := range c.ways {
-		results[i].name = w.name
+	results := make([]result, len(c.candidates))
+	for i := range c.candidates {
+		results[i].name = c.candidates[i].name
 	}
 	for round := range b.rounds {
 		b.say("%s: round %d of %d", c.what, round+1, b.rounds)
-		for i := range c.ways {
+		for i := range c.candidates {
 			if round%2 == 1 {
-				i = len(c.ways) - 1 - i
+				i = len(c.candidates) - 1 - i
 			}
-			s, err := b.runOnce(ctx, c, c.ways[i])
+			s, err := b.runOnce(ctx, c, c.candidates[i])
 			if err != nil {
 				return nil, err
 			}
@@ -156,7 +156,7 @@ func (b *bench) compare(ctx context.Context, c contest) ([]result, error) {
 	return results, nil
 }
 
-func (b *bench) runOnce(ctx context.Context, c contest, w way) (s sample, err error) {
+func (b *bench) runOnce(ctx context.Context, c comparison, chosen candidate) (s sample, err error) {
 	dst, err := os.MkdirTemp(c.dir, "copy-")
 	if err != nil {
 		return s, err
@@ -167,10 +167,10 @@ func (b *bench) runOnce(ctx context.Context, c contest, w way) (s sample, err er
 		defer func() { err = errors.Join(err, removeAll(dst)) }()
 	}
 	syncDisks()
-	return w.run(ctx, dst)
+	return chosen.run(ctx, dst)
 }
 
-// removeAll removes a tree in which copied directories may be read-only.
+// removeAll removes a tree, even if directories in it are read-only.
 func removeAll(dir string) error {
 	err := os.RemoveAll(dir)
 	if err == nil {
