@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
-	"github.com/atocore/backup/internal/testchroma"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // A store is a machine store in a directory of its own.
@@ -47,7 +47,7 @@ func newBareStore(t *testing.T) *store {
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "config"), 0o755))
 	makeDatabase(t, s.DatabasePath, "_pragma=journal_mode(wal)")
 	require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{\r\n  \"projects\": [\"α\"]\r\n}\r\n"), 0o640))
-	require.NoError(t, testchroma.WriteTo(s.ChromaPath))
+	require.NoError(t, backuptest.WriteChroma(s.ChromaPath))
 	return s
 }
 

@@ -26,7 +26,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/atocore/backup"
-	"github.com/atocore/backup/internal/testchroma"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var (
@@ -226,7 +226,7 @@ func newStore(t *testing.T, dir, mode string) *store {
 	}
 	makeDatabase(t, s.db, mode)
 	require.NoError(t, os.WriteFile(s.registry, []byte(`{"projects": ["α"]}`), 0o640))
-	require.NoError(t, testchroma.WriteTo(s.chroma))
+	require.NoError(t, backuptest.WriteChroma(s.chroma))
 	closed := filepath.Join(s.chroma, "closed")
 	deep := filepath.Join(closed, "a", "b", "c")
 	require.NoError(t, os.MkdirAll(deep, 0o755))
