@@ -3,7 +3,6 @@ package backup_test
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,13 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // roleCreate takes args[1] snapshots of the machine store in args[0] and says
 // their stamps. At the beginning of the phase args[2], if there is one, it says
 // so and waits for a line.
-func roleCreate(p parent, args []string) error {
-	opts := storeIn(args[0])
+func roleCreate(p *backuptest.Parent, args []string) error {
+	opts := backuptest.OptionsIn(args[0])
 	n, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
@@ -27,8 +27,8 @@ func roleCreate(p parent, args []string) error {
 	opts.OnProgress = func(now backup.Progress) {
 		if len(args) > 2 && string(now.Phase) == args[2] && !waited {
 			waited = true
-			p.say("at " + args[2])
-			p.hear()
+			p.Say("at " + args[2])
+			p.Hear()
 		}
 	}
 	opts.Locker = backup.SyncLocker(new(sync.Mutex)) // so that there is a guard to wait for
@@ -37,17 +37,17 @@ func roleCreate(p parent, args []string) error {
 		if err != nil {
 			return err
 		}
-		p.say(meta.Stamp)
+		p.Say(meta.Stamp)
 	}
 	return nil
 }
 
 // startCreate starts a process that takes a snapshot and waits for a line at
 // the beginning of a phase.
-func startCreate(s *store, phase backup.Phase) *child {
-	s.t.Helper()
-	c := startChild(s.t, "create", s.dir, "1", string(phase))
-	require.Equal(s.t, "at "+string(phase), c.hear())
+func startCreate(s *backuptest.Store, phase backup.Phase) *backuptest.Child {
+	s.T.Helper()
+	c := backuptest.Start(s.T, "create", s.Dir, "1", string(phase))
+	require.Equal(s.T, "at "+string(phase), c.Hear())
 	return c
 }
 
@@ -55,17 +55,17 @@ func startCreate(s *store, phase backup.Phase) *child {
 // lost.
 func TestTwoProcessesCreateAtOnce(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	const each = 20
 	stamps := map[string]bool{}
-	children := []*child{startChild(t, "create", s.dir, fmt.Sprint(each)), startChild(t, "create", s.dir, fmt.Sprint(each))}
+	children := []*backuptest.Child{backuptest.Start(t, "create", s.Dir, fmt.Sprint(each)), backuptest.Start(t, "create", s.Dir, fmt.Sprint(each))}
 	for range each {
 		for _, c := range children {
-			stamps[c.hear()] = true
+			stamps[c.Hear()] = true
 		}
 	}
 	for _, c := range children {
-		c.wait()
+		c.Wait()
 	}
 	require.Len(t, stamps, 2*each, "a stamp was given twice")
 	list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
@@ -80,8 +80,8 @@ func TestTwoProcessesCreateAtOnce(t *testing.T) {
 // its own, and no number is left out.
 func TestGoroutinesCreateAtOnce(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
-	s.Clock = noon
+	s := backuptest.NewStore(t)
+	s.Clock = backuptest.Noon
 	const calls = 12
 	var group sync.WaitGroup
 	errs := make([]error, calls)
@@ -105,7 +105,7 @@ func TestGoroutinesCreateAtOnce(t *testing.T) {
 // One call cancels or fails and the others don't care.
 func TestFailuresBesideSuccesses(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	var group sync.WaitGroup
 	errs := make([]error, 12)
 	for i := range errs {
@@ -114,12 +114,12 @@ func TestFailuresBesideSuccesses(t *testing.T) {
 			defer cancel()
 			opts := s.Options
 			opts.OnProgress = func(p backup.Progress) {
-				if i%2 == 1 && p.Phase == phases[i%len(phases)] {
+				if i%2 == 1 && p.Phase == backuptest.CreatePhases[i%len(backuptest.CreatePhases)] {
 					cancel()
 				}
 			}
 			if i%2 == 1 {
-				opts.Locker = new(guard)
+				opts.Locker = new(backuptest.Guard)
 			}
 			_, errs[i] = backup.CreateRuntimeBackup(ctx, opts)
 		})
@@ -141,11 +141,11 @@ func TestFailuresBesideSuccesses(t *testing.T) {
 // it left.
 func TestKilledCreate(t *testing.T) {
 	t.Parallel()
-	for _, phase := range phases {
+	for _, phase := range backuptest.CreatePhases {
 		t.Run(string(phase), func(t *testing.T) {
-			s := newStore(t)
-			startCreate(s, phase).kill()
-			left := stagings(t, s)
+			s := backuptest.NewStore(t)
+			startCreate(s, phase).Kill()
+			left := s.Staging()
 			if phase == backup.PhaseInit {
 				require.Empty(t, left)
 			} else {
@@ -155,12 +155,12 @@ func TestKilledCreate(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, list, "half of a snapshot is visible")
 
-			log := s.record()
-			s.create()
-			require.Empty(t, stagings(t, s))
-			require.Len(t, log.lines(), len(left)+1)
+			log := s.Record()
+			s.Create()
+			require.Empty(t, s.Staging())
+			require.Len(t, log.Lines(), len(left)+1)
 			for i, path := range left {
-				require.Equal(t, "stale_staging_removed path="+path, log.lines()[i])
+				require.Equal(t, "stale_staging_removed path="+path, log.Lines()[i])
 			}
 			list, err = backup.ListRuntimeBackups(t.Context(), s.Options)
 			require.NoError(t, err)
@@ -169,32 +169,24 @@ func TestKilledCreate(t *testing.T) {
 	}
 }
 
-// stagings lists the staging directories that are there.
-func stagings(t *testing.T, s *store) []string {
-	t.Helper()
-	found, err := filepath.Glob(filepath.Join(s.BackupDir, ".atocore-staging-*"))
-	require.NoError(t, err)
-	return found
-}
-
 // A process that is slow, even one that stands still, keeps its staging, and
 // its snapshot becomes what it would have been.
 func TestLiveStagingIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	for _, phase := range phases[1:] {
+	for _, phase := range backuptest.CreatePhases[1:] {
 		t.Run(string(phase), func(t *testing.T) {
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			slow := startCreate(s, phase)
-			before := stagings(t, s)
+			before := s.Staging()
 			require.Len(t, before, 1)
-			log := s.record()
-			first := s.create().Stamp
-			require.Equal(t, before, stagings(t, s))
-			require.Len(t, log.lines(), 1)
+			log := s.Record()
+			first := s.Create().Stamp
+			require.Equal(t, before, s.Staging())
+			require.Len(t, log.Lines(), 1)
 
-			slow.tell("go on")
-			second := slow.hear()
-			slow.wait()
+			slow.Tell("go on")
+			second := slow.Hear()
+			slow.Wait()
 			require.NotEqual(t, first, second)
 			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 			require.NoError(t, err)

@@ -9,23 +9,24 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // A stopped process is not a dead one.
 func TestStagingOfAStoppedProcess(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	c := startCreate(s, backup.PhaseHash)
-	require.NoError(t, c.cmd.Process.Signal(syscall.SIGSTOP))
-	before := stagings(t, s)
+	require.NoError(t, c.Cmd.Process.Signal(syscall.SIGSTOP))
+	before := s.Staging()
 	require.Len(t, before, 1)
-	s.create()
-	require.Equal(t, before, stagings(t, s))
+	s.Create()
+	require.Equal(t, before, s.Staging())
 
-	require.NoError(t, c.cmd.Process.Signal(syscall.SIGCONT))
-	c.tell("go on")
-	stamp := c.hear()
-	c.wait()
+	require.NoError(t, c.Cmd.Process.Signal(syscall.SIGCONT))
+	c.Tell("go on")
+	stamp := c.Hear()
+	c.Wait()
 	_, err := backup.ValidateBackup(t.Context(), s.Options, stamp)
 	require.NoError(t, err)
 }

@@ -19,20 +19,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-var noon = fixedClock{time.Date(2026, 11, 24, 12, 0, 0, 123456000, time.UTC)}
-
 func TestSnapshotLayout(t *testing.T) {
-	s := newStore(t)
-	s.Clock = noon
-	stamp := s.create().Stamp
+	s := backuptest.NewStore(t)
+	s.Clock = backuptest.Noon
+	stamp := s.Create().Stamp
 	require.Equal(t, "20261124T120000Z", stamp)
 
 	got := map[string]string{}
-	for path, file := range readTree(t, s.BackupDir) {
+	for path, file := range backuptest.ReadTree(t, s.BackupDir) {
 		if !strings.Contains(path, "/chroma/") { // see TestChromaCopy
-			got[path] = file.mode.String()
+			got[path] = file.Mode.String()
 		}
 	}
 	at := "snapshots/" + stamp
@@ -53,43 +52,43 @@ func TestSnapshotLayout(t *testing.T) {
 // A backup directory that is there keeps its mode, and its missing parents are
 // made.
 func TestBackupDirectory(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	s.IncludeChroma = false
 	require.NoError(t, os.Mkdir(s.BackupDir, 0o755))
 	require.NoError(t, os.Chmod(s.BackupDir, 0o750))
-	s.create()
-	require.Equal(t, "drwxr-x---", readTree(t, s.BackupDir)["."].mode.String())
+	s.Create()
+	require.Equal(t, "drwxr-x---", backuptest.ReadTree(t, s.BackupDir)["."].Mode.String())
 
-	s.BackupDir = filepath.Join(s.dir, "a", "b", "c")
-	s.create()
-	require.Equal(t, "drwx------", readTree(t, filepath.Join(s.dir, "a"))["."].mode.String())
+	s.BackupDir = filepath.Join(s.Dir, "a", "b", "c")
+	s.Create()
+	require.Equal(t, "drwx------", backuptest.ReadTree(t, filepath.Join(s.Dir, "a"))["."].Mode.String())
 
-	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "file"), nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(s.Dir, "file"), nil, 0o600))
 	opts := s.Options
-	opts.BackupDir = filepath.Join(s.dir, "file", "backups")
+	opts.BackupDir = filepath.Join(s.Dir, "file", "backups")
 	_, err := backup.CreateRuntimeBackup(t.Context(), opts)
-	require.ErrorContains(t, err, filepath.Join(s.dir, "file"))
-	opts.BackupDir = filepath.Join(s.dir, "file")
+	require.ErrorContains(t, err, filepath.Join(s.Dir, "file"))
+	opts.BackupDir = filepath.Join(s.Dir, "file")
 	_, err = backup.CreateRuntimeBackup(t.Context(), opts)
 	require.ErrorContains(t, err, opts.BackupDir)
 }
 
 func TestMetadataIsWhatIsOnDisk(t *testing.T) {
-	s := newStore(t)
-	s.Clock = noon
-	meta := s.create()
-	root := s.snapshot(meta.Stamp)
+	s := backuptest.NewStore(t)
+	s.Clock = backuptest.Noon
+	meta := s.Create()
+	root := s.SnapshotPath(meta.Stamp)
 
 	var files, size int64
-	for _, file := range readTree(t, filepath.Join(root, "chroma")) {
-		if file.mode.IsRegular() {
-			files, size = files+1, size+file.size
+	for _, file := range backuptest.ReadTree(t, filepath.Join(root, "chroma")) {
+		if file.Mode.IsRegular() {
+			files, size = files+1, size+file.Size
 		}
 	}
 	dbInfo, err := os.Stat(filepath.Join(root, "db", "atocore.db"))
 	require.NoError(t, err)
 	require.Equal(t, &backup.Metadata{
-		CreatedAt:              noon.now,
+		CreatedAt:              backuptest.Noon.Time,
 		BackupRoot:             root,
 		DBSnapshotPath:         filepath.Join(root, "db", "atocore.db"),
 		DBSizeBytes:            dbInfo.Size(),
@@ -133,38 +132,38 @@ func TestMetadataOfWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name       string
-		change     func(*store)
+		change     func(*backuptest.Store)
 		registry   bool
 		logMessage string
 	}{
-		{"Chroma not asked for", func(s *store) { s.IncludeChroma = false }, true, ""},
-		{"no Chroma path", func(s *store) { s.IncludeChroma, s.ChromaPath = false, "" }, true, ""},
-		{"Chroma missing", func(s *store) { s.removeAll(s.ChromaPath) }, true, "chroma_snapshot_skipped_missing path=" + chromaPlace},
-		{"Chroma's parent missing", func(s *store) { s.ChromaPath = filepath.Join(s.dir, "no", "chroma") }, true, "chroma_snapshot_skipped_missing path=DIR/no/chroma"},
-		{"no registry path", func(s *store) { s.IncludeChroma, s.RegistryPath = false, "" }, false, ""},
-		{"registry missing", func(s *store) { s.IncludeChroma = false; s.removeAll(s.RegistryPath) }, false, "registry_snapshot_skipped_missing path=DIR/config/project-registry.json"},
+		{"Chroma not asked for", func(s *backuptest.Store) { s.IncludeChroma = false }, true, ""},
+		{"no Chroma path", func(s *backuptest.Store) { s.IncludeChroma, s.ChromaPath = false, "" }, true, ""},
+		{"Chroma missing", func(s *backuptest.Store) { s.RemoveAll(s.ChromaPath) }, true, "chroma_snapshot_skipped_missing path=" + chromaPlace},
+		{"Chroma's parent missing", func(s *backuptest.Store) { s.ChromaPath = filepath.Join(s.Dir, "no", "chroma") }, true, "chroma_snapshot_skipped_missing path=DIR/no/chroma"},
+		{"no registry path", func(s *backuptest.Store) { s.IncludeChroma, s.RegistryPath = false, "" }, false, ""},
+		{"registry missing", func(s *backuptest.Store) { s.IncludeChroma = false; s.RemoveAll(s.RegistryPath) }, false, "registry_snapshot_skipped_missing path=DIR/config/project-registry.json"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			tt.change(s)
-			log := s.record()
-			meta := s.create()
+			log := s.Record()
+			meta := s.Create()
 			require.False(t, meta.ChromaSnapshotIncluded)
 			require.Empty(t, meta.ChromaSnapshotPath)
 			require.Zero(t, meta.ChromaSnapshotFiles)
 			require.Zero(t, meta.ChromaSnapshotBytes)
-			require.NoDirExists(t, s.snapshot(meta.Stamp, "chroma"))
+			require.NoDirExists(t, s.SnapshotPath(meta.Stamp, "chroma"))
 			require.Contains(t, meta.VectorStoreNote, "no Chroma copy")
 
 			require.Equal(t, tt.registry, meta.RegistrySnapshotPath != "")
-			entries, err := os.ReadDir(s.snapshot(meta.Stamp, "config"))
+			entries, err := os.ReadDir(s.SnapshotPath(meta.Stamp, "config"))
 			require.NoError(t, err)
 			require.Equal(t, tt.registry, len(entries) == 1)
 
 			if tt.logMessage == "" {
-				require.Len(t, log.lines(), 1, "only runtime_backup_created")
+				require.Len(t, log.Lines(), 1, "only runtime_backup_created")
 			} else {
-				require.Equal(t, tt.logMessage, strings.ReplaceAll(log.lines()[0], s.dir, "DIR"))
+				require.Equal(t, tt.logMessage, strings.ReplaceAll(log.Lines()[0], s.Dir, "DIR"))
 			}
 		})
 	}
@@ -178,13 +177,13 @@ func TestDatabaseCopyOpensOnReadOnlyDisk(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		for _, online := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s,online=%t", mode, online), func(t *testing.T) {
-				s := newStore(t)
+				s := backuptest.NewStore(t)
 				s.IncludeChroma, s.OnlineBackup = false, online
-				db := openDB(t, s.DatabasePath)
+				db := backuptest.OpenDB(t, s.DatabasePath)
 				_, err := db.Exec("PRAGMA journal_mode=" + mode)
 				require.NoError(t, err)
-				require.NoError(t, transfer(t.Context(), db, 1, 2, 5))
-				meta := s.create()
+				require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 5))
+				meta := s.Create()
 
 				data, err := os.ReadFile(meta.DBSnapshotPath)
 				require.NoError(t, err)
@@ -194,7 +193,7 @@ func TestDatabaseCopyOpensOnReadOnlyDisk(t *testing.T) {
 				require.NoError(t, os.Chmod(meta.DBSnapshotPath, 0o400))
 				require.NoError(t, os.Chmod(dir, 0o500))
 				t.Cleanup(func() { require.NoError(t, os.Chmod(dir, 0o700)) })
-				reader := openDB(t, meta.DBSnapshotPath, "mode=ro")
+				reader := backuptest.OpenDB(t, meta.DBSnapshotPath, "mode=ro")
 				var text string
 				require.NoError(t, reader.QueryRow("PRAGMA journal_mode").Scan(&text))
 				require.Equal(t, "delete", text)
@@ -204,7 +203,7 @@ func TestDatabaseCopyOpensOnReadOnlyDisk(t *testing.T) {
 				entries, err := os.ReadDir(dir)
 				require.NoError(t, err)
 				require.Len(t, entries, 1, "a sidecar file was made")
-				requireSound(t, meta.DBSnapshotPath)
+				backuptest.RequireSound(t, meta.DBSnapshotPath)
 			})
 		}
 	}
@@ -215,13 +214,13 @@ func TestSHA256SumChecks(t *testing.T) {
 	if _, err := exec.LookPath("sha256sum"); err != nil {
 		t.Skip("no sha256sum to check with:", err)
 	}
-	s := newStore(t)
-	for _, name := range awkwardNames(t) {
+	s := backuptest.NewStore(t)
+	for _, name := range backuptest.AwkwardNames(t) {
 		file := filepath.Join(s.ChromaPath, name, name)
 		require.NoError(t, os.Mkdir(filepath.Dir(file), 0o755))
 		require.NoError(t, os.WriteFile(file, []byte(name), 0o644))
 	}
-	meta := s.create()
+	meta := s.Create()
 
 	check := func() (string, error) {
 		cmd := exec.Command("sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS")
@@ -237,8 +236,8 @@ func TestSHA256SumChecks(t *testing.T) {
 	lines, err := os.ReadFile(filepath.Join(meta.BackupRoot, "SHA256SUMS"))
 	require.NoError(t, err)
 	files := 0
-	for _, file := range readTree(t, meta.BackupRoot) {
-		if file.mode.IsRegular() {
+	for _, file := range backuptest.ReadTree(t, meta.BackupRoot) {
+		if file.Mode.IsRegular() {
 			files++
 		}
 	}
@@ -247,40 +246,24 @@ func TestSHA256SumChecks(t *testing.T) {
 	out, err = check()
 	require.Error(t, err)
 	require.Contains(t, out, "backup-metadata.json: FAILED")
-	s.removeAll(meta.BackupRoot)
-}
-
-// awkwardNames are file names that a careless reader or writer of text would
-// trip over.
-func awkwardNames(t *testing.T) []string {
-	t.Helper()
-	names := []string{" two leading spaces", "-rf", "#1", "100%", "ünïcödé 日本", strings.Repeat("n", 255)}
-	if runtime.GOOS == "windows" {
-		return names
-	}
-	names = append(names, "new\nline", "trailing newline\n", `back\slash`, `\n`, "carriage\rreturn", "*star", "tab\t", "\x01\x7f", "quote'\"")
-	probe := filepath.Join(t.TempDir(), "\xff\xfe")
-	if os.WriteFile(probe, nil, 0o600) == nil { // Darwin's file systems refuse it
-		names = append(names, "bytes \xff\xc3 here", "\xed\xa0\x80")
-	}
-	return names
+	s.RemoveAll(meta.BackupRoot)
 }
 
 // The database's and the registry's own names get into the snapshot, its
 // metadata and the manifest.
 func TestAwkwardNames(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	wal, err := os.ReadFile(s.DatabasePath)
 	require.NoError(t, err)
 	rollback := bytes.Clone(wal)
 	copy(rollback[18:20], []byte{1, 1})
-	for i, name := range awkwardNames(t) {
+	for i, name := range backuptest.AwkwardNames(t) {
 		t.Run(fmt.Sprintf("%q", name[:min(len(name), 20)]), func(t *testing.T) {
 			opts := s.Options
 			opts.IncludeChroma = i%2 == 0
-			opts.DatabasePath = filepath.Join(s.dir, "data", name)
-			opts.RegistryPath = filepath.Join(s.dir, "config", name)
+			opts.DatabasePath = filepath.Join(s.Dir, "data", name)
+			opts.RegistryPath = filepath.Join(s.Dir, "config", name)
 			data := wal
 			if len(name+"-wal") > 255 {
 				data = rollback // a WAL database of such a name cannot be opened
@@ -289,8 +272,8 @@ func TestAwkwardNames(t *testing.T) {
 			require.NoError(t, os.WriteFile(opts.RegistryPath, []byte("[]"), 0o600))
 			meta, err := backup.CreateRuntimeBackup(t.Context(), opts)
 			require.NoError(t, err)
-			require.Equal(t, s.snapshot(meta.Stamp, "db", name), meta.DBSnapshotPath)
-			require.Equal(t, s.snapshot(meta.Stamp, "config", name), meta.RegistrySnapshotPath)
+			require.Equal(t, s.SnapshotPath(meta.Stamp, "db", name), meta.DBSnapshotPath)
+			require.Equal(t, s.SnapshotPath(meta.Stamp, "config", name), meta.RegistrySnapshotPath)
 			require.FileExists(t, meta.DBSnapshotPath)
 			require.FileExists(t, meta.RegistrySnapshotPath)
 		})
@@ -299,7 +282,7 @@ func TestAwkwardNames(t *testing.T) {
 
 // The copy is the registry byte for byte, with its mode and time.
 func TestRegistryCopy(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	s.IncludeChroma = false
 	mtime := time.Unix(1700000000, 987654321)
 	for _, tt := range []struct{ name, content string }{
@@ -317,7 +300,7 @@ func TestRegistryCopy(t *testing.T) {
 			require.NoError(t, os.WriteFile(s.RegistryPath, []byte(tt.content), 0o600))
 			require.NoError(t, os.Chmod(s.RegistryPath, 0o604))
 			require.NoError(t, os.Chtimes(s.RegistryPath, mtime, mtime))
-			meta := s.create()
+			meta := s.Create()
 			got, err := os.ReadFile(meta.RegistrySnapshotPath)
 			require.NoError(t, err)
 			require.True(t, string(got) == tt.content, "the bytes differ")
@@ -339,12 +322,12 @@ func TestRegistryRefused(t *testing.T) {
 		want    error
 		mention string
 	}{
-		{"not JSON", func(t *testing.T, path string) { write(t, path, "{not json") }, backup.ErrSourceInvalid, "not JSON"},
-		{"empty", func(t *testing.T, path string) { write(t, path, "") }, backup.ErrSourceInvalid, "not JSON"},
-		{"two values", func(t *testing.T, path string) { write(t, path, "{}{}") }, backup.ErrSourceInvalid, "not JSON"},
-		{"byte order mark", func(t *testing.T, path string) { write(t, path, "\ufeff{}") }, backup.ErrSourceInvalid, "not JSON"},
-		{"invalid UTF-8", func(t *testing.T, path string) { write(t, path, "\"\xff\"") }, backup.ErrSourceInvalid, "not JSON"},
-		{"UTF-16", func(t *testing.T, path string) { write(t, path, "\xff\xfe{\x00}\x00") }, backup.ErrSourceInvalid, "not JSON"},
+		{"not JSON", func(t *testing.T, path string) { backuptest.Write(t, path, "{not json") }, backup.ErrSourceInvalid, "not JSON"},
+		{"empty", func(t *testing.T, path string) { backuptest.Write(t, path, "") }, backup.ErrSourceInvalid, "not JSON"},
+		{"two values", func(t *testing.T, path string) { backuptest.Write(t, path, "{}{}") }, backup.ErrSourceInvalid, "not JSON"},
+		{"byte order mark", func(t *testing.T, path string) { backuptest.Write(t, path, "\ufeff{}") }, backup.ErrSourceInvalid, "not JSON"},
+		{"invalid UTF-8", func(t *testing.T, path string) { backuptest.Write(t, path, "\"\xff\"") }, backup.ErrSourceInvalid, "not JSON"},
+		{"UTF-16", func(t *testing.T, path string) { backuptest.Write(t, path, "\xff\xfe{\x00}\x00") }, backup.ErrSourceInvalid, "not JSON"},
 		{"too large", func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 17<<20)) }, backup.ErrSourceInvalid, "too many"},
 		{"a directory", func(t *testing.T, path string) {
 			require.NoError(t, os.Remove(path))
@@ -353,9 +336,9 @@ func TestRegistryRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel() // each waits a while for the registry to become better
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			tt.change(t, s.RegistryPath)
-			err := s.createFails()
+			err := s.CreateFails()
 			if tt.want != nil {
 				require.ErrorIs(t, err, tt.want)
 			}
@@ -403,7 +386,7 @@ func TestRegistryRewrittenWhileRead(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			s.IncludeChroma = false
 			version := func(n int) []byte {
 				return fmt.Appendf(nil, `["%s"]`, strings.Repeat(string(rune('a'+n%26)), 100+n*37%2000))
@@ -456,7 +439,7 @@ func TestRegistryRewrittenWhileRead(t *testing.T) {
 // The copy equals the real directory in bytes, modes and times, directories
 // included.
 func TestChromaCopy(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	// Times and modes that a copy does not get by itself.
 	n := int64(0)
 	require.NoError(t, filepath.WalkDir(s.ChromaPath, func(path string, d fs.DirEntry, err error) error {
@@ -466,41 +449,41 @@ func TestChromaCopy(t *testing.T) {
 			os.Chmod(path, map[bool]fs.FileMode{true: 0o751, false: 0o640}[d.IsDir()]),
 			os.Chtimes(path, mtime, mtime))
 	}))
-	before := readTree(t, s.ChromaPath)
+	before := backuptest.ReadTree(t, s.ChromaPath)
 	require.Len(t, before, 1+2+9)
-	meta := s.create()
-	require.Equal(t, before, readTree(t, meta.ChromaSnapshotPath))
-	require.Equal(t, before, readTree(t, s.ChromaPath), "the source was changed")
+	meta := s.Create()
+	require.Equal(t, before, backuptest.ReadTree(t, meta.ChromaSnapshotPath))
+	require.Equal(t, before, backuptest.ReadTree(t, s.ChromaPath), "the source was changed")
 }
 
 func TestChromaRoot(t *testing.T) {
 	t.Parallel()
 	t.Run("a link to a directory", func(t *testing.T) {
-		s := newStore(t)
-		require.NoError(t, os.Rename(s.ChromaPath, filepath.Join(s.dir, "elsewhere")))
+		s := backuptest.NewStore(t)
+		require.NoError(t, os.Rename(s.ChromaPath, filepath.Join(s.Dir, "elsewhere")))
 		require.NoError(t, os.Symlink("../elsewhere", s.ChromaPath))
-		meta := s.create()
-		require.Equal(t, readTree(t, filepath.Join(s.dir, "elsewhere")), readTree(t, meta.ChromaSnapshotPath))
-		require.True(t, readTree(t, meta.BackupRoot)["chroma"].mode.IsDir())
+		meta := s.Create()
+		require.Equal(t, backuptest.ReadTree(t, filepath.Join(s.Dir, "elsewhere")), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
+		require.True(t, backuptest.ReadTree(t, meta.BackupRoot)["chroma"].Mode.IsDir())
 	})
 	t.Run("a dangling link", func(t *testing.T) {
-		s := newStore(t)
-		s.removeAll(s.ChromaPath)
+		s := backuptest.NewStore(t)
+		s.RemoveAll(s.ChromaPath)
 		require.NoError(t, os.Symlink("../elsewhere", s.ChromaPath))
-		err := s.createFails()
+		err := s.CreateFails()
 		require.ErrorIs(t, err, fs.ErrNotExist)
 		require.ErrorContains(t, err, s.ChromaPath)
 	})
 	t.Run("a file", func(t *testing.T) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.ChromaPath = s.RegistryPath
-		require.ErrorContains(t, s.createFails(), s.ChromaPath)
+		require.ErrorContains(t, s.CreateFails(), s.ChromaPath)
 	})
 	t.Run("empty", func(t *testing.T) {
-		s := newStore(t)
-		s.removeAll(s.ChromaPath)
+		s := backuptest.NewStore(t)
+		s.RemoveAll(s.ChromaPath)
 		require.NoError(t, os.Mkdir(s.ChromaPath, 0o755))
-		meta := s.create()
+		meta := s.Create()
 		require.True(t, meta.ChromaSnapshotIncluded)
 		require.Zero(t, meta.ChromaSnapshotFiles)
 		require.DirExists(t, meta.ChromaSnapshotPath)
@@ -510,25 +493,25 @@ func TestChromaRoot(t *testing.T) {
 // A database that is missing is not made, by nobody and nowhere.
 func TestDatabaseMissing(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*store){
-		"file":      func(s *store) { s.removeAll(s.DatabasePath) },
-		"directory": func(s *store) { s.DatabasePath = filepath.Join(s.dir, "no", "atocore.db") },
-		"dangling link": func(s *store) {
-			s.removeAll(s.DatabasePath)
-			require.NoError(s.t, os.Symlink("nowhere", s.DatabasePath))
+	for name, change := range map[string]func(*backuptest.Store){
+		"file":      func(s *backuptest.Store) { s.RemoveAll(s.DatabasePath) },
+		"directory": func(s *backuptest.Store) { s.DatabasePath = filepath.Join(s.Dir, "no", "atocore.db") },
+		"dangling link": func(s *backuptest.Store) {
+			s.RemoveAll(s.DatabasePath)
+			require.NoError(s.T, os.Symlink("nowhere", s.DatabasePath))
 		},
-		"file as parent": func(s *store) { s.DatabasePath = filepath.Join(s.RegistryPath, "atocore.db") },
+		"file as parent": func(s *backuptest.Store) { s.DatabasePath = filepath.Join(s.RegistryPath, "atocore.db") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			change(s)
-			before := readTree(t, s.dir)
-			err := s.createFails()
+			before := backuptest.ReadTree(t, s.Dir)
+			err := s.CreateFails()
 			if name != "file as parent" { // that is ENOTDIR
 				require.ErrorIs(t, err, fs.ErrNotExist)
 			}
 			require.ErrorContains(t, err, s.DatabasePath)
-			require.Equal(t, before, readTree(t, s.dir), "something was made")
+			require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was made")
 		})
 	}
 }
@@ -536,7 +519,7 @@ func TestDatabaseMissing(t *testing.T) {
 // What cannot be a database is refused, and nothing of it kept.
 func TestDatabaseInvalid(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	whole, err := os.ReadFile(s.DatabasePath)
 	require.NoError(t, err)
 	garbage := bytes.Repeat([]byte("no database "), 1000)
@@ -556,15 +539,15 @@ func TestDatabaseInvalid(t *testing.T) {
 	} {
 		for _, online := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s,online=%t", tt.name, online), func(t *testing.T) {
-				s := newStore(t)
+				s := backuptest.NewStore(t)
 				s.OnlineBackup = online
-				s.removeAll(s.DatabasePath)
+				s.RemoveAll(s.DatabasePath)
 				if tt.want == nil {
 					require.NoError(t, os.Mkdir(s.DatabasePath, 0o755))
 				} else {
 					require.NoError(t, os.WriteFile(s.DatabasePath, tt.content, 0o600))
 				}
-				err := s.createFails()
+				err := s.CreateFails()
 				if tt.want != nil {
 					require.ErrorIs(t, err, tt.want)
 				}
@@ -578,56 +561,56 @@ func TestDatabaseInvalid(t *testing.T) {
 func TestInitDB(t *testing.T) {
 	t.Parallel()
 	t.Run("makes the database", func(t *testing.T) {
-		s := newStore(t)
-		s.removeAll(s.DatabasePath)
+		s := backuptest.NewStore(t)
+		s.RemoveAll(s.DatabasePath)
 		type key struct{}
 		calls := 0
 		s.InitDB = func(ctx context.Context) error {
 			calls++
 			require.Equal(t, "mine", ctx.Value(key{}))
-			makeDatabase(t, s.DatabasePath)
+			backuptest.MakeDatabase(t, s.DatabasePath)
 			return nil
 		}
 		meta, err := backup.CreateRuntimeBackup(context.WithValue(t.Context(), key{}, "mine"), s.Options)
 		require.NoError(t, err)
 		require.Equal(t, 1, calls)
-		requireSound(t, meta.DBSnapshotPath)
+		backuptest.RequireSound(t, meta.DBSnapshotPath)
 	})
 	t.Run("its rows are in the copy", func(t *testing.T) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.InitDB = func(ctx context.Context) error {
-			db := openDB(t, s.DatabasePath)
+			db := backuptest.OpenDB(t, s.DatabasePath)
 			defer db.Close()
-			return transfer(ctx, db, 3, 4, 1)
+			return backuptest.Transfer(ctx, db, 3, 4, 1)
 		}
-		require.Equal(t, 1, countTransfers(t, s.create().DBSnapshotPath))
+		require.Equal(t, 1, backuptest.CountTransfers(t, s.Create().DBSnapshotPath))
 	})
 	t.Run("its error is returned", func(t *testing.T) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		broken := errors.New("migration 7 failed")
 		s.InitDB = func(context.Context) error { return broken }
-		before := readTree(t, s.dir)
-		err := s.createFails()
+		before := backuptest.ReadTree(t, s.Dir)
+		err := s.CreateFails()
 		require.ErrorIs(t, err, broken)
-		require.Equal(t, before, readTree(t, s.dir), "something was made")
+		require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was made")
 	})
 }
 
 // Nothing that a snapshot's directory holds under another name, such as
 // snapshots of other tools, is touched.
 func TestNothingIsOverwritten(t *testing.T) {
-	s := newBareStore(t)
-	s.Clock = noon
+	s := backuptest.NewBareStore(t)
+	s.Clock = backuptest.Noon
 	for _, elem := range [][]string{{"snapshots", "20261124T120000Z", "theirs"}, {"snapshots", "20261124T120000Z-003", "theirs"}, {"other", "theirs"}} {
 		file := filepath.Join(append([]string{s.BackupDir}, elem...)...)
 		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
-		write(t, file, "theirs")
+		backuptest.Write(t, file, "theirs")
 	}
-	write(t, filepath.Join(s.BackupDir, "snapshots", "20261124T120000Z-002"), "a file")
+	backuptest.Write(t, filepath.Join(s.BackupDir, "snapshots", "20261124T120000Z-002"), "a file")
 	require.NoError(t, os.Symlink("nowhere", filepath.Join(s.BackupDir, "snapshots", "20261124T120000Z-004")))
-	before := readTree(t, s.BackupDir)
-	require.Equal(t, "20261124T120000Z-005", s.create().Stamp)
-	after := readTree(t, s.BackupDir)
+	before := backuptest.ReadTree(t, s.BackupDir)
+	require.Equal(t, "20261124T120000Z-005", s.Create().Stamp)
+	after := backuptest.ReadTree(t, s.BackupDir)
 	for path, file := range before {
 		if path != "." && path != "snapshots" { // their times changed
 			require.Equal(t, file, after[path], path)
@@ -637,15 +620,15 @@ func TestNothingIsOverwritten(t *testing.T) {
 
 // A handler that fails does not fail a backup, and its words are complete.
 func TestCreatedIsLogged(t *testing.T) {
-	s := newStore(t)
-	s.Clock = noon
-	log := s.record()
-	meta := s.create()
+	s := backuptest.NewStore(t)
+	s.Clock = backuptest.Noon
+	log := s.Record()
+	meta := s.Create()
 	require.Equal(t, []string{fmt.Sprintf("runtime_backup_created stamp=%s backup_root=%s db_snapshot=%s db_bytes=%d chroma_included=true chroma_files=%d chroma_bytes=%d",
-		meta.Stamp, meta.BackupRoot, meta.DBSnapshotPath, meta.DBSizeBytes, meta.ChromaSnapshotFiles, meta.ChromaSnapshotBytes)}, log.lines())
+		meta.Stamp, meta.BackupRoot, meta.DBSnapshotPath, meta.DBSizeBytes, meta.ChromaSnapshotFiles, meta.ChromaSnapshotBytes)}, log.Lines())
 
 	s.Logger = slog.New(brokenHandler{})
-	s.create()
+	s.Create()
 }
 
 type brokenHandler struct{}

@@ -2,18 +2,12 @@ package backup_test
 
 import (
 	"bytes"
-	"context"
-	"crypto/sha256"
-	"database/sql"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -25,285 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
-
-const (
-	metadataFile = "backup-metadata.json"
-	manifestFile = "SHA256SUMS"
-	dbFile       = "db/atocore.db"
-	registryFile = "config/project-registry.json"
-	chromaFile   = "chroma/chroma.sqlite3"
-)
-
-// A specimen is a snapshot to be damaged, in a backup directory of its own.
-type specimen struct {
-	t *testing.T
-	backup.Options
-	stamp string
-}
-
-// newSmallStore makes a store whose Chroma database is a small one: SQLite takes
-// a while for the real one's check under the race detector.
-func newSmallStore(t *testing.T) *store {
-	t.Helper()
-	s := newBareStore(t)
-	require.NoError(t, os.Remove(filepath.Join(s.ChromaPath, "chroma.sqlite3")))
-	makeDatabase(t, filepath.Join(s.ChromaPath, "chroma.sqlite3"))
-	return s
-}
-
-// newSpecimen takes a sound snapshot of a small store.
-func newSpecimen(t *testing.T) *specimen {
-	t.Helper()
-	s := newSmallStore(t)
-	return &specimen{t: t, stamp: s.create().Stamp, Options: backup.Options{BackupDir: s.BackupDir}}
-}
-
-// copy gives a specimen that can be damaged without harm to s. It is also a
-// backup directory that was copied away from where it was made.
-func (s *specimen) copy(t *testing.T) *specimen {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "copied")
-	require.NoError(t, os.CopyFS(dir, os.DirFS(s.BackupDir)))
-	c := *s
-	c.t, c.BackupDir = t, dir
-	return &c
-}
-
-// path gives the place of a file in the snapshot.
-func (s *specimen) path(name string) string {
-	return filepath.Join(s.BackupDir, "snapshots", s.stamp, filepath.FromSlash(name))
-}
-
-func (s *specimen) read(name string) []byte {
-	s.t.Helper()
-	data, err := os.ReadFile(s.path(name))
-	require.NoError(s.t, err)
-	return data
-}
-
-func (s *specimen) write(name string, data []byte) {
-	s.t.Helper()
-	require.NoError(s.t, os.WriteFile(s.path(name), data, 0o600))
-}
-
-// add makes a file and the directories it needs.
-func (s *specimen) add(name string, data []byte) {
-	s.t.Helper()
-	require.NoError(s.t, os.MkdirAll(filepath.Dir(s.path(name)), 0o755))
-	s.write(name, data)
-}
-
-func (s *specimen) remove(name string) {
-	s.t.Helper()
-	require.NoError(s.t, os.RemoveAll(s.path(name)))
-}
-
-// flip changes one bit of a file.
-func (s *specimen) flip(name string, offset int) {
-	s.t.Helper()
-	data := s.read(name)
-	data[offset] ^= 0x10
-	s.write(name, data)
-}
-
-// aside moves a file out of the backup directory and gives its new place.
-func (s *specimen) aside(name string) string {
-	s.t.Helper()
-	to := filepath.Join(s.t.TempDir(), "aside")
-	require.NoError(s.t, os.Rename(s.path(name), to))
-	return to
-}
-
-// link replaces a file by a symbolic link to target.
-func (s *specimen) link(name, target string) {
-	s.t.Helper()
-	s.remove(name)
-	if err := os.Symlink(target, s.path(name)); err != nil {
-		s.t.Skipf("no symbolic links here: %v", err)
-	}
-}
-
-// files lists all files of the snapshot, sorted, without the manifest.
-func (s *specimen) files() []string {
-	s.t.Helper()
-	var names []string
-	root := os.DirFS(s.path(""))
-	require.NoError(s.t, fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && name != manifestFile {
-			names = append(names, name)
-		}
-		return err
-	}))
-	slices.Sort(names)
-	return names
-}
-
-// sumLine is a line of the manifest, for names that need no escape.
-func sumLine(data []byte, name string) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:]) + "  " + name + "\n"
-}
-
-// reseal writes the manifest anew, so that only other checks can find what was
-// done to the files.
-func (s *specimen) reseal() {
-	s.t.Helper()
-	var b strings.Builder
-	for _, name := range s.files() {
-		b.WriteString(sumLine(s.read(name), name))
-	}
-	s.write(manifestFile, []byte(b.String()))
-}
-
-// fields gives the metadata's fields, as they stand in the file.
-func (s *specimen) fields() map[string]json.RawMessage {
-	s.t.Helper()
-	var fields map[string]json.RawMessage
-	require.NoError(s.t, json.Unmarshal(s.read(metadataFile), &fields))
-	return fields
-}
-
-func (s *specimen) setFields(fields map[string]json.RawMessage) {
-	s.t.Helper()
-	data, err := json.MarshalIndent(fields, "", "  ")
-	require.NoError(s.t, err)
-	s.write(metadataFile, data)
-}
-
-// set changes fields of the metadata; nil removes one.
-func (s *specimen) set(changes map[string]any) {
-	s.t.Helper()
-	fields := s.fields()
-	for name, value := range changes {
-		if value == nil {
-			delete(fields, name)
-			continue
-		}
-		raw, err := json.Marshal(value)
-		require.NoError(s.t, err)
-		fields[name] = raw
-	}
-	s.setFields(fields)
-}
-
-// root is the snapshot's directory as its metadata record it.
-func (s *specimen) root() string {
-	s.t.Helper()
-	var root string
-	require.NoError(s.t, json.Unmarshal(s.fields()["backup_root"], &root))
-	return root
-}
-
-// makePython turns the snapshot into one of the Python module's form.
-func (s *specimen) makePython() {
-	s.t.Helper()
-	s.remove(manifestFile)
-	s.set(map[string]any{"format_version": nil, "stamp": nil})
-}
-
-// tree describes everything below the backup directory in all that validating
-// must leave alone.
-func (s *specimen) tree() map[string]string {
-	s.t.Helper()
-	tree := make(map[string]string)
-	require.NoError(s.t, filepath.WalkDir(s.BackupDir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		tree[name] = fmt.Sprint(info.Mode(), info.Size(), info.ModTime(), changeTime(info))
-		return nil
-	}))
-	return tree
-}
-
-// validate validates the snapshot, and checks what is true of every call that
-// comes to a verdict.
-func (s *specimen) validate() *backup.Report {
-	s.t.Helper()
-	before := s.tree()
-	report, err := backup.ValidateBackup(context.Background(), s.Options, s.stamp)
-	require.Equal(s.t, before, s.tree(), "validating changed the snapshot")
-	if err != nil {
-		require.ErrorIs(s.t, err, backup.ErrInvalidBackup, "there is no verdict")
-	}
-	requireReport(s.t, report, err)
-	return report
-}
-
-// requireReport checks that a report agrees with itself, with its error and
-// with its JSON form.
-func requireReport(t *testing.T, r *backup.Report, err error) {
-	t.Helper()
-	require.NotNil(t, r)
-	require.Equal(t, err == nil, r.Valid)
-	require.Equal(t, r.Valid, len(r.Problems) == 0)
-	if r.Valid {
-		require.True(t, r.Exists)
-		require.True(t, r.DBOK)
-		require.NotNil(t, r.Metadata)
-		require.False(t, r.RegistryOK != nil && !*r.RegistryOK)
-		require.False(t, r.ChromaOK != nil && !*r.ChromaOK)
-	}
-	require.LessOrEqual(t, len(r.Problems), 1001)
-
-	data, err := json.MarshalIndent(r, "", "  ")
-	require.NoError(t, err)
-	require.NotContains(t, string(data), "\x7f")
-	require.Equal(t, -1, bytes.IndexFunc(data, func(c rune) bool { return c > '~' }), "the JSON is not ASCII")
-	var got map[string]any
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber() // foreign metadata may have numbers that no float64 holds
-	require.NoError(t, dec.Decode(&got))
-	require.ElementsMatch(t, []string{"stamp", "path", "exists", "db_ok", "registry_ok", "chroma_ok", "errors", "metadata", "valid"},
-		slices.Collect(maps.Keys(got)))
-	require.Equal(t, r.Exists, got["exists"])
-	require.Equal(t, r.DBOK, got["db_ok"])
-	require.Equal(t, r.Valid, got["valid"])
-	for name, flag := range map[string]*bool{"registry_ok": r.RegistryOK, "chroma_ok": r.ChromaOK} {
-		if flag == nil {
-			require.Nil(t, got[name])
-		} else {
-			require.Equal(t, *flag, got[name])
-		}
-	}
-	texts := got["errors"].([]any)
-	require.Len(t, texts, len(r.Problems))
-	for i, p := range r.Problems {
-		require.True(t, strings.HasPrefix(texts[i].(string), string(p.Code)), "%q is not of code %s", texts[i], p.Code)
-		require.NotContains(t, p.Detail, "\n")
-	}
-}
-
-// brief gives problems as "code" or "code: path", sorted, each once.
-func brief(problems []backup.Problem) []string {
-	texts := make([]string, len(problems))
-	for i, p := range problems {
-		texts[i] = string(p.Code)
-		if p.Path != "" {
-			texts[i] += ": " + p.Path
-		}
-	}
-	slices.Sort(texts)
-	return slices.Compact(texts)
-}
-
-// requireProblems validates and checks that exactly these problems are found,
-// given as brief gives them.
-func (s *specimen) requireProblems(want ...string) *backup.Report {
-	s.t.Helper()
-	report := s.validate()
-	if want == nil {
-		want = []string{}
-	}
-	slices.Sort(want)
-	require.Equal(s.t, want, brief(report.Problems), "%v", report.Problems)
-	return report
-}
 
 // allCodes reads the names of all codes from the source.
 func allCodes(t *testing.T) map[string]backup.Code {
@@ -331,123 +48,123 @@ func allCodes(t *testing.T) map[string]backup.Code {
 // with what the same damage must cause; and no code is without a case.
 func TestValidateReportsEachCode(t *testing.T) {
 	cases := map[backup.Code]struct {
-		damage func(s *specimen)
+		damage func(s *backuptest.Snapshot)
 		want   []string // nil: the code alone
 	}{
-		backup.CodeStampInvalid:    {damage: func(s *specimen) { s.stamp = "../" + s.stamp }},
-		backup.CodeSnapshotMissing: {damage: func(s *specimen) { s.stamp = "20000101T000000Z" }},
+		backup.CodeStampInvalid:    {damage: func(s *backuptest.Snapshot) { s.Stamp = "../" + s.Stamp }},
+		backup.CodeSnapshotMissing: {damage: func(s *backuptest.Snapshot) { s.Stamp = "20000101T000000Z" }},
 		backup.CodeMetadataMissing: {
-			damage: func(s *specimen) { s.remove(metadataFile); s.reseal() },
+			damage: func(s *backuptest.Snapshot) { s.Remove(backuptest.MetadataFile); s.Reseal() },
 		},
 		backup.CodeMetadataInvalidJSON: {
-			damage: func(s *specimen) { s.write(metadataFile, []byte("{")); s.reseal() },
+			damage: func(s *backuptest.Snapshot) { s.Write(backuptest.MetadataFile, []byte("{")); s.Reseal() },
 		},
 		backup.CodeMetadataNotFile: {
-			damage: func(s *specimen) { s.link(metadataFile, s.aside(metadataFile)) },
-			want:   []string{"metadata_not_a_file", "file_not_regular: " + metadataFile},
+			damage: func(s *backuptest.Snapshot) { s.Link(backuptest.MetadataFile, s.MoveOut(backuptest.MetadataFile)) },
+			want:   []string{"metadata_not_a_file", "file_not_regular: " + backuptest.MetadataFile},
 		},
 		backup.CodeMetadataTooLarge: {
-			damage: func(s *specimen) {
-				s.write(metadataFile, append(s.read(metadataFile), bytes.Repeat([]byte(" "), 1<<20)...))
-				s.reseal()
+			damage: func(s *backuptest.Snapshot) {
+				s.Write(backuptest.MetadataFile, append(s.Read(backuptest.MetadataFile), bytes.Repeat([]byte(" "), 1<<20)...))
+				s.Reseal()
 			},
 		},
 		backup.CodeMetadataShape: {
-			damage: func(s *specimen) { s.set(map[string]any{"db_size_bytes": "many"}); s.reseal() },
+			damage: func(s *backuptest.Snapshot) { s.Set(map[string]any{"db_size_bytes": "many"}); s.Reseal() },
 		},
 		backup.CodeFormatVersion: {
-			damage: func(s *specimen) { s.set(map[string]any{"format_version": 2}); s.reseal() },
+			damage: func(s *backuptest.Snapshot) { s.Set(map[string]any{"format_version": 2}); s.Reseal() },
 		},
 		backup.CodePathOutside: {
-			damage: func(s *specimen) { s.set(map[string]any{"db_snapshot_path": "/etc/passwd"}); s.reseal() },
+			damage: func(s *backuptest.Snapshot) { s.Set(map[string]any{"db_snapshot_path": "/etc/passwd"}); s.Reseal() },
 		},
-		backup.CodeManifestMissing: {damage: func(s *specimen) { s.remove(manifestFile) }},
+		backup.CodeManifestMissing: {damage: func(s *backuptest.Snapshot) { s.Remove(backuptest.ManifestFile) }},
 		backup.CodeManifestNotFile: {
-			damage: func(s *specimen) { s.link(manifestFile, s.aside(manifestFile)) },
+			damage: func(s *backuptest.Snapshot) { s.Link(backuptest.ManifestFile, s.MoveOut(backuptest.ManifestFile)) },
 		},
 		backup.CodeManifestMalformed: {
-			damage: func(s *specimen) { s.write(manifestFile, []byte("all is well\n")) },
+			damage: func(s *backuptest.Snapshot) { s.Write(backuptest.ManifestFile, []byte("all is well\n")) },
 		},
 		backup.CodeFileMissing: {
-			damage: func(s *specimen) {
-				s.add("chroma/extra", nil)
-				s.set(map[string]any{"chroma_snapshot_files": 10})
-				s.reseal()
-				s.remove("chroma/extra")
-				s.set(map[string]any{"chroma_snapshot_files": 9})
+			damage: func(s *backuptest.Snapshot) {
+				s.Add("chroma/extra", nil)
+				s.Set(map[string]any{"chroma_snapshot_files": 10})
+				s.Reseal()
+				s.Remove("chroma/extra")
+				s.Set(map[string]any{"chroma_snapshot_files": 9})
 			},
-			want: []string{"file_missing: chroma/extra", "file_changed: " + metadataFile},
+			want: []string{"file_missing: chroma/extra", "file_changed: " + backuptest.MetadataFile},
 		},
 		backup.CodeFileChanged: {
-			damage: func(s *specimen) { s.write(registryFile, []byte("{}")) },
-			want:   []string{"file_changed: " + registryFile},
+			damage: func(s *backuptest.Snapshot) { s.Write(backuptest.RegistryFile, []byte("{}")) },
+			want:   []string{"file_changed: " + backuptest.RegistryFile},
 		},
 		backup.CodeFileUnknown: {
-			damage: func(s *specimen) { s.add("notes.txt", []byte("hello")) },
+			damage: func(s *backuptest.Snapshot) { s.Add("notes.txt", []byte("hello")) },
 			want:   []string{"file_unknown: notes.txt"},
 		},
 		backup.CodeFileNotRegular: {
-			damage: func(s *specimen) { s.link(registryFile, s.aside(registryFile)) },
-			want:   []string{"file_not_regular: " + registryFile},
+			damage: func(s *backuptest.Snapshot) { s.Link(backuptest.RegistryFile, s.MoveOut(backuptest.RegistryFile)) },
+			want:   []string{"file_not_regular: " + backuptest.RegistryFile},
 		},
 		backup.CodeDBMissing: {
-			damage: func(s *specimen) { s.remove(dbFile) },
-			want:   []string{"db_snapshot_missing", "file_missing: " + dbFile, "file_unknown: db/"},
+			damage: func(s *backuptest.Snapshot) { s.Remove(backuptest.DBFile) },
+			want:   []string{"db_snapshot_missing", "file_missing: " + backuptest.DBFile, "file_unknown: db/"},
 		},
 		backup.CodeDBIntegrity: {
-			damage: func(s *specimen) { loseIndexEntries(s, 1); s.reseal() },
-			want:   []string{"db_integrity_check_failed: " + dbFile},
+			damage: func(s *backuptest.Snapshot) { s.LoseIndexEntries(1); s.Reseal() },
+			want:   []string{"db_integrity_check_failed: " + backuptest.DBFile},
 		},
 		backup.CodeDBOpen: {
-			damage: func(s *specimen) {
-				s.write(dbFile, bytes.Repeat([]byte("x"), len(s.read(dbFile))))
-				s.reseal()
+			damage: func(s *backuptest.Snapshot) {
+				s.Write(backuptest.DBFile, bytes.Repeat([]byte("x"), len(s.Read(backuptest.DBFile))))
+				s.Reseal()
 			},
-			want: []string{"db_open_failed: " + dbFile},
+			want: []string{"db_open_failed: " + backuptest.DBFile},
 		},
 		backup.CodeDBSize: {
-			damage: func(s *specimen) { s.set(map[string]any{"db_size_bytes": 1}); s.reseal() },
-			want:   []string{"db_size_mismatch: " + dbFile},
+			damage: func(s *backuptest.Snapshot) { s.Set(map[string]any{"db_size_bytes": 1}); s.Reseal() },
+			want:   []string{"db_size_mismatch: " + backuptest.DBFile},
 		},
 		backup.CodeDBSidecar: {
-			damage: func(s *specimen) { s.add(dbFile+"-wal", []byte("x")); s.reseal() },
-			want:   []string{"db_sidecar_present: " + dbFile + "-wal"},
+			damage: func(s *backuptest.Snapshot) { s.Add(backuptest.DBFile+"-wal", []byte("x")); s.Reseal() },
+			want:   []string{"db_sidecar_present: " + backuptest.DBFile + "-wal"},
 		},
 		backup.CodeDBForm: {
-			damage: func(s *specimen) { setJournalForm(s, 2); s.reseal() },
-			want:   []string{"db_not_in_rollback_form: " + dbFile},
+			damage: func(s *backuptest.Snapshot) { s.SetJournalForm(2); s.Reseal() },
+			want:   []string{"db_not_in_rollback_form: " + backuptest.DBFile},
 		},
 		backup.CodeRegistryMissing: {
-			damage: func(s *specimen) { s.remove(registryFile); s.reseal() },
+			damage: func(s *backuptest.Snapshot) { s.Remove(backuptest.RegistryFile); s.Reseal() },
 		},
 		backup.CodeRegistryInvalidJSON: {
-			damage: func(s *specimen) { s.write(registryFile, []byte("{")); s.reseal() },
-			want:   []string{"registry_invalid_json: " + registryFile},
+			damage: func(s *backuptest.Snapshot) { s.Write(backuptest.RegistryFile, []byte("{")); s.Reseal() },
+			want:   []string{"registry_invalid_json: " + backuptest.RegistryFile},
 		},
 		backup.CodeChromaMissing: {
-			damage: func(s *specimen) { s.remove("chroma"); s.reseal() },
+			damage: func(s *backuptest.Snapshot) { s.Remove("chroma"); s.Reseal() },
 		},
 		backup.CodeChromaFiles: {
-			damage: func(s *specimen) { s.add("chroma/extra", nil); s.reseal() },
+			damage: func(s *backuptest.Snapshot) { s.Add("chroma/extra", nil); s.Reseal() },
 			want:   []string{"chroma_files_mismatch: chroma"},
 		},
 		backup.CodeChromaBytes: {
-			damage: func(s *specimen) {
-				name := s.files()[2] // one of a segment's files
-				s.write(name, append(s.read(name), 0))
-				s.reseal()
+			damage: func(s *backuptest.Snapshot) {
+				name := s.Files()[2] // one of a segment's files
+				s.Write(name, append(s.Read(name), 0))
+				s.Reseal()
 			},
 			want: []string{"chroma_bytes_mismatch: chroma"},
 		},
 		backup.CodeChromaDBCheck: {
-			damage: func(s *specimen) { ruinPages(s, chromaFile); s.reseal() },
-			want:   []string{"chroma_db_check_failed: " + chromaFile},
+			damage: func(s *backuptest.Snapshot) { s.RuinPages(backuptest.ChromaFile); s.Reseal() },
+			want:   []string{"chroma_db_check_failed: " + backuptest.ChromaFile},
 		},
 		backup.CodeTooManyProblems: {
-			damage: func(s *specimen) {
-				require.NoError(s.t, os.Mkdir(s.path("more"), 0o755))
+			damage: func(s *backuptest.Snapshot) {
+				require.NoError(s.T, os.Mkdir(s.Path("more"), 0o755))
 				for i := range 1001 {
-					s.write(fmt.Sprintf("more/%04d", i), nil)
+					s.Write(fmt.Sprintf("more/%04d", i), nil)
 				}
 			},
 		},
@@ -458,170 +175,107 @@ func TestValidateReportsEachCode(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join("docs", "format.md"))
 	require.NoError(t, err)
 
-	base := newSpecimen(t)
-	base.requireProblems()
+	base := backuptest.NewSnapshot(t)
+	base.RequireProblems()
 	for code, test := range cases {
 		t.Run(string(code), func(t *testing.T) {
 			require.Contains(t, string(doc), "\n| `"+string(code)+"` |", "the format's table lacks it")
-			s := base.copy(t)
+			s := base.Copy(t)
 			test.damage(s)
 			switch {
 			case code == backup.CodeTooManyProblems:
-				report := s.validate()
+				report := s.Validate()
 				require.Len(t, report.Problems, 1001)
 				require.Equal(t, backup.Problem{Code: code}, report.Problems[1000])
 				require.Equal(t, "file_unknown: more/0999", report.Problems[999].String())
 			case test.want == nil:
-				s.requireProblems(string(code))
+				s.RequireProblems(string(code))
 			default:
-				s.requireProblems(test.want...)
+				s.RequireProblems(test.want...)
 			}
 		})
 	}
 }
 
-// loseIndexEntries puts n rows into the database copy that its index knows
-// nothing of.
-func loseIndexEntries(s *specimen, n int) {
-	s.t.Helper()
-	loseIndexEntriesIn(s.t, s.path(dbFile), n)
-	s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
-}
-
-func loseIndexEntriesIn(t *testing.T, file string, n int) {
-	t.Helper()
-	const index = "transfer_amount"
-	var rootpage int
-	var statement string
-	inDatabase(t, file, func(db *sql.DB) {
-		require.NoError(t, db.QueryRow("SELECT rootpage, sql FROM sqlite_schema WHERE name = ?", index).Scan(&rootpage, &statement))
-		_, err := db.Exec("PRAGMA writable_schema = on; DELETE FROM sqlite_schema WHERE name = '" + index + "'")
-		require.NoError(t, err)
-	})
-	inDatabase(t, file, func(db *sql.DB) {
-		_, err := db.Exec(`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
-			INSERT INTO transfer (amount, note) SELECT i, 'x' FROM n`, n)
-		require.NoError(t, err)
-		_, err = db.Exec("PRAGMA writable_schema = on")
-		require.NoError(t, err)
-		_, err = db.Exec("INSERT INTO sqlite_schema VALUES ('index', ?, 'transfer', ?, ?)", index, rootpage, statement)
-		require.NoError(t, err)
-	})
-}
-
-// inDatabase opens a database, which must have no WAL, and closes it again.
-func inDatabase(t *testing.T, file string, do func(db *sql.DB)) {
-	t.Helper()
-	db := openDB(t, file)
-	do(db)
-	require.NoError(t, db.Close())
-}
-
-// setJournalForm sets the header's two bytes that tell whether a database is
-// in rollback-journal (1) or WAL mode (2).
-func setJournalForm(s *specimen, form byte) {
-	s.t.Helper()
-	data := s.read(dbFile)
-	data[18], data[19] = form, form
-	s.write(dbFile, data)
-}
-
-// ruinPages overwrites everything but the header page of a database.
-func ruinPages(s *specimen, name string) {
-	s.t.Helper()
-	data := s.read(name)
-	for i := 4096; i < len(data); i++ {
-		data[i] = 0xee
-	}
-	s.write(name, data)
-}
-
-// A kind of damage that can be done to any file. ok is false if it would
-// change nothing.
-type damage struct {
-	name string
-	do   func(s *specimen, file string) (ok bool)
-}
-
 // contentDamages leave a regular file of the same name.
-var contentDamages = []damage{
-	{"first byte", func(s *specimen, file string) bool { return flipAt(s, file, 0, 1) }},
-	{"header", func(s *specimen, file string) bool { return flipAt(s, file, 1, 50) }},
-	{"body", func(s *specimen, file string) bool { return flipAt(s, file, 1, 2) }},
-	{"last byte", func(s *specimen, file string) bool { return flipAt(s, file, 1, 1) }},
-	{"emptied", func(s *specimen, file string) bool {
-		some := len(s.read(file)) > 0
-		s.write(file, nil)
+var contentDamages = []backuptest.Damage{
+	{Name: "first byte", Do: func(s *backuptest.Snapshot, file string) bool { return flipAt(s, file, 0, 1) }},
+	{Name: "header", Do: func(s *backuptest.Snapshot, file string) bool { return flipAt(s, file, 1, 50) }},
+	{Name: "body", Do: func(s *backuptest.Snapshot, file string) bool { return flipAt(s, file, 1, 2) }},
+	{Name: "last byte", Do: func(s *backuptest.Snapshot, file string) bool { return flipAt(s, file, 1, 1) }},
+	{Name: "emptied", Do: func(s *backuptest.Snapshot, file string) bool {
+		some := len(s.Read(file)) > 0
+		s.Write(file, nil)
 		return some
 	}},
-	{"truncated by a byte", func(s *specimen, file string) bool {
-		data := s.read(file)
+	{Name: "truncated by a byte", Do: func(s *backuptest.Snapshot, file string) bool {
+		data := s.Read(file)
 		if len(data) == 0 {
 			return false
 		}
-		s.write(file, data[:len(data)-1])
+		s.Write(file, data[:len(data)-1])
 		return true
 	}},
-	{"truncated to half", func(s *specimen, file string) bool {
-		data := s.read(file)
-		s.write(file, data[:len(data)/2])
+	{Name: "truncated to half", Do: func(s *backuptest.Snapshot, file string) bool {
+		data := s.Read(file)
+		s.Write(file, data[:len(data)/2])
 		return len(data) > 0
 	}},
-	{"extended by a NUL", func(s *specimen, file string) bool {
-		s.write(file, append(s.read(file), 0))
+	{Name: "extended by a NUL", Do: func(s *backuptest.Snapshot, file string) bool {
+		s.Write(file, append(s.Read(file), 0))
 		return true
 	}},
-	{"extended by a space", func(s *specimen, file string) bool {
-		s.write(file, append(s.read(file), ' '))
+	{Name: "extended by a space", Do: func(s *backuptest.Snapshot, file string) bool {
+		s.Write(file, append(s.Read(file), ' '))
 		return true
 	}},
-	{"extended by itself", func(s *specimen, file string) bool {
-		data := s.read(file)
-		s.write(file, slices.Concat(data, data))
+	{Name: "extended by itself", Do: func(s *backuptest.Snapshot, file string) bool {
+		data := s.Read(file)
+		s.Write(file, slices.Concat(data, data))
 		return len(data) > 0
 	}},
-	{"all zero", func(s *specimen, file string) bool {
-		data := s.read(file)
-		s.write(file, make([]byte, len(data)))
+	{Name: "all zero", Do: func(s *backuptest.Snapshot, file string) bool {
+		data := s.Read(file)
+		s.Write(file, make([]byte, len(data)))
 		return len(data) > 0
 	}},
 }
 
 // flipAt flips a bit in the part num/den of a file.
-func flipAt(s *specimen, file string, num, den int) bool {
-	size := len(s.read(file))
+func flipAt(s *backuptest.Snapshot, file string, num, den int) bool {
+	size := len(s.Read(file))
 	if size == 0 {
 		return false
 	}
-	s.flip(file, min(size*num/den, size-1))
+	s.Flip(file, min(size*num/den, size-1))
 	return true
 }
 
 // kindDamages put something else than a regular file in its place, if
 // anything. What it holds is always the same bytes.
-var kindDamages = []damage{
-	{"removed", func(s *specimen, file string) bool { s.remove(file); return true }},
-	{"link to an identical copy outside", func(s *specimen, file string) bool {
-		s.link(file, s.aside(file))
+var kindDamages = []backuptest.Damage{
+	{Name: "removed", Do: func(s *backuptest.Snapshot, file string) bool { s.Remove(file); return true }},
+	{Name: "link to an identical copy outside", Do: func(s *backuptest.Snapshot, file string) bool {
+		s.Link(file, s.MoveOut(file))
 		return true
 	}},
-	{"link to an identical copy inside", func(s *specimen, file string) bool {
-		require.NoError(s.t, os.Rename(s.path(file), s.path("chroma/identical")))
-		s.link(file, s.path("chroma/identical"))
+	{Name: "link to an identical copy inside", Do: func(s *backuptest.Snapshot, file string) bool {
+		require.NoError(s.T, os.Rename(s.Path(file), s.Path("chroma/identical")))
+		s.Link(file, s.Path("chroma/identical"))
 		return true
 	}},
-	{"link to itself", func(s *specimen, file string) bool { s.link(file, path.Base(file)); return true }},
-	{"link to nothing", func(s *specimen, file string) bool { s.link(file, "nothing"); return true }},
-	{"link to a directory", func(s *specimen, file string) bool { s.link(file, s.t.TempDir()); return true }},
-	{"empty directory", func(s *specimen, file string) bool {
-		s.remove(file)
-		require.NoError(s.t, os.Mkdir(s.path(file), 0o755))
+	{Name: "link to itself", Do: func(s *backuptest.Snapshot, file string) bool { s.Link(file, path.Base(file)); return true }},
+	{Name: "link to nothing", Do: func(s *backuptest.Snapshot, file string) bool { s.Link(file, "nothing"); return true }},
+	{Name: "link to a directory", Do: func(s *backuptest.Snapshot, file string) bool { s.Link(file, s.T.TempDir()); return true }},
+	{Name: "empty directory", Do: func(s *backuptest.Snapshot, file string) bool {
+		s.Remove(file)
+		require.NoError(s.T, os.Mkdir(s.Path(file), 0o755))
 		return true
 	}},
-	{"directory with the file", func(s *specimen, file string) bool {
-		data := s.read(file)
-		s.remove(file)
-		s.add(file+"/"+path.Base(file), data)
+	{Name: "directory with the file", Do: func(s *backuptest.Snapshot, file string) bool {
+		data := s.Read(file)
+		s.Remove(file)
+		s.Add(file+"/"+path.Base(file), data)
 		return true
 	}},
 }
@@ -642,74 +296,73 @@ func partOf(r *backup.Report, file string) *bool {
 // Every file of a snapshot, damaged in every way: each damage is found, as what
 // it is, and is blamed on nothing else.
 func TestValidateFindsAnyDamageToAnyFile(t *testing.T) {
-	base := newSpecimen(t)
-	base.requireProblems()
-	files := append(base.files(), manifestFile)
+	base := backuptest.NewSnapshot(t)
+	base.RequireProblems()
+	files := append(base.Files(), backuptest.ManifestFile)
 	require.Len(t, files, 13)
 	tried := 0
-	check := func(t *testing.T, file string, d damage, want func(s *specimen) []string) {
-		s := *base
-		s.t = t
-		good := s.read(file)
+	check := func(t *testing.T, file string, d backuptest.Damage, want func(s *backuptest.Snapshot) []string) {
+		s := base.With(t)
+		good := s.Read(file)
 		defer func() {
-			s.remove("chroma/identical")
-			s.remove(file)
-			s.write(file, good)
+			s.Remove("chroma/identical")
+			s.Remove(file)
+			s.Write(file, good)
 		}()
-		if !d.do(&s, file) {
+		if !d.Do(s, file) {
 			return
 		}
 		tried++
-		report := s.validate()
+		report := s.Validate()
 		require.False(t, report.Valid)
-		found := brief(report.Problems)
-		require.Subset(t, found, want(&s))
+		found := backuptest.Brief(report.Problems)
+		require.Subset(t, found, want(s))
 		if ok := partOf(report, file); ok != nil {
 			require.False(t, *ok, "the part passes")
 		}
 		for _, p := range report.Problems {
 			// What the manifest says of other files is lost with it.
-			if file == manifestFile {
+			if file == backuptest.ManifestFile {
 				break
 			}
 			require.True(t, p.Path == "" || p.Path == path.Dir(file)+"/" || strings.HasPrefix(p.Path, file) ||
 				p.Path == "chroma/identical" || p.Path == "chroma" ||
-				file == metadataFile && p.Code == backup.CodeDBSize, "%s is blamed for %s of %s", p, d.name, file)
+				file == backuptest.MetadataFile && p.Code == backup.CodeDBSize, "%s is blamed for %s of %s", p, d.Name, file)
 		}
 	}
 	for _, file := range files {
 		t.Run(path.Base(path.Dir(file))+"/"+path.Base(file), func(t *testing.T) {
 			for _, d := range contentDamages {
-				t.Run(d.name, func(t *testing.T) {
-					check(t, file, d, func(*specimen) []string {
-						if file == manifestFile {
+				t.Run(d.Name, func(t *testing.T) {
+					check(t, file, d, func(*backuptest.Snapshot) []string {
+						if file == backuptest.ManifestFile {
 							return nil // see TestValidateFindsEveryFlippedByte
 						}
 						return []string{"file_changed: " + file}
 					})
 				})
 			}
-			for _, d := range append(kindDamages, systemDamages...) {
-				t.Run(d.name, func(t *testing.T) {
-					check(t, file, d, func(s *specimen) []string {
-						info, err := os.Lstat(s.path(file))
+			for _, d := range append(kindDamages, backuptest.SpecialFiles...) {
+				t.Run(d.Name, func(t *testing.T) {
+					check(t, file, d, func(s *backuptest.Snapshot) []string {
+						info, err := os.Lstat(s.Path(file))
 						gone := errors.Is(err, fs.ErrNotExist)
 						isDir := err == nil && info.IsDir()
 						var want []string
 						switch {
-						case file == metadataFile && gone:
+						case file == backuptest.MetadataFile && gone:
 							want = append(want, "metadata_missing")
-						case file == metadataFile:
+						case file == backuptest.MetadataFile:
 							want = append(want, "metadata_not_a_file")
-						case file == manifestFile && gone:
+						case file == backuptest.ManifestFile && gone:
 							return []string{"manifest_missing"}
-						case file == manifestFile:
+						case file == backuptest.ManifestFile:
 							return []string{"manifest_not_a_file"}
-						case file == dbFile && gone:
+						case file == backuptest.DBFile && gone:
 							want = append(want, "db_snapshot_missing")
-						case file == dbFile:
+						case file == backuptest.DBFile:
 							want = append(want, "db_open_failed: "+file)
-						case file == registryFile && gone:
+						case file == backuptest.RegistryFile && gone:
 							want = append(want, "registry_snapshot_missing")
 						}
 						if gone || isDir {
@@ -721,7 +374,7 @@ func TestValidateFindsAnyDamageToAnyFile(t *testing.T) {
 			}
 		})
 	}
-	base.requireProblems()
+	base.RequireProblems()
 	t.Logf("%d damages tried, all found", tried)
 	require.Greater(t, tried, 13*15)
 }
@@ -729,22 +382,22 @@ func TestValidateFindsAnyDamageToAnyFile(t *testing.T) {
 // The two files that describe the others, with each of their bytes changed in
 // turn.
 func TestValidateFindsEveryFlippedByte(t *testing.T) {
-	store := newBareStore(t)
+	store := backuptest.NewBareStore(t)
 	store.IncludeChroma = false
-	base := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-	base.requireProblems()
+	base := store.CreateSnapshot()
+	base.RequireProblems()
 	step := 1
 	if testing.Short() {
 		step = 17
 	}
-	for _, file := range []string{metadataFile, manifestFile} {
-		good := base.read(file)
+	for _, file := range []string{backuptest.MetadataFile, backuptest.ManifestFile} {
+		good := base.Read(file)
 		for offset := 0; offset < len(good); offset += step {
-			base.flip(file, offset)
-			report, err := backup.ValidateBackup(t.Context(), base.Options, base.stamp)
+			base.Flip(file, offset)
+			report, err := backup.ValidateBackup(t.Context(), base.Options, base.Stamp)
 			require.ErrorIs(t, err, backup.ErrInvalidBackup, "%s at %d", file, offset)
-			found := brief(report.Problems)
-			if file == metadataFile {
+			found := backuptest.Brief(report.Problems)
+			if file == backuptest.MetadataFile {
 				require.Contains(t, found, "file_changed: "+file)
 			} else {
 				for _, p := range report.Problems {
@@ -752,64 +405,64 @@ func TestValidateFindsEveryFlippedByte(t *testing.T) {
 						backup.CodeFileMissing, backup.CodeFileUnknown}, p.Code, "%s at %d", file, offset)
 				}
 			}
-			base.write(file, good)
+			base.Write(file, good)
 		}
 	}
-	base.requireProblems()
+	base.RequireProblems()
 }
 
 // Any two files of a snapshot, exchanged.
 func TestValidateFindsSwappedFiles(t *testing.T) {
-	base := newSpecimen(t)
-	files := append(base.files(), manifestFile)
+	base := backuptest.NewSnapshot(t)
+	files := append(base.Files(), backuptest.ManifestFile)
 	tried := 0
 	for i, a := range files {
 		for _, b := range files[i+1:] {
-			before, after := base.read(a), base.read(b)
-			base.write(a, after)
-			base.write(b, before)
+			before, after := base.Read(a), base.Read(b)
+			base.Write(a, after)
+			base.Write(b, before)
 			tried++
 			switch {
 			case bytes.Equal(before, after):
-				base.requireProblems()
-			case b == manifestFile:
-				require.Contains(t, brief(base.validate().Problems), "manifest_malformed", "%s and %s", a, b)
+				base.RequireProblems()
+			case b == backuptest.ManifestFile:
+				require.Contains(t, backuptest.Brief(base.Validate().Problems), "manifest_malformed", "%s and %s", a, b)
 			default:
-				require.Subset(t, brief(base.validate().Problems), []string{"file_changed: " + a, "file_changed: " + b})
+				require.Subset(t, backuptest.Brief(base.Validate().Problems), []string{"file_changed: " + a, "file_changed: " + b})
 			}
-			base.write(a, before)
-			base.write(b, after)
+			base.Write(a, before)
+			base.Write(b, after)
 		}
 	}
-	base.requireProblems()
+	base.RequireProblems()
 	require.Equal(t, 13*12/2, tried)
 }
 
 // What was put into a snapshot, anywhere.
 func TestValidateFindsWhatWasAdded(t *testing.T) {
-	base := newSpecimen(t)
-	segment := path.Dir(base.files()[1])
+	base := backuptest.NewSnapshot(t)
+	segment := path.Dir(base.Files()[1])
 	for _, dir := range []string{".", "db", "config", "chroma", segment} {
 		for name, test := range map[string]struct {
-			add  func(s *specimen, name string)
+			add  func(s *backuptest.Snapshot, name string)
 			want func(name string) []string
 		}{
-			"file":       {func(s *specimen, name string) { s.add(name, []byte("x")) }, nil},
-			"empty file": {func(s *specimen, name string) { s.add(name, nil) }, nil},
+			"file":       {func(s *backuptest.Snapshot, name string) { s.Add(name, []byte("x")) }, nil},
+			"empty file": {func(s *backuptest.Snapshot, name string) { s.Add(name, nil) }, nil},
 			"hidden file": {
-				func(s *specimen, name string) { s.add(path.Join(path.Dir(name), ".hidden"), nil) },
+				func(s *backuptest.Snapshot, name string) { s.Add(path.Join(path.Dir(name), ".hidden"), nil) },
 				func(name string) []string { return []string{"file_unknown: " + path.Join(path.Dir(name), ".hidden")} },
 			},
 			"file in a directory": {
-				func(s *specimen, name string) { s.add(name+"/deep/x", nil) },
+				func(s *backuptest.Snapshot, name string) { s.Add(name+"/deep/x", nil) },
 				func(name string) []string { return []string{"file_unknown: " + name + "/deep/x"} },
 			},
 			"second manifest": {
-				func(s *specimen, name string) { s.add(name+"/SHA256SUMS", s.read(manifestFile)) },
+				func(s *backuptest.Snapshot, name string) { s.Add(name+"/SHA256SUMS", s.Read(backuptest.ManifestFile)) },
 				func(name string) []string { return []string{"file_unknown: " + name + "/SHA256SUMS"} },
 			},
 			"empty directory": {
-				func(s *specimen, name string) { require.NoError(s.t, os.Mkdir(s.path(name), 0o755)) },
+				func(s *backuptest.Snapshot, name string) { require.NoError(s.T, os.Mkdir(s.Path(name), 0o755)) },
 				func(name string) []string {
 					if strings.HasPrefix(name, "chroma/") {
 						return []string{} // documented: the manifest does not cover them
@@ -818,20 +471,20 @@ func TestValidateFindsWhatWasAdded(t *testing.T) {
 				},
 			},
 			"link to a file of the snapshot": {
-				func(s *specimen, name string) { s.link(name, s.path(dbFile)) },
+				func(s *backuptest.Snapshot, name string) { s.Link(name, s.Path(backuptest.DBFile)) },
 				func(name string) []string { return []string{"file_unknown: " + name, "file_not_regular: " + name} },
 			},
 			"link to the snapshot": {
-				func(s *specimen, name string) { s.link(name, s.path("")) },
+				func(s *backuptest.Snapshot, name string) { s.Link(name, s.Path("")) },
 				func(name string) []string { return []string{"file_unknown: " + name, "file_not_regular: " + name} },
 			},
 			"link to the root": {
-				func(s *specimen, name string) { s.link(name, "/") },
+				func(s *backuptest.Snapshot, name string) { s.Link(name, "/") },
 				func(name string) []string { return []string{"file_unknown: " + name, "file_not_regular: " + name} },
 			},
 		} {
 			t.Run(path.Base(dir)+"/"+name, func(t *testing.T) {
-				s := base.copy(t)
+				s := base.Copy(t)
 				file := path.Join(dir, "extra")
 				test.add(s, file)
 				want := []string{"file_unknown: " + file}
@@ -841,7 +494,7 @@ func TestValidateFindsWhatWasAdded(t *testing.T) {
 				if strings.HasPrefix(file, "chroma/") && len(want) > 0 {
 					want = append(want, "chroma_files_mismatch: chroma")
 				}
-				found := brief(s.validate().Problems)
+				found := backuptest.Brief(s.Validate().Problems)
 				// The bytes of a link or a file count too.
 				found = slices.DeleteFunc(found, func(p string) bool { return p == "chroma_bytes_mismatch: chroma" })
 				require.ElementsMatch(t, want, found)

@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"modernc.org/sqlite"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var (
@@ -39,7 +39,7 @@ func eachCopy(t *testing.T, test func(t *testing.T, online bool)) {
 func TestDatabaseForms(t *testing.T) {
 	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.IncludeChroma, s.OnlineBackup = false, online
 		for _, mode := range []string{"wal", "delete", "truncate", "persist", "memory", "off"} {
 			for pageSize := 512; pageSize <= 65536; pageSize *= 2 {
@@ -47,19 +47,19 @@ func TestDatabaseForms(t *testing.T) {
 					continue // the file is as with "delete"
 				}
 				t.Run(fmt.Sprintf("%s,%d", mode, pageSize), func(t *testing.T) {
-					s.DatabasePath = filepath.Join(s.dir, fmt.Sprintf("%s-%d.db", mode, pageSize))
-					makeDatabase(t, s.DatabasePath, fmt.Sprintf("_pragma=page_size(%d)", pageSize), "_pragma=synchronous(off)")
-					db := openDB(t, s.DatabasePath, "_pragma=journal_mode("+mode+")", "_pragma=wal_autocheckpoint(0)", "_pragma=synchronous(off)")
+					s.DatabasePath = filepath.Join(s.Dir, fmt.Sprintf("%s-%d.db", mode, pageSize))
+					backuptest.MakeDatabase(t, s.DatabasePath, fmt.Sprintf("_pragma=page_size(%d)", pageSize), "_pragma=synchronous(off)")
+					db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=journal_mode("+mode+")", "_pragma=wal_autocheckpoint(0)", "_pragma=synchronous(off)")
 					for i := range 10 {
-						require.NoError(t, transfer(t.Context(), db, i, i+1, i))
+						require.NoError(t, backuptest.Transfer(t.Context(), db, i, i+1, i))
 					}
 					var is string
 					require.NoError(t, db.QueryRow("PRAGMA journal_mode").Scan(&is))
 					require.Equal(t, mode, is)
 
-					meta := s.create()
-					require.Equal(t, 10, countTransfers(t, meta.DBSnapshotPath))
-					got := openDB(t, meta.DBSnapshotPath, "mode=ro")
+					meta := s.Create()
+					require.Equal(t, 10, backuptest.CountTransfers(t, meta.DBSnapshotPath))
+					got := backuptest.OpenDB(t, meta.DBSnapshotPath, "mode=ro")
 					var size int
 					require.NoError(t, got.QueryRow("PRAGMA page_size").Scan(&size))
 					require.Equal(t, pageSize, size)
@@ -72,13 +72,13 @@ func TestDatabaseForms(t *testing.T) {
 // What a database says of itself is kept.
 func TestDatabaseSettingsKept(t *testing.T) {
 	eachCopy(t, func(t *testing.T, online bool) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.IncludeChroma, s.OnlineBackup = false, online
-		s.DatabasePath = filepath.Join(s.dir, "settings.db")
-		_, err := openDB(t, s.DatabasePath).Exec(`PRAGMA encoding='UTF-16be'; PRAGMA auto_vacuum=incremental;
+		s.DatabasePath = filepath.Join(s.Dir, "settings.db")
+		_, err := backuptest.OpenDB(t, s.DatabasePath).Exec(`PRAGMA encoding='UTF-16be'; PRAGMA auto_vacuum=incremental;
 			PRAGMA user_version=77; PRAGMA application_id=88; PRAGMA journal_mode=wal; CREATE TABLE t (x)`)
 		require.NoError(t, err)
-		got := openDB(t, s.create().DBSnapshotPath, "mode=ro")
+		got := backuptest.OpenDB(t, s.Create().DBSnapshotPath, "mode=ro")
 		for pragma, want := range map[string]string{
 			"encoding": "UTF-16be", "auto_vacuum": "2", "user_version": "77", "application_id": "88",
 		} {
@@ -104,24 +104,24 @@ func TestDatabaseNames(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		t.Run(mode, func(t *testing.T) {
 			eachCopy(t, func(t *testing.T, online bool) {
-				s := newStore(t)
+				s := backuptest.NewStore(t)
 				s.IncludeChroma, s.OnlineBackup = false, online
-				require.NoError(t, os.Mkdir(filepath.Join(s.dir, "dir ?#%41;"), 0o755))
-				decoy := filepath.Join(s.dir, "dir ?#%41;", "a")
-				makeDatabase(t, decoy, "_pragma=journal_mode("+mode+")")
+				require.NoError(t, os.Mkdir(filepath.Join(s.Dir, "dir ?#%41;"), 0o755))
+				decoy := filepath.Join(s.Dir, "dir ?#%41;", "a")
+				backuptest.MakeDatabase(t, decoy, "_pragma=journal_mode("+mode+")")
 				data, err := os.ReadFile(decoy)
 				require.NoError(t, err)
 				for i, name := range append(names, longest[mode]) {
 					t.Run(fmt.Sprintf("%.20q", name), func(t *testing.T) {
-						s.DatabasePath = filepath.Join(s.dir, "dir ?#%41;", name)
+						s.DatabasePath = filepath.Join(s.Dir, "dir ?#%41;", name)
 						require.NoError(t, os.WriteFile(s.DatabasePath, data, 0o600))
-						db := openDB(t, s.DatabasePath, "_pragma=journal_mode("+memoryIfLong(mode, name)+")")
+						db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=journal_mode("+memoryIfLong(mode, name)+")")
 						for range i + 1 {
-							require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+							require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
 						}
-						meta := s.create()
+						meta := s.Create()
 						require.Equal(t, name, filepath.Base(meta.DBSnapshotPath))
-						require.Equal(t, i+1, countTransfers(t, meta.DBSnapshotPath))
+						require.Equal(t, i+1, backuptest.CountTransfers(t, meta.DBSnapshotPath))
 					})
 				}
 			})
@@ -142,29 +142,29 @@ func memoryIfLong(mode, name string) string {
 // WAL is that file's.
 func TestDatabaseThroughLinks(t *testing.T) {
 	eachCopy(t, func(t *testing.T, online bool) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.IncludeChroma, s.OnlineBackup = false, online
-		db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
-		require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
-		require.NoError(t, os.Symlink("data", filepath.Join(s.dir, "way")))
-		require.NoError(t, os.Symlink("way/atocore.db", filepath.Join(s.dir, "link.db")))
-		s.DatabasePath = filepath.Join(s.dir, "link.db")
-		meta := s.create()
-		require.Equal(t, 1, countTransfers(t, meta.DBSnapshotPath))
+		db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+		require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
+		require.NoError(t, os.Symlink("data", filepath.Join(s.Dir, "way")))
+		require.NoError(t, os.Symlink("way/atocore.db", filepath.Join(s.Dir, "link.db")))
+		s.DatabasePath = filepath.Join(s.Dir, "link.db")
+		meta := s.Create()
+		require.Equal(t, 1, backuptest.CountTransfers(t, meta.DBSnapshotPath))
 		require.Equal(t, "link.db", filepath.Base(meta.DBSnapshotPath))
-		require.True(t, readTree(t, meta.BackupRoot)["db/link.db"].mode.IsRegular())
+		require.True(t, backuptest.ReadTree(t, meta.BackupRoot)["db/link.db"].Mode.IsRegular())
 	})
 }
 
 // roleLeaveBehind writes to the database args[1] in journal mode args[0], part
 // of it in a transaction that is not committed, and waits to be killed.
-func roleLeaveBehind(p parent, args []string) error {
+func roleLeaveBehind(p *backuptest.Parent, args []string) error {
 	db, err := sql.Open("sqlite", "file:"+args[1]+"?_pragma=cache_size(5)&_pragma=cache_spill(5)&_pragma=wal_autocheckpoint(0)&_pragma=journal_mode("+args[0]+")")
 	if err != nil {
 		return err
 	}
 	db.SetMaxOpenConns(1)
-	if err := transfer(context.Background(), db, 1, 2, 10); err != nil {
+	if err := backuptest.Transfer(context.Background(), db, 1, 2, 10); err != nil {
 		return err
 	}
 	if _, err := db.Exec("BEGIN IMMEDIATE"); err != nil {
@@ -178,8 +178,8 @@ func roleLeaveBehind(p parent, args []string) error {
 		INSERT INTO transfer (amount, note) SELECT i, hex(randomblob(1000)) FROM n`); err != nil {
 		return err
 	}
-	p.say("written")
-	p.hear()
+	p.Say("written")
+	p.Hear()
 	return nil
 }
 
@@ -190,20 +190,20 @@ func TestDatabaseOfKilledWriter(t *testing.T) {
 	for mode, left := range map[string]string{"wal": "-wal", "delete": "-journal", "truncate": "-journal", "persist": "-journal"} {
 		t.Run(mode, func(t *testing.T) {
 			eachCopy(t, func(t *testing.T, online bool) {
-				s := newStore(t)
+				s := backuptest.NewStore(t)
 				s.IncludeChroma, s.OnlineBackup = false, online
-				writer := startChild(t, "leave-behind", mode, s.DatabasePath)
-				require.Equal(t, "written", writer.hear())
-				writer.kill()
+				writer := backuptest.Start(t, "leave-behind", mode, s.DatabasePath)
+				require.Equal(t, "written", writer.Hear())
+				writer.Kill()
 
 				spilled := s.DatabasePath
 				if mode == "wal" {
 					spilled += left
 				}
-				require.Greater(t, fileSize(t, spilled), int64(200<<10), "the uncommitted transaction was not spilled")
-				require.Positive(t, fileSize(t, s.DatabasePath+left))
-				require.Equal(t, 1, countTransfers(t, s.create().DBSnapshotPath))
-				require.Equal(t, 1, countTransfers(t, s.create().DBSnapshotPath), "the second time")
+				require.Greater(t, backuptest.FileSize(t, spilled), int64(200<<10), "the uncommitted transaction was not spilled")
+				require.Positive(t, backuptest.FileSize(t, s.DatabasePath+left))
+				require.Equal(t, 1, backuptest.CountTransfers(t, s.Create().DBSnapshotPath))
+				require.Equal(t, 1, backuptest.CountTransfers(t, s.Create().DBSnapshotPath), "the second time")
 			})
 		})
 	}
@@ -211,9 +211,9 @@ func TestDatabaseOfKilledWriter(t *testing.T) {
 
 // roleTryLock tells, of the database args[0], whether it can get the locks it
 // is asked for: it executes each line as SQL.
-func roleTryLock(p parent, args []string) error {
+func roleTryLock(p *backuptest.Parent, args []string) error {
 	for {
-		statement := p.hear()
+		statement := p.Hear()
 		db, err := sql.Open("sqlite", "file:"+args[0]+"?_pragma=busy_timeout(0)")
 		if err != nil {
 			return err
@@ -223,22 +223,14 @@ func roleTryLock(p parent, args []string) error {
 			return err
 		}
 		switch {
-		case sqliteCode(err) == 5:
-			p.say("refused")
+		case backuptest.SQLiteCode(err) == 5:
+			p.Say("refused")
 		case err != nil:
-			p.say(err.Error())
+			p.Say(err.Error())
 		default:
-			p.say("got it")
+			p.Say("got it")
 		}
 	}
-}
-
-func sqliteCode(err error) int {
-	var e *sqlite.Error
-	if errors.As(err, &e) {
-		return e.Code() & 0xff
-	}
-	return 0
 }
 
 // Closing a descriptor of a database drops all locks that the process has on
@@ -257,31 +249,31 @@ func TestHostKeepsItsLocks(t *testing.T) {
 	} {
 		t.Run(tt.mode+": "+strings.Fields(tt.host)[0]+" "+strings.Fields(tt.host)[1], func(t *testing.T) {
 			eachCopy(t, func(t *testing.T, online bool) {
-				s := newStore(t)
+				s := backuptest.NewStore(t)
 				s.OnlineBackup = online
-				db := openDB(t, s.DatabasePath, "_pragma=journal_mode("+tt.mode+")")
+				db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=journal_mode("+tt.mode+")")
 				conn, err := db.Conn(t.Context())
 				require.NoError(t, err)
 				defer conn.Close()
 				_, err = conn.ExecContext(t.Context(), tt.host)
 				require.NoError(t, err)
 
-				other := startChild(t, "try-lock", s.DatabasePath)
-				require.Equal(t, "refused", other.ask(tt.child), "before")
-				locks := locksOf(t, s.DatabasePath)
+				other := backuptest.Start(t, "try-lock", s.DatabasePath)
+				require.Equal(t, "refused", other.Ask(tt.child), "before")
+				locks := backuptest.LocksOn(t, s.DatabasePath)
 				for range 3 {
-					meta := s.create()
-					require.Equal(t, locks, locksOf(t, s.DatabasePath))
-					require.Equal(t, "refused", other.ask(tt.child), "the host's locks are gone")
+					meta := s.Create()
+					require.Equal(t, locks, backuptest.LocksOn(t, s.DatabasePath))
+					require.Equal(t, "refused", other.Ask(tt.child), "the host's locks are gone")
 					_, err := backup.ValidateBackup(t.Context(), s.Options, meta.Stamp)
 					require.NoError(t, err)
-					require.Equal(t, "refused", other.ask(tt.child), "the host's locks are gone after validating")
+					require.Equal(t, "refused", other.Ask(tt.child), "the host's locks are gone after validating")
 				}
 
 				if strings.HasPrefix(tt.host, "BEGIN") {
 					_, err = conn.ExecContext(t.Context(), "ROLLBACK")
 					require.NoError(t, err)
-					require.Equal(t, "got it", other.ask(tt.child), "the snapshot left locks behind")
+					require.Equal(t, "got it", other.Ask(tt.child), "the snapshot left locks behind")
 				}
 			})
 		})
@@ -293,20 +285,20 @@ func TestOpenTransactionIsNotCopied(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		t.Run(mode, func(t *testing.T) {
 			eachCopy(t, func(t *testing.T, online bool) {
-				s := newStore(t)
+				s := backuptest.NewStore(t)
 				s.IncludeChroma, s.OnlineBackup = false, online
-				db := openDB(t, s.DatabasePath, "_pragma=journal_mode("+mode+")")
+				db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=journal_mode("+mode+")")
 				tx, err := db.Begin()
 				require.NoError(t, err)
 				_, err = tx.Exec("UPDATE account SET balance = balance + 1 WHERE id = 1")
 				require.NoError(t, err)
 				_, err = tx.Exec("INSERT INTO transfer (amount, note) VALUES (1, '')")
 				require.NoError(t, err)
-				require.Equal(t, 0, countTransfers(t, s.create().DBSnapshotPath))
+				require.Equal(t, 0, backuptest.CountTransfers(t, s.Create().DBSnapshotPath))
 				_, err = tx.Exec("UPDATE account SET balance = balance - 1 WHERE id = 2")
 				require.NoError(t, err)
 				require.NoError(t, tx.Commit())
-				require.Equal(t, 1, countTransfers(t, s.create().DBSnapshotPath))
+				require.Equal(t, 1, backuptest.CountTransfers(t, s.Create().DBSnapshotPath))
 			})
 		})
 	}
@@ -322,9 +314,9 @@ func TestBusyDatabaseIsWaitedFor(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			eachCopy(t, func(t *testing.T, online bool) {
-				s := newStore(t)
+				s := backuptest.NewStore(t)
 				s.OnlineBackup = online
-				db := openDB(t, s.DatabasePath, tt.params)
+				db := backuptest.OpenDB(t, s.DatabasePath, tt.params)
 				conn, err := db.Conn(t.Context())
 				require.NoError(t, err)
 				_, err = conn.ExecContext(t.Context(), tt.begin+"; UPDATE account SET balance = 0")
@@ -335,7 +327,7 @@ func TestBusyDatabaseIsWaitedFor(t *testing.T) {
 				_, err = backup.CreateRuntimeBackup(ctx, s.Options)
 				require.ErrorIs(t, err, context.DeadlineExceeded)
 				require.ErrorContains(t, err, s.DatabasePath)
-				s.requireNoSnapshot()
+				s.RequireNoSnapshot()
 
 				ended := make(chan error, 1)
 				s.OnProgress = func(p backup.Progress) {
@@ -346,7 +338,7 @@ func TestBusyDatabaseIsWaitedFor(t *testing.T) {
 						}()
 					}
 				}
-				requireSound(t, s.create().DBSnapshotPath)
+				backuptest.RequireSound(t, s.Create().DBSnapshotPath)
 				require.NoError(t, <-ended)
 			})
 		})
@@ -361,7 +353,7 @@ const bulkRows = 3000
 // checkpoints by itself. The balances of all rows add up to 0.
 func makeBulk(t *testing.T, path, mode string) *sql.DB {
 	t.Helper()
-	db := openDB(t, path, "_pragma=page_size(4096)", "_pragma=journal_mode("+mode+")", "_pragma=synchronous(off)",
+	db := backuptest.OpenDB(t, path, "_pragma=page_size(4096)", "_pragma=journal_mode("+mode+")", "_pragma=synchronous(off)",
 		"_pragma=wal_autocheckpoint(0)", "_pragma=busy_timeout(0)", "_pragma=cache_size(-64000)")
 	_, err := db.Exec(fmt.Sprintf(`CREATE TABLE bulk (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL, pad BLOB NOT NULL);
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d)
@@ -375,7 +367,7 @@ func makeBulk(t *testing.T, path, mode string) *sql.DB {
 // requireBulk checks a copy and returns the number of its rows.
 func requireBulk(t *testing.T, path string) (rows int) {
 	t.Helper()
-	db := openDB(t, path, "mode=ro", "immutable=1")
+	db := backuptest.OpenDB(t, path, "mode=ro", "immutable=1")
 	defer db.Close()
 	var text string
 	require.NoError(t, db.QueryRow("PRAGMA integrity_check").Scan(&text))
@@ -435,16 +427,16 @@ func TestWALDatabaseChangedWhileCopied(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := newBareStore(t)
+			s := backuptest.NewBareStore(t)
 			s.IncludeChroma = false
-			s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+			s.DatabasePath = filepath.Join(s.Dir, "bulk.db")
 			db := makeBulk(t, s.DatabasePath, "wal")
 			_, err := db.Exec(tt.prepare)
 			require.NoError(t, err)
 
-			begin, end := int64(0), fileSize(t, s.DatabasePath)
+			begin, end := int64(0), backuptest.FileSize(t, s.DatabasePath)
 			if tt.inWAL {
-				begin, end = end, end+fileSize(t, s.DatabasePath+"-wal")
+				begin, end = end, end+backuptest.FileSize(t, s.DatabasePath+"-wal")
 			}
 			acted, cloned := false, false
 			s.OnProgress = func(p backup.Progress) {
@@ -456,13 +448,13 @@ func TestWALDatabaseChangedWhileCopied(t *testing.T) {
 				_, err := db.Exec(tt.act)
 				require.NoError(t, err)
 			}
-			meta := s.create()
+			meta := s.Create()
 			require.True(t, acted)
 			if runtime.GOOS != "linux" || cloned {
 				t.Skip("here files are not copied in pieces")
 			}
 			require.Contains(t, tt.rows, requireBulk(t, meta.DBSnapshotPath))
-			s.requireClean()
+			s.RequireClean()
 		})
 	}
 }
@@ -475,11 +467,11 @@ func TestDatabaseReplacedWhileCopied(t *testing.T) {
 	}
 	eachCopy(t, func(t *testing.T, online bool) {
 		t.Parallel()
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.IncludeChroma, s.OnlineBackup = false, online
-		s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+		s.DatabasePath = filepath.Join(s.Dir, "bulk.db")
 		makeBulk(t, s.DatabasePath, "wal")
-		other := filepath.Join(s.dir, "other.db")
+		other := filepath.Join(s.Dir, "other.db")
 		_, err := makeBulk(t, other, "wal").Exec(sway + "INSERT INTO bulk VALUES (NULL, 0, '')")
 		require.NoError(t, err)
 		replaced := false
@@ -491,14 +483,14 @@ func TestDatabaseReplacedWhileCopied(t *testing.T) {
 				}
 			}
 		}
-		meta, err := createWith(t, s.Options)
+		meta, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 		require.True(t, replaced)
 		if online { // it has the first one's files open
 			require.NoError(t, err)
 			require.Equal(t, bulkRows, requireBulk(t, meta.DBSnapshotPath))
 		} else if runtime.GOOS == "linux" {
 			require.ErrorIs(t, err, backup.ErrSourceChanged)
-			s.requireNoSnapshot()
+			s.RequireNoSnapshot()
 		}
 	})
 }
@@ -509,16 +501,16 @@ func TestNamesOfTheBackupDirectory(t *testing.T) {
 		t.Skip("many of these names are not possible on Windows")
 	}
 	eachCopy(t, func(t *testing.T, online bool) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.IncludeChroma, s.OnlineBackup = false, online
-		db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
-		require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
-		for _, name := range append(awkwardNames(t), "back ups", "a?mode=ro", "50%25", "#", "a&b;c") {
+		db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+		require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
+		for _, name := range append(backuptest.AwkwardNames(t), "back ups", "a?mode=ro", "50%25", "#", "a&b;c") {
 			opts := s.Options
-			opts.BackupDir = filepath.Join(s.dir, name)
-			meta, err := createWith(t, opts)
+			opts.BackupDir = filepath.Join(s.Dir, name)
+			meta, err := backup.CreateRuntimeBackup(t.Context(), opts)
 			require.NoError(t, err, name)
-			require.Equal(t, 1, countTransfers(t, meta.DBSnapshotPath), name)
+			require.Equal(t, 1, backuptest.CountTransfers(t, meta.DBSnapshotPath), name)
 			_, err = backup.ValidateBackup(t.Context(), opts, meta.Stamp)
 			require.NoError(t, err, name)
 		}
@@ -529,9 +521,9 @@ func TestNamesOfTheBackupDirectory(t *testing.T) {
 // copy, and does not make it begin anew.
 func TestOnlineBackupIsOneMoment(t *testing.T) {
 	t.Parallel()
-	s := newBareStore(t)
+	s := backuptest.NewBareStore(t)
 	s.IncludeChroma, s.OnlineBackup = false, true
-	s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+	s.DatabasePath = filepath.Join(s.Dir, "bulk.db")
 	db := makeBulk(t, s.DatabasePath, "wal")
 	steps, last := 0, int64(0)
 	s.OnProgress = func(p backup.Progress) {
@@ -544,7 +536,7 @@ func TestOnlineBackupIsOneMoment(t *testing.T) {
 		_, err := db.Exec(sway + "INSERT INTO bulk VALUES (NULL, 0, '');" + passive)
 		require.NoError(t, err)
 	}
-	meta := s.create()
+	meta := s.Create()
 	require.Equal(t, bulkRows, requireBulk(t, meta.DBSnapshotPath))
 	require.Greater(t, steps, 1, "one step is no middle")
 }
@@ -554,9 +546,9 @@ func TestOnlineBackupIsOneMoment(t *testing.T) {
 func TestRollbackJournalWritersWait(t *testing.T) {
 	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
-		s := newBareStore(t)
+		s := backuptest.NewBareStore(t)
 		s.IncludeChroma, s.OnlineBackup = false, online
-		s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+		s.DatabasePath = filepath.Join(s.Dir, "bulk.db")
 		db := makeBulk(t, s.DatabasePath, "delete")
 		refused := 0
 		written := false
@@ -564,7 +556,7 @@ func TestRollbackJournalWritersWait(t *testing.T) {
 			switch {
 			case p.Phase == backup.PhaseDatabase && p.TotalBytes > 0:
 				_, err := db.Exec("INSERT INTO bulk VALUES (NULL, 0, '')")
-				require.Equal(t, 5, sqliteCode(err), "%v", err)
+				require.Equal(t, 5, backuptest.SQLiteCode(err), "%v", err)
 				refused++
 			case p.Phase == backup.PhaseRegistry:
 				_, err := db.Exec("INSERT INTO bulk VALUES (NULL, 0, '')")
@@ -572,7 +564,7 @@ func TestRollbackJournalWritersWait(t *testing.T) {
 				written = true
 			}
 		}
-		meta := s.create()
+		meta := s.Create()
 		require.Positive(t, refused)
 		require.True(t, written)
 		require.Equal(t, bulkRows, requireBulk(t, meta.DBSnapshotPath))
@@ -586,19 +578,19 @@ func TestIdleDatabaseIsLeftAsItIs(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		t.Run(mode, func(t *testing.T) {
 			eachCopy(t, func(t *testing.T, online bool) {
-				s := newStore(t)
+				s := backuptest.NewStore(t)
 				s.OnlineBackup = online
-				makeDatabase(t, filepath.Join(s.dir, "idle.db"), "_pragma=journal_mode("+mode+")")
-				s.DatabasePath = filepath.Join(s.dir, "idle.db")
+				backuptest.MakeDatabase(t, filepath.Join(s.Dir, "idle.db"), "_pragma=journal_mode("+mode+")")
+				s.DatabasePath = filepath.Join(s.Dir, "idle.db")
 				before, err := os.ReadFile(s.DatabasePath)
 				require.NoError(t, err)
-				mtime := readTree(t, s.dir)["idle.db"].mtime
-				s.create()
+				mtime := backuptest.ReadTree(t, s.Dir)["idle.db"].ModTime
+				s.Create()
 				after, err := os.ReadFile(s.DatabasePath)
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(before, after), "the database was written to")
-				tree := readTree(t, s.dir)
-				require.Equal(t, mtime, tree["idle.db"].mtime)
+				tree := backuptest.ReadTree(t, s.Dir)
+				require.Equal(t, mtime, tree["idle.db"].ModTime)
 				for _, suffix := range []string{"-wal", "-shm", "-journal"} {
 					require.NotContains(t, tree, "idle.db"+suffix)
 				}
@@ -608,18 +600,18 @@ func TestIdleDatabaseIsLeftAsItIs(t *testing.T) {
 }
 
 // roleWrite makes transfers in the database args[0] until it is killed.
-func roleWrite(p parent, args []string) error {
+func roleWrite(p *backuptest.Parent, args []string) error {
 	db, err := sql.Open("sqlite", "file:"+args[0]+"?_pragma=busy_timeout(60000)&_pragma=synchronous(off)&_txlock=immediate")
 	if err != nil {
 		return err
 	}
 	db.SetMaxOpenConns(1)
 	for i := 0; ; i++ {
-		if err := transfer(context.Background(), db, i%accounts, i*7%accounts, i%1000); err != nil {
+		if err := backuptest.Transfer(context.Background(), db, i%backuptest.Accounts, i*7%backuptest.Accounts, i%1000); err != nil {
 			return err
 		}
 		if i == 100 {
-			p.say("busy")
+			p.Say("busy")
 		}
 	}
 }
@@ -630,9 +622,9 @@ func roleWrite(p parent, args []string) error {
 func TestLargeDatabaseUnderWriters(t *testing.T) {
 	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
-		s := newBareStore(t)
+		s := backuptest.NewBareStore(t)
 		s.OnlineBackup = online
-		db := openDB(t, s.DatabasePath, "_pragma=synchronous(off)")
+		db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=synchronous(off)")
 		_, err := db.Exec(fmt.Sprintf(`CREATE TABLE ballast (pad BLOB);
 			WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d)
 			INSERT INTO ballast SELECT randomblob(10000) FROM n;
@@ -640,24 +632,24 @@ func TestLargeDatabaseUnderWriters(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, db.Close())
 
-		writers := []*child{startChild(t, "write", s.DatabasePath), startChild(t, "write", s.DatabasePath)}
+		writers := []*backuptest.Child{backuptest.Start(t, "write", s.DatabasePath), backuptest.Start(t, "write", s.DatabasePath)}
 		for _, writer := range writers {
-			require.Equal(t, "busy", writer.hear())
+			require.Equal(t, "busy", writer.Hear())
 		}
 		transfers := 0
 		for range *snapshots {
-			meta := s.create()
+			meta := s.Create()
 			require.Greater(t, meta.DBSizeBytes, int64(*dbMB*1_000_000))
-			n := countTransfers(t, meta.DBSnapshotPath)
+			n := backuptest.CountTransfers(t, meta.DBSnapshotPath)
 			require.Greater(t, n, transfers, "the writers stood still")
 			transfers = n
-			s.removeAll(meta.BackupRoot)
+			s.RemoveAll(meta.BackupRoot)
 		}
 		t.Logf("%d snapshots of %d MB; %d transfers in the last", *snapshots, *dbMB, transfers)
 		for _, writer := range writers {
-			require.Nil(t, writer.cmd.ProcessState, "a writer ended: %s", writer.stderr)
-			writer.kill()
-			require.Empty(t, writer.stderr.String())
+			require.Nil(t, writer.Cmd.ProcessState, "a writer ended: %s", writer.Stderr)
+			writer.Kill()
+			require.Empty(t, writer.Stderr.String())
 		}
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 func readDoc(t *testing.T, name string) string {
@@ -77,28 +79,28 @@ func TestRestoreByHand(t *testing.T) {
 		}
 	}
 	home := t.TempDir()
-	s := newBareStore(t)
-	require.NoError(t, os.Rename(s.dir, filepath.Join(home, "store")))
-	s.Options = storeIn(filepath.Join(home, "store"))
+	s := backuptest.NewBareStore(t)
+	require.NoError(t, os.Rename(s.Dir, filepath.Join(home, "store")))
+	s.Options = backuptest.OptionsIn(filepath.Join(home, "store"))
 	s.BackupDir = filepath.Join(home, "backups")
-	meta := s.create()
-	chroma := readTree(t, s.ChromaPath)
+	meta := s.Create()
+	chroma := backuptest.ReadTree(t, s.ChromaPath)
 	registry, err := os.ReadFile(s.RegistryPath)
 	require.NoError(t, err)
 
 	// A WAL that would be read into whatever database lies beside it.
-	db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+	db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
 	for range 100 {
-		require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+		require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
 	}
-	keepWAL(t, db, s.DatabasePath)
+	backuptest.KeepWAL(t, db, s.DatabasePath)
 	require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{}"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "later"), nil, 0o600))
 	for part, dir := range map[string]string{"db": filepath.Dir(s.DatabasePath), "config": filepath.Dir(s.RegistryPath), "chroma": s.ChromaPath} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, ".atocore-restore-0123456789abcdef-"+part, "old"), 0o700))
 	}
 	journal := filepath.Join(s.BackupDir, ".atocore-restore.journal")
-	write(t, journal, "no journal\n")
+	backuptest.Write(t, journal, "no journal\n")
 
 	run := func(script string) string {
 		t.Helper()
@@ -111,10 +113,10 @@ func TestRestoreByHand(t *testing.T) {
 	require.Contains(t, run(handBlock(t, "a test runs this block")), "\nintact\n")
 	run(handBlock(t, "a test runs this block, too"))
 
-	requireSound(t, s.DatabasePath)
-	require.Zero(t, countTransfers(t, s.DatabasePath))
+	backuptest.RequireSound(t, s.DatabasePath)
+	require.Zero(t, backuptest.CountTransfers(t, s.DatabasePath))
 	require.NoFileExists(t, s.DatabasePath+"-wal")
-	require.Equal(t, chroma, readTree(t, s.ChromaPath))
+	require.Equal(t, chroma, backuptest.ReadTree(t, s.ChromaPath))
 	got, err := os.ReadFile(s.RegistryPath)
 	require.NoError(t, err)
 	require.Equal(t, registry, got)
@@ -123,5 +125,5 @@ func TestRestoreByHand(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 	require.FileExists(t, filepath.Join(home, "before-restore", "atocore.db-wal"), "nothing is lost")
-	s.requireClean()
+	s.RequireClean()
 }

@@ -20,39 +20,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
-
-// A guard is a Locker that keeps account of its use.
-type guard struct {
-	taken, released int
-	held            bool
-	events          *[]string
-}
-
-func (g *guard) Lock(context.Context) (func(), error) {
-	g.taken++
-	g.held = true
-	g.note("lock")
-	return func() {
-		g.released++
-		g.held = false
-		g.note("unlock")
-	}, nil
-}
-
-func (g *guard) note(event string) {
-	if g.events != nil {
-		*g.events = append(*g.events, event)
-	}
-}
-
-// requireReleased checks that the guard is not held, and that each time it was
-// taken it was released once.
-func (g *guard) requireReleased(t *testing.T) {
-	t.Helper()
-	require.False(t, g.held, "the guard is still held")
-	require.Equal(t, g.taken, g.released)
-}
 
 // The guard is taken only for the Chroma directory, covers all that is read of
 // the live store, and is free before anything takes long.
@@ -60,24 +29,24 @@ func TestGuardCoversTheCapture(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
-		change func(*store)
+		change func(*backuptest.Store)
 		want   string
 	}{
-		{"with Chroma", func(*store) {},
+		{"with Chroma", func(*backuptest.Store) {},
 			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
-		{"Chroma missing", func(s *store) { s.removeAll(s.ChromaPath) },
+		{"Chroma missing", func(s *backuptest.Store) { s.RemoveAll(s.ChromaPath) },
 			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
-		{"no registry", func(s *store) { s.RegistryPath = "" },
+		{"no registry", func(s *backuptest.Store) { s.RegistryPath = "" },
 			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
-		{"without Chroma", func(s *store) { s.IncludeChroma = false },
+		{"without Chroma", func(s *backuptest.Store) { s.IncludeChroma = false },
 			"init InitDB Clock database registry seal hash sync publish"},
-		{"no guard", func(s *store) { s.Locker = nil },
+		{"no guard", func(s *backuptest.Store) { s.Locker = nil },
 			"init InitDB Clock database registry chroma seal hash sync publish"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			var events []string
-			g := &guard{events: &events}
+			g := &backuptest.Guard{Events: &events}
 			s.Locker = g
 			s.OnProgress = func(p backup.Progress) {
 				if len(events) == 0 || events[len(events)-1] != string(p.Phase) {
@@ -88,18 +57,14 @@ func TestGuardCoversTheCapture(t *testing.T) {
 				}
 			}
 			s.InitDB = func(context.Context) error { events = append(events, "InitDB"); return nil }
-			s.Clock = clockFunc(func() time.Time { events = append(events, "Clock"); return noon.now })
+			s.Clock = backuptest.ClockFunc(func() time.Time { events = append(events, "Clock"); return backuptest.Noon.Time })
 			tt.change(s)
-			s.create()
+			s.Create()
 			require.Equal(t, tt.want, strings.Join(events, " "))
-			g.requireReleased(t)
+			g.RequireReleased(t)
 		})
 	}
 }
-
-type clockFunc func() time.Time
-
-func (f clockFunc) Now() time.Time { return f() }
 
 // A guard that cannot be taken fails the backup before anything is read.
 func TestGuardFails(t *testing.T) {
@@ -110,26 +75,26 @@ func TestGuardFails(t *testing.T) {
 		"no unlock":        func(context.Context) (func(), error) { return nil, nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
-			log := s.record()
+			s := backuptest.NewStore(t)
+			log := s.Record()
 			s.Locker = backup.LockerFunc(lock)
 			s.OnProgress = func(p backup.Progress) {
 				require.NotEqual(t, backup.PhaseDatabase, p.Phase, "it went on without the guard")
 			}
-			err := s.createFails()
+			err := s.CreateFails()
 			if name == "no unlock" {
 				require.ErrorContains(t, err, "no unlock function")
 			} else {
 				require.ErrorIs(t, err, busy)
 			}
 			require.ErrorContains(t, err, "take ingestion guard")
-			require.Empty(t, log.lines(), "an error was returned and logged")
+			require.Empty(t, log.Lines(), "an error was returned and logged")
 		})
 	}
 }
 
 func TestGuardIsWaitedForUntilCancelled(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	var ingestion sync.Mutex
 	ingestion.Lock()
 	s.Locker = backup.SyncLocker(&ingestion)
@@ -141,14 +106,14 @@ func TestGuardIsWaitedForUntilCancelled(t *testing.T) {
 	}
 	_, err := backup.CreateRuntimeBackup(ctx, s.Options)
 	require.ErrorIs(t, err, context.Canceled)
-	s.requireNoSnapshot()
+	s.RequireNoSnapshot()
 
 	s.OnProgress = func(p backup.Progress) {
 		if p.Phase == backup.PhaseGuard {
 			go ingestion.Unlock()
 		}
 	}
-	s.create()
+	s.Create()
 	require.True(t, ingestion.TryLock(), "the mutex is still locked")
 }
 
@@ -161,40 +126,40 @@ func TestPanicOfTheHost(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
-		change func(*store)
+		change func(*backuptest.Store)
 	}{
-		{"InitDB", func(s *store) { s.InitDB = func(context.Context) error { panic(errHandler) } }},
-		{"Clock", func(s *store) { s.Clock = clockFunc(func() time.Time { panic(errHandler) }) }},
-		{"Locker", func(s *store) {
+		{"InitDB", func(s *backuptest.Store) { s.InitDB = func(context.Context) error { panic(errHandler) } }},
+		{"Clock", func(s *backuptest.Store) { s.Clock = backuptest.ClockFunc(func() time.Time { panic(errHandler) }) }},
+		{"Locker", func(s *backuptest.Store) {
 			s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { panic(errHandler) })
 		}},
-		{"unlock", func(s *store) {
+		{"unlock", func(s *backuptest.Store) {
 			s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { return func() { panic(errHandler) }, nil })
 		}},
-		{"Logger", func(s *store) {
-			s.removeAll(s.RegistryPath)
+		{"Logger", func(s *backuptest.Store) {
+			s.RemoveAll(s.RegistryPath)
 			s.Logger = slog.New(panickingHandler{})
 		}},
-		{"nil pointer", func(s *store) { s.Clock = (*fixedClock)(nil) }},
+		{"nil pointer", func(s *backuptest.Store) { s.Clock = (*fixedClock)(nil) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStore(t)
-			g := new(guard)
+			s := backuptest.NewStore(t)
+			g := new(backuptest.Guard)
 			s.Locker = g
 			tt.change(s)
-			err := s.createFails()
+			err := s.CreateFails()
 			require.ErrorIs(t, err, backup.ErrPanic)
 			if tt.name != "nil pointer" {
 				require.ErrorIs(t, err, errHandler)
 			}
 			require.ErrorContains(t, err, "host_test.go", "the stack is missing")
-			g.requireReleased(t)
+			g.RequireReleased(t)
 		})
 	}
 	// The last message comes when the snapshot is visible already. Then it is
 	// there, and the error must not deny it.
 	t.Run("Logger at the end", func(t *testing.T) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.Logger = slog.New(panickingHandler{})
 		_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 		list, listErr := backup.ListRuntimeBackups(t.Context(), s.Options)
@@ -226,18 +191,18 @@ func TestInterruptedAtEveryReport(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			s.OnlineBackup = tt.online
-			db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
-			require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
-			log := s.record()
-			for i, at := 0, 1; i < len(phases); at++ {
-				g := new(guard)
+			db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+			require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
+			log := s.Record()
+			for i, at := 0, 1; i < len(backuptest.CreatePhases); at++ {
+				g := new(backuptest.Guard)
 				s.Locker = g
 				ctx, cancel := context.WithCancel(t.Context())
 				calls := 0
 				s.OnProgress = func(p backup.Progress) {
-					if p.Phase != phases[i] {
+					if p.Phase != backuptest.CreatePhases[i] {
 						return
 					}
 					if calls++; calls == at {
@@ -254,29 +219,23 @@ func TestInterruptedAtEveryReport(t *testing.T) {
 				})
 				call.Wait()
 				cancel()
-				g.requireReleased(t)
+				g.RequireReleased(t)
 				if calls < at { // that phase has no more reports
-					require.Greater(t, at, 1, "%s is not reported", phases[i])
+					require.Greater(t, at, 1, "%s is not reported", backuptest.CreatePhases[i])
 					require.NoError(t, err)
-					s.removeAll(meta.BackupRoot)
-					log.clear()
+					s.RemoveAll(meta.BackupRoot)
+					log.Clear()
 					i, at = i+1, 0
 					continue
 				}
 				require.Equal(t, tt.want != nil, returned)
 				require.ErrorIs(t, err, tt.want)
 				require.Nil(t, meta)
-				s.requireNoSnapshot()
-				require.Empty(t, log.lines(), "an error was returned and logged")
+				s.RequireNoSnapshot()
+				require.Empty(t, log.Lines(), "an error was returned and logged")
 			}
 		})
 	}
-}
-
-// phases are those of creating a snapshot, in their documented order.
-var phases = []backup.Phase{
-	backup.PhaseInit, backup.PhaseGuard, backup.PhaseDatabase, backup.PhaseRegistry, backup.PhaseChroma,
-	backup.PhaseSeal, backup.PhaseHash, backup.PhaseSync, backup.PhasePublish,
 }
 
 // In the middle of a large file the call ends after the piece it is at.
@@ -292,15 +251,15 @@ func TestCancelledWithinAFile(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s,online=%t", tt.phase, tt.online), func(t *testing.T) {
 			t.Parallel()
-			s := newBareStore(t)
+			s := backuptest.NewBareStore(t)
 			s.OnlineBackup = tt.online
 			if tt.phase == backup.PhaseDatabase {
-				s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+				s.DatabasePath = filepath.Join(s.Dir, "bulk.db")
 				db := makeBulk(t, s.DatabasePath, "wal")
 				_, err := db.Exec("INSERT INTO bulk SELECT id + 10000, 0, zeroblob(3900) FROM bulk; PRAGMA wal_checkpoint(TRUNCATE)")
 				require.NoError(t, err)
 			} else {
-				require.NoError(t, os.WriteFile(s.chroma("large"), bytes.Repeat([]byte("x"), 40<<20), 0o600))
+				require.NoError(t, os.WriteFile(s.InChroma("large"), bytes.Repeat([]byte("x"), 40<<20), 0o600))
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -315,35 +274,35 @@ func TestCancelledWithinAFile(t *testing.T) {
 			}
 			_, err := backup.CreateRuntimeBackup(ctx, s.Options)
 			require.ErrorIs(t, err, context.Canceled)
-			s.requireNoSnapshot()
+			s.RequireNoSnapshot()
 		})
 	}
 }
 
 // A ctx that is done already: nothing is done, not even for the host.
 func TestDoneContext(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	s.InitDB = func(context.Context) error { panic("called though ctx is done") }
 	s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { panic("called though ctx is done") })
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	expired, cancel := context.WithTimeout(t.Context(), -time.Second)
 	defer cancel()
-	before := readTree(t, s.dir)
+	before := backuptest.ReadTree(t, s.Dir)
 	_, err := backup.CreateRuntimeBackup(cancelled, s.Options)
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = backup.CreateRuntimeBackup(expired, s.Options)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Equal(t, before, readTree(t, s.dir))
+	require.Equal(t, before, backuptest.ReadTree(t, s.Dir))
 }
 
 // A deadline that passes in the middle of the work ends it.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
-	for _, phase := range phases {
+	for _, phase := range backuptest.CreatePhases {
 		t.Run(string(phase), func(t *testing.T) {
-			s := newStore(t)
-			g := new(guard)
+			s := backuptest.NewStore(t)
+			g := new(backuptest.Guard)
 			s.Locker = g
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
@@ -355,8 +314,8 @@ func TestDeadline(t *testing.T) {
 			}
 			_, err := backup.CreateRuntimeBackup(late, s.Options)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			g.requireReleased(t)
-			s.requireNoSnapshot()
+			g.RequireReleased(t)
+			s.RequireNoSnapshot()
 		})
 	}
 }
@@ -396,18 +355,18 @@ func (c *lateContext) Err() error {
 	return c.err
 }
 
-// OnProgress is called on the caller's goroutine, one call at a time; phases
+// OnProgress is called on the caller's goroutine, one call at a time; backuptest.CreatePhases
 // come in their order, each with a report at its beginning; counts only grow,
 // and end at the totals.
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.OnlineBackup = online
-		s.Locker = new(guard)
-		db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)") // so that there is a WAL to copy
+		s.Locker = new(backuptest.Guard)
+		db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)") // so that there is a WAL to copy
 		for range 100 {
-			require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+			require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
 		}
 		for i := range 200 {
 			require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, fmt.Sprint("file-", i)), make([]byte, 100*i), 0o600))
@@ -439,8 +398,8 @@ func TestProgress(t *testing.T) {
 			last = p
 			ends[p.Phase] = p
 		}
-		meta := s.create()
-		require.Equal(t, phases, order)
+		meta := s.Create()
+		require.Equal(t, backuptest.CreatePhases, order)
 
 		database := ends[backup.PhaseDatabase]
 		require.Equal(t, s.DatabasePath, database.Path)
@@ -448,12 +407,12 @@ func TestProgress(t *testing.T) {
 		if online {
 			require.Equal(t, meta.DBSizeBytes, database.Bytes)
 		} else {
-			require.Equal(t, fileSize(t, s.DatabasePath)+fileSize(t, s.DatabasePath+"-wal"), database.Bytes)
+			require.Equal(t, backuptest.FileSize(t, s.DatabasePath)+backuptest.FileSize(t, s.DatabasePath+"-wal"), database.Bytes)
 		}
 		require.Equal(t, meta.ChromaSnapshotFiles, ends[backup.PhaseChroma].Files)
 		require.Equal(t, meta.ChromaSnapshotBytes, ends[backup.PhaseChroma].Bytes)
 		files := meta.ChromaSnapshotFiles + 2
-		size := meta.ChromaSnapshotBytes + meta.DBSizeBytes + fileSize(t, s.RegistryPath)
+		size := meta.ChromaSnapshotBytes + meta.DBSizeBytes + backuptest.FileSize(t, s.RegistryPath)
 		for _, phase := range []backup.Phase{backup.PhaseHash, backup.PhaseSync} {
 			end := ends[phase]
 			require.Equal(t, files, end.TotalFiles, phase)
@@ -475,14 +434,14 @@ func goroutine() string {
 // Nothing is open and nothing runs after a call, however it ended, but the one
 // descriptor of each live database.
 func TestNothingStaysOpen(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	missing := s.Options
-	missing.DatabasePath = filepath.Join(s.dir, "missing.db")
+	missing.DatabasePath = filepath.Join(s.Dir, "missing.db")
 	badRegistry := s.Options
 	badRegistry.RegistryPath = s.DatabasePath + ".json"
-	write(t, badRegistry.RegistryPath, "{")
+	backuptest.Write(t, badRegistry.RegistryPath, "{")
 	badChroma := s.Options
-	badChroma.ChromaPath = filepath.Join(s.dir, "other", "chroma")
+	badChroma.ChromaPath = filepath.Join(s.Dir, "other", "chroma")
 	require.NoError(t, os.MkdirAll(filepath.Join(badChroma.ChromaPath, "a", "b", "c"), 0o755))
 	require.NoError(t, os.Symlink("a", filepath.Join(badChroma.ChromaPath, "a", "b", "c", "link")))
 	noDatabase := s.Options
@@ -514,13 +473,13 @@ func TestNothingStaysOpen(t *testing.T) {
 		fails(opts, t.Context())
 	}
 	round := func() {
-		s.create()
+		s.Create()
 		_, err := backup.CreateRuntimeBackup(t.Context(), online)
 		require.NoError(t, err)
 		fails(missing, t.Context())
 		fails(badChroma, t.Context())
 		fails(noDatabase, t.Context())
-		for _, phase := range phases {
+		for _, phase := range backuptest.CreatePhases {
 			if phase != backup.PhaseGuard { // there is none
 				cancelledAt(phase)
 				panicsAt(phase)
@@ -529,11 +488,11 @@ func TestNothingStaysOpen(t *testing.T) {
 	}
 	round() // opens what stays open
 	fails(badRegistry, t.Context())
-	fds, goroutines := openFiles(t), runtime.NumGoroutine()
+	fds, goroutines := backuptest.OpenFiles(t), runtime.NumGoroutine()
 	for range 3 {
 		round()
 	}
-	require.Equal(t, fds, openFiles(t), "descriptors were left open")
+	require.Equal(t, fds, backuptest.OpenFiles(t), "descriptors were left open")
 	for range 1000 { // a goroutine that has done its work may still be there for a moment
 		if runtime.NumGoroutine() <= goroutines {
 			return
@@ -548,7 +507,7 @@ func TestNothingStaysOpen(t *testing.T) {
 // still or go back.
 func TestStamps(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	s.IncludeChroma = false
 	east := time.FixedZone("east", 14*3600)
 	west := time.FixedZone("west", -12*3600)
@@ -556,12 +515,12 @@ func TestStamps(t *testing.T) {
 		now  time.Time
 		want string
 	}{
-		{noon.now, "20261124T120000Z"},
-		{noon.now, "20261124T120000Z-002"},
-		{noon.now.Add(999 * time.Millisecond).Truncate(time.Second), "20261124T120001Z"},
-		{noon.now.In(east), "20261124T120000Z-003"},
-		{noon.now.In(west).Add(time.Second), "20261124T120001Z-002"},
-		{noon.now.Add(-time.Hour), "20261124T110000Z"},
+		{backuptest.Noon.Time, "20261124T120000Z"},
+		{backuptest.Noon.Time, "20261124T120000Z-002"},
+		{backuptest.Noon.Time.Add(999 * time.Millisecond).Truncate(time.Second), "20261124T120001Z"},
+		{backuptest.Noon.Time.In(east), "20261124T120000Z-003"},
+		{backuptest.Noon.Time.In(west).Add(time.Second), "20261124T120001Z-002"},
+		{backuptest.Noon.Time.Add(-time.Hour), "20261124T110000Z"},
 		{time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC), "20261231T235959Z"},
 		{time.Date(2027, 1, 1, 13, 59, 59, 0, east), "20261231T235959Z-002"},
 		{time.Date(2028, 2, 29, 0, 0, 0, 0, time.UTC), "20280229T000000Z"},
@@ -571,8 +530,8 @@ func TestStamps(t *testing.T) {
 		{time.Date(10000, 1, 1, 0, 0, 0, 0, east), "99991231T100000Z"},
 		{time.Date(0, 12, 31, 23, 0, 0, 0, west), "00010101T110000Z"},
 	} {
-		s.Clock = fixedClock{tt.now}
-		meta := s.create()
+		s.Clock = backuptest.Clock{Time: tt.now}
+		meta := s.Create()
 		require.Equal(t, tt.want, meta.Stamp, tt.now)
 		require.True(t, meta.CreatedAt.Equal(tt.now.Truncate(time.Microsecond)), tt.now)
 	}
@@ -586,25 +545,25 @@ func TestClockOutOfRange(t *testing.T) {
 		time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC),
 		time.Unix(1<<60, 0),
 	} {
-		s := newStore(t)
-		s.Clock = fixedClock{now}
-		require.ErrorContains(t, s.createFails(), "year", now.String())
+		s := backuptest.NewStore(t)
+		s.Clock = backuptest.Clock{Time: now}
+		require.ErrorContains(t, s.CreateFails(), "year", now.String())
 	}
 }
 
 // What is returned is what a reader of the file gets: UTC, microseconds, no
 // monotonic reading.
 func TestCreatedAt(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	s.IncludeChroma = false
 	for _, clock := range []backup.Clock{
 		nil, // the system's, which has a monotonic reading and nanoseconds
-		fixedClock{time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.FixedZone("east", 5*3600))},
-		fixedClock{time.Date(2026, 1, 2, 3, 4, 5, 999, time.UTC)},
-		fixedClock{time.Date(1969, 1, 2, 3, 4, 5, 999999999, time.UTC)},
+		backuptest.Clock{Time: time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.FixedZone("east", 5*3600))},
+		backuptest.Clock{Time: time.Date(2026, 1, 2, 3, 4, 5, 999, time.UTC)},
+		backuptest.Clock{Time: time.Date(1969, 1, 2, 3, 4, 5, 999999999, time.UTC)},
 	} {
 		s.Clock = clock
-		meta := s.create()
+		meta := s.Create()
 		list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 		require.NoError(t, err)
 		i := slices.IndexFunc(list, func(l backup.Snapshot) bool { return l.Stamp == meta.Stamp })

@@ -10,29 +10,30 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 func TestCaptureThroughTheHostsHandle(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
-	db := openDB(t, s.DatabasePath)
-	require.NoError(t, transfer(context.Background(), db, 1, 2, 5))
+	s := backuptest.NewStore(t)
+	db := backuptest.OpenDB(t, s.DatabasePath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 5))
 	s.DB = db
-	m := s.create()
-	requireSound(t, m.DBSnapshotPath)
-	require.NoError(t, transfer(context.Background(), db, 1, 2, 5), "the handle works on")
+	m := s.Create()
+	backuptest.RequireSound(t, m.DBSnapshotPath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 5), "the handle works on")
 }
 
 // memoryStore makes a store whose database is in memory, in a pool of one
 // connection: losing that loses the database.
-func memoryStore(t *testing.T) *store {
-	s := newStore(t)
+func memoryStore(t *testing.T) *backuptest.Store {
+	s := backuptest.NewStore(t)
 	require.NoError(t, os.Remove(s.DatabasePath))
 	db, err := sql.Open("sqlite", ":memory:")
 	require.NoError(t, err)
 	db.SetMaxOpenConns(1)
 	t.Cleanup(func() { db.Close() })
-	fillDatabase(t, db)
+	backuptest.FillDatabase(t, db)
 	s.DB = db
 	return s
 }
@@ -40,35 +41,35 @@ func memoryStore(t *testing.T) *store {
 func TestCaptureOfADatabaseInMemory(t *testing.T) {
 	t.Parallel()
 	s := memoryStore(t)
-	m := s.create()
-	requireSound(t, m.DBSnapshotPath)
+	m := s.Create()
+	backuptest.RequireSound(t, m.DBSnapshotPath)
 	require.Equal(t, filepath.Base(s.DatabasePath), filepath.Base(m.DBSnapshotPath))
 	require.NoFileExists(t, s.DatabasePath)
-	require.NoError(t, transfer(context.Background(), s.DB, 1, 2, 5))
+	require.NoError(t, backuptest.Transfer(context.Background(), s.DB, 1, 2, 5))
 }
 
 func TestDatabaseInMemorySurvivesAFailedCapture(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name string
-		fail func(s *store, cancel func())
+		fail func(s *backuptest.Store, cancel func())
 		want error
 	}{
-		{"panic", func(s *store, _ func()) {
+		{"panic", func(s *backuptest.Store, _ func()) {
 			s.OnProgress = func(p backup.Progress) {
 				if p.Phase == backup.PhaseDatabase && p.Bytes > 0 {
 					panic("of the host")
 				}
 			}
 		}, backup.ErrPanic},
-		{"cancelled before", func(s *store, cancel func()) {
+		{"cancelled before", func(s *backuptest.Store, cancel func()) {
 			s.OnProgress = func(p backup.Progress) {
 				if p.Phase == backup.PhaseDatabase {
 					cancel()
 				}
 			}
 		}, context.Canceled},
-		{"cancelled within", func(s *store, cancel func()) {
+		{"cancelled within", func(s *backuptest.Store, cancel func()) {
 			s.OnProgress = func(p backup.Progress) {
 				if p.Phase == backup.PhaseDatabase && p.Bytes > 0 {
 					cancel()
@@ -83,9 +84,9 @@ func TestDatabaseInMemorySurvivesAFailedCapture(t *testing.T) {
 			tt.fail(s, cancel)
 			_, err := backup.CreateRuntimeBackup(ctx, s.Options)
 			require.ErrorIs(t, err, tt.want)
-			require.NoError(t, transfer(context.Background(), s.DB, 1, 2, 5), "the database is still there, with no transaction open")
+			require.NoError(t, backuptest.Transfer(context.Background(), s.DB, 1, 2, 5), "the database is still there, with no transaction open")
 			s.OnProgress = nil
-			requireSound(t, s.create().DBSnapshotPath)
+			backuptest.RequireSound(t, s.Create().DBSnapshotPath)
 		})
 	}
 }
@@ -103,16 +104,16 @@ func TestHandleInsideATransactionIsRefused(t *testing.T) {
 
 func TestHandleOfAnotherFileIsRefused(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
-	other := filepath.Join(s.dir, "other.db")
-	makeDatabase(t, other)
+	s := backuptest.NewStore(t)
+	other := filepath.Join(s.Dir, "other.db")
+	backuptest.MakeDatabase(t, other)
 	for _, tt := range []struct {
 		name string
 		db   *sql.DB
 		path string
 	}{
-		{"another file", openDB(t, other), s.DatabasePath},
-		{"a file, and a path that is none", openDB(t, other), filepath.Join(s.dir, "none.db")},
+		{"another file", backuptest.OpenDB(t, other), s.DatabasePath},
+		{"a file, and a path that is none", backuptest.OpenDB(t, other), filepath.Join(s.Dir, "none.db")},
 		{"in memory, and a path that is a file", memoryStore(t).DB, s.DatabasePath},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -126,8 +127,8 @@ func TestHandleOfAnotherFileIsRefused(t *testing.T) {
 
 func TestClosedHandleIsAnError(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
-	s.DB = openDB(t, s.DatabasePath)
+	s := backuptest.NewStore(t)
+	s.DB = backuptest.OpenDB(t, s.DatabasePath)
 	require.NoError(t, s.DB.Close())
 	_, err := backup.CreateRuntimeBackup(context.Background(), s.Options)
 	require.ErrorContains(t, err, "closed")

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 func TestManifestLine(t *testing.T) {
@@ -35,7 +36,7 @@ func TestManifestLine(t *testing.T) {
 // awkwardFiles makes files of names that tools get wrong in a directory.
 func awkwardFiles(t *testing.T, dir string) (names []string) {
 	t.Helper()
-	names = append(awkwardNames(t), "...", "SHA256SUMS", "backup-metadata.json")
+	names = append(backuptest.AwkwardNames(t), "...", "SHA256SUMS", "backup-metadata.json")
 	for _, name := range names {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600))
 	}
@@ -48,16 +49,16 @@ func TestManifestIsThatOfCoreutils(t *testing.T) {
 	if err != nil || runtime.GOOS != "linux" {
 		t.Skip("there is no sha256sum of GNU coreutils")
 	}
-	store := newSmallStore(t)
+	store := backuptest.NewSmallStore(t)
 	names := awkwardFiles(t, store.ChromaPath)
-	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-	s.requireProblems()
+	s := store.CreateSnapshot()
+	s.RequireProblems()
 
-	lines := strings.SplitAfter(string(s.read(manifestFile)), "\n")
+	lines := strings.SplitAfter(string(s.Read(backuptest.ManifestFile)), "\n")
 	for _, name := range names {
 		name = "chroma/" + name
 		cmd := exec.Command(tool, "--", name)
-		cmd.Dir = s.path("")
+		cmd.Dir = s.Path("")
 		line, err := cmd.Output()
 		require.NoError(t, err)
 		require.Contains(t, lines, string(line))
@@ -67,24 +68,24 @@ func TestManifestIsThatOfCoreutils(t *testing.T) {
 // Every file has its line, in the order that readers insist on, and whatever
 // is done to one with an awkward name is found.
 func TestManifestOfAwkwardNames(t *testing.T) {
-	store := newSmallStore(t)
+	store := backuptest.NewSmallStore(t)
 	names := awkwardFiles(t, store.ChromaPath)
-	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-	s.requireProblems()
+	s := store.CreateSnapshot()
+	s.RequireProblems()
 	var named []string
-	require.NoError(t, backup.EachManifestEntry(s.read(manifestFile), func(sum [sha256.Size]byte, name string) {
-		require.Equal(t, sha256.Sum256(s.read(name)), sum)
+	require.NoError(t, backup.EachManifestEntry(s.Read(backuptest.ManifestFile), func(sum [sha256.Size]byte, name string) {
+		require.Equal(t, sha256.Sum256(s.Read(name)), sum)
 		named = append(named, name)
 	}))
 	require.Len(t, named, len(names)+12)
 	for _, name := range names {
 		name = "chroma/" + name
-		good := s.read(name)
-		s.flip(name, len(good)-1)
-		require.Equal(t, []string{"file_changed: " + name}, brief(s.validate().Problems))
-		s.remove(name)
-		require.Contains(t, brief(s.validate().Problems), "file_missing: "+name)
-		s.write(name, good)
+		good := s.Read(name)
+		s.Flip(name, len(good)-1)
+		require.Equal(t, []string{"file_changed: " + name}, backuptest.Brief(s.Validate().Problems))
+		s.Remove(name)
+		require.Contains(t, backuptest.Brief(s.Validate().Problems), "file_missing: "+name)
+		s.Write(name, good)
 	}
 }
 

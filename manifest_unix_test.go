@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 	"github.com/atocore/backup/internal/fsat"
 )
 
@@ -18,7 +19,7 @@ func TestManifestHasALineForEveryPath(t *testing.T) {
 	const longest = 64<<10 - len("\n") - 64 - len("  ") // what a line has room for
 	for name, size := range map[string]int{"just short enough": longest, "too long": longest + 1} {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			dir, err := fsat.OpenDir(s.ChromaPath)
 			require.NoError(t, err)
 			left := size - len("chroma/")

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // Every fault is reported at once, and nothing is done.
@@ -35,9 +36,9 @@ func TestFaultyOptions(t *testing.T) {
 			dir := t.TempDir()
 			t.Chdir(dir)
 			tt.opts.InitDB = func(context.Context) error { panic("something was done") }
-			_, err := createWith(t, tt.opts)
+			_, err := backup.CreateRuntimeBackup(t.Context(), tt.opts)
 			requireFaults(t, err, tt.faults)
-			require.Len(t, readTree(t, dir), 1, "something was made")
+			require.Len(t, backuptest.ReadTree(t, dir), 1, "something was made")
 		})
 	}
 }
@@ -61,82 +62,82 @@ func TestPlacesThatCannotWork(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name   string
-		change func(t *testing.T, s *store)
+		change func(t *testing.T, s *backuptest.Store)
 		faults []string
 	}{
-		{"backups in Chroma", func(t *testing.T, s *store) {
+		{"backups in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
 		}, []string{"lies inside ChromaPath"}},
-		{"backups deep in Chroma", func(t *testing.T, s *store) {
+		{"backups deep in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.ChromaPath, "a", "b", "c")
 		}, []string{"lies inside ChromaPath"}},
-		{"backups in Chroma under a name with dots", func(t *testing.T, s *store) {
+		{"backups in Chroma under a name with dots", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.ChromaPath, "..backups")
 		}, []string{"lies inside ChromaPath"}},
-		{"Chroma as backups", func(t *testing.T, s *store) {
+		{"Chroma as backups", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = s.ChromaPath
 		}, []string{"lies inside ChromaPath"}},
-		{"Chroma in backups", func(t *testing.T, s *store) {
+		{"Chroma in backups", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Dir(s.ChromaPath)
 		}, []string{"lies inside BackupDir"}},
-		{"though Chroma is not asked for", func(t *testing.T, s *store) {
+		{"though Chroma is not asked for", func(t *testing.T, s *backuptest.Store) {
 			s.IncludeChroma = false
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
 		}, []string{"lies inside ChromaPath"}},
-		{"backups in Chroma through a link", func(t *testing.T, s *store) {
-			link(t, s.ChromaPath, filepath.Join(s.dir, "way"))
-			s.BackupDir = filepath.Join(s.dir, "way", "not", "there", "yet")
+		{"backups in Chroma through a link", func(t *testing.T, s *backuptest.Store) {
+			link(t, s.ChromaPath, filepath.Join(s.Dir, "way"))
+			s.BackupDir = filepath.Join(s.Dir, "way", "not", "there", "yet")
 		}, []string{"lies inside ChromaPath"}},
-		{"Chroma as a link to the backups' parent", func(t *testing.T, s *store) {
-			s.removeAll(s.ChromaPath)
-			link(t, s.dir, s.ChromaPath)
+		{"Chroma as a link to the backups' parent", func(t *testing.T, s *backuptest.Store) {
+			s.RemoveAll(s.ChromaPath)
+			link(t, s.Dir, s.ChromaPath)
 		}, []string{"BackupDir", "DatabasePath"}},
-		{"backups as a link to Chroma's parent", func(t *testing.T, s *store) {
-			link(t, "data", filepath.Join(s.dir, "way"))
-			s.BackupDir = filepath.Join(s.dir, "way")
+		{"backups as a link to Chroma's parent", func(t *testing.T, s *backuptest.Store) {
+			link(t, "data", filepath.Join(s.Dir, "way"))
+			s.BackupDir = filepath.Join(s.Dir, "way")
 		}, []string{"lies inside BackupDir"}},
-		{"database in Chroma", func(t *testing.T, s *store) {
+		{"database in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.DatabasePath = filepath.Join(s.ChromaPath, "chroma.sqlite3")
 		}, []string{"DatabasePath"}},
-		{"database in Chroma through a link", func(t *testing.T, s *store) {
-			link(t, filepath.Join(s.ChromaPath, "chroma.sqlite3"), filepath.Join(s.dir, "link.db"))
-			s.DatabasePath = filepath.Join(s.dir, "link.db")
+		{"database in Chroma through a link", func(t *testing.T, s *backuptest.Store) {
+			link(t, filepath.Join(s.ChromaPath, "chroma.sqlite3"), filepath.Join(s.Dir, "link.db"))
+			s.DatabasePath = filepath.Join(s.Dir, "link.db")
 		}, []string{"DatabasePath"}},
-		{"database and backups in Chroma", func(t *testing.T, s *store) {
+		{"database and backups in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.DatabasePath = filepath.Join(s.ChromaPath, "chroma.sqlite3")
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
 		}, []string{"DatabasePath", "BackupDir"}},
-		{"database in a snapshot", func(t *testing.T, s *store) {
-			s.DatabasePath = s.snapshot("20261124T120000Z", "db", "atocore.db")
+		{"database in a snapshot", func(t *testing.T, s *backuptest.Store) {
+			s.DatabasePath = s.SnapshotPath("20261124T120000Z", "db", "atocore.db")
 		}, []string{"DatabasePath"}},
-		{"database as registry", func(t *testing.T, s *store) {
+		{"database as registry", func(t *testing.T, s *backuptest.Store) {
 			s.RegistryPath = s.DatabasePath
 		}, []string{"RegistryPath"}},
-		{"database as registry, through a link", func(t *testing.T, s *store) {
-			s.RegistryPath = filepath.Join(s.dir, "registry.json")
+		{"database as registry, through a link", func(t *testing.T, s *backuptest.Store) {
+			s.RegistryPath = filepath.Join(s.Dir, "registry.json")
 			link(t, s.DatabasePath, s.RegistryPath)
 		}, []string{"RegistryPath"}},
-		{"database as registry, by a hard link", func(t *testing.T, s *store) {
-			s.RegistryPath = filepath.Join(s.dir, "registry.json")
+		{"database as registry, by a hard link", func(t *testing.T, s *backuptest.Store) {
+			s.RegistryPath = filepath.Join(s.Dir, "registry.json")
 			require.NoError(t, os.Link(s.DatabasePath, s.RegistryPath))
 		}, []string{"RegistryPath"}},
-		{"backups deeper than SQLite can look", func(t *testing.T, s *store) {
-			s.BackupDir = filepath.Join(s.dir, strings.Repeat("a", 200), strings.Repeat("b", 250))
+		{"backups deeper than SQLite can look", func(t *testing.T, s *backuptest.Store) {
+			s.BackupDir = filepath.Join(s.Dir, strings.Repeat("a", 200), strings.Repeat("b", 250))
 		}, []string{"too long for SQLite"}},
-		{"the database's -shm as registry", func(t *testing.T, s *store) {
+		{"the database's -shm as registry", func(t *testing.T, s *backuptest.Store) {
 			s.RegistryPath = s.DatabasePath + "-shm"
-			write(t, s.RegistryPath, "{}")
+			backuptest.Write(t, s.RegistryPath, "{}")
 		}, []string{"RegistryPath"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := newBareStore(t)
+			s := backuptest.NewBareStore(t)
 			tt.change(t, s)
 			s.InitDB = func(context.Context) error { panic("something was done") }
-			before := readTree(t, s.dir)
-			_, err := createWith(t, s.Options)
+			before := backuptest.ReadTree(t, s.Dir)
+			_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 			requireFaults(t, err, tt.faults)
-			require.Equal(t, before, readTree(t, s.dir))
+			require.Equal(t, before, backuptest.ReadTree(t, s.Dir))
 		})
 	}
 }
@@ -144,22 +145,22 @@ func TestPlacesThatCannotWork(t *testing.T) {
 // Places that look like those and are right.
 func TestPlacesThatWork(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(s *store){
-		"a name that begins as Chroma's":   func(s *store) { s.BackupDir = s.ChromaPath + "-backups" },
-		"a name that ends Chroma's early":  func(s *store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },
-		"database and registry in backups": func(s *store) { s.BackupDir = filepath.Join(s.dir, "config") },
-		"backups beside all":               func(s *store) { s.BackupDir = filepath.Join(s.dir, "data", "backups") },
-		"as deep as SQLite can look": func(s *store) {
-			rest := 512 - len("-journal") - len("/snapshots/20060102T150405Z-1000/chroma/chroma.sqlite3") - len(s.dir)
-			s.BackupDir = filepath.Join(s.dir, strings.Repeat("a", 150), strings.Repeat("b", rest-152))
+	for name, change := range map[string]func(s *backuptest.Store){
+		"a name that begins as Chroma's":   func(s *backuptest.Store) { s.BackupDir = s.ChromaPath + "-backups" },
+		"a name that ends Chroma's early":  func(s *backuptest.Store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },
+		"database and registry in backups": func(s *backuptest.Store) { s.BackupDir = filepath.Join(s.Dir, "config") },
+		"backups beside all":               func(s *backuptest.Store) { s.BackupDir = filepath.Join(s.Dir, "data", "backups") },
+		"as deep as SQLite can look": func(s *backuptest.Store) {
+			rest := 512 - len("-journal") - len("/snapshots/20060102T150405Z-1000/chroma/chroma.sqlite3") - len(s.Dir)
+			s.BackupDir = filepath.Join(s.Dir, strings.Repeat("a", 150), strings.Repeat("b", rest-152))
 		},
-		"unclean paths":                     func(s *store) { s.BackupDir = s.ChromaPath + "/../x/.././/backups/" },
-		"the database's name for all three": func(s *store) { s.BackupDir = s.DatabasePath + "-backups" },
+		"unclean paths":                     func(s *backuptest.Store) { s.BackupDir = s.ChromaPath + "/../x/.././/backups/" },
+		"the database's name for all three": func(s *backuptest.Store) { s.BackupDir = s.DatabasePath + "-backups" },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newBareStore(t)
+			s := backuptest.NewBareStore(t)
 			change(s)
-			meta := s.create()
+			meta := s.Create()
 			require.Equal(t, filepath.Join(filepath.Clean(s.BackupDir), "snapshots", meta.Stamp), meta.BackupRoot)
 			_, err := backup.ValidateBackup(t.Context(), s.Options, meta.Stamp)
 			require.NoError(t, err)
@@ -170,8 +171,8 @@ func TestPlacesThatWork(t *testing.T) {
 // Relative paths mean the working directory at the time of the call, and what
 // is recorded is absolute.
 func TestRelativePaths(t *testing.T) {
-	s := newStore(t)
-	real, err := filepath.EvalSymlinks(s.dir) // as a shell, Getwd may give either
+	s := backuptest.NewStore(t)
+	real, err := filepath.EvalSymlinks(s.Dir) // as a shell, Getwd may give either
 	require.NoError(t, err)
 	t.Chdir(real)
 	opts := backup.Options{
@@ -185,7 +186,7 @@ func TestRelativePaths(t *testing.T) {
 	opts.OnProgress = func(backup.Progress) {
 		require.NoError(t, os.Chdir(os.TempDir())) // the host may go elsewhere meanwhile
 	}
-	meta, err := createWith(t, opts)
+	meta, err := backup.CreateRuntimeBackup(t.Context(), opts)
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(real, "backups", "snapshots", meta.Stamp), meta.BackupRoot)
 	require.Equal(t, filepath.Join(meta.BackupRoot, "db", "atocore.db"), meta.DBSnapshotPath)
@@ -197,7 +198,7 @@ func TestRelativePaths(t *testing.T) {
 
 // A database and a place for snapshots are enough.
 func TestZeroValuesAreUseful(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	s.Options = backup.Options{DatabasePath: s.DatabasePath, BackupDir: s.BackupDir}
-	requireSound(t, s.create().DBSnapshotPath)
+	backuptest.RequireSound(t, s.Create().DBSnapshotPath)
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // What is mounted in a snapshot is none of its files. The snapshot is out of
@@ -20,36 +21,36 @@ func TestPruneEntersNoMountPoint(t *testing.T) {
 		flags uintptr
 	}{"tmpfs": {kind: "tmpfs"}, "bind": {flags: unix.MS_BIND}} {
 		t.Run(name, func(t *testing.T) {
-			s := newShelf(t)
+			s := newSnapshotSet(t)
 			stamps := s.putDays(2)
-			target := s.snapshot(stamps[0], "mounted")
+			target := s.SnapshotPath(stamps[0], "mounted")
 			require.NoError(t, os.Mkdir(target, 0o755))
 			if err := unix.Mount(t.TempDir(), target, m.kind, m.flags, ""); err != nil {
 				t.Skipf("cannot mount here: %v", err)
 			}
-			write(t, filepath.Join(target, "keep"), "precious")
+			backuptest.Write(t, filepath.Join(target, "keep"), "precious")
 			t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
 
 			result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1})
 			require.ErrorContains(t, err, "is a mount point")
 			require.Equal(t, stamps[:1], result.Removed)
-			require.Equal(t, stamps[1:], s.stamps())
-			target = filepath.Join(s.staging()[0], "mounted")
+			require.Equal(t, stamps[1:], s.Stamps())
+			target = filepath.Join(s.Staging()[0], "mounted")
 			require.FileExists(t, filepath.Join(target, "keep"))
 
 			require.NoError(t, unix.Unmount(target, 0))
 			s.prune(backup.Retention{KeepLast: 1})
-			s.requireNoStaging()
+			s.RequireNoStaging()
 		})
 	}
 }
 
 // One snapshot that cannot be removed does not keep the others.
 func TestPruneGoesOnAfterAFailure(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(5)
 	for _, stamp := range []string{stamps[0], stamps[2]} {
-		dir := s.snapshot(stamp)
+		dir := s.SnapshotPath(stamp)
 		if os.Getuid() != 0 {
 			require.NoError(t, os.Chmod(dir, 0o500))
 			t.Cleanup(func() { _ = os.Chmod(dir, 0o700) })
@@ -68,5 +69,5 @@ func TestPruneGoesOnAfterAFailure(t *testing.T) {
 	require.Equal(t, []string{stamps[3], stamps[1]}, result.Removed)
 	reason := "not removed: " + pathErr.Err.Error()
 	require.Equal(t, []backup.PassedSnapshot{{stamps[0], reason}, {stamps[2], reason}}, result.Passed)
-	require.Equal(t, []string{stamps[0], stamps[2], stamps[4]}, s.stamps())
+	require.Equal(t, []string{stamps[0], stamps[2], stamps[4]}, s.Stamps())
 }

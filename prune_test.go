@@ -18,84 +18,69 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-// A shelf is a backup directory with copies of one small snapshot, of any name
-// and age, each of which validates.
-type shelf struct {
-	*store
-	model *specimen
+// A snapshotSet is a backup directory with copies of one small snapshot. They
+// have the names and ages that a test wants, and each validates.
+type snapshotSet struct {
+	*backuptest.Store
+	model *backuptest.Snapshot
 }
 
-// newShelf makes an empty one. The clock stands at noon.
-func newShelf(t *testing.T) *shelf {
+// newSnapshotSet returns an empty set. Its clock is backuptest.Noon.
+func newSnapshotSet(t *testing.T) *snapshotSet {
 	t.Helper()
-	made := newBareStore(t)
+	made := backuptest.NewBareStore(t)
 	made.IncludeChroma = false
 	made.RegistryPath = ""
-	model := &specimen{t: t, stamp: made.create().Stamp, Options: backup.Options{BackupDir: made.BackupDir}}
-	return (&shelf{store: made, model: model}).empty(t)
+	model := made.CreateSnapshot()
+	return (&snapshotSet{Store: made, model: model}).empty(t)
 }
 
-// empty gives another shelf of the same model.
-func (s *shelf) empty(t *testing.T) *shelf {
+// empty returns another set with copies of the same snapshot.
+func (s *snapshotSet) empty(t *testing.T) *snapshotSet {
 	t.Helper()
-	c := &store{t: t, dir: t.TempDir(), Options: s.Options}
-	c.BackupDir = filepath.Join(c.dir, "backups")
-	c.Clock = noon
-	t.Cleanup(c.requireClean)
-	return &shelf{c, s.model}
+	c := &backuptest.Store{T: t, Dir: t.TempDir(), Options: s.Options}
+	c.BackupDir = filepath.Join(c.Dir, "backups")
+	c.Clock = backuptest.Noon
+	t.Cleanup(c.RequireClean)
+	return &snapshotSet{c, s.model}
 }
 
-// put adds a snapshot whose metadata say what changes say, and gives it back
-// for more.
-func (s *shelf) put(stamp string, changes map[string]any) *specimen {
-	s.t.Helper()
-	p := &specimen{t: s.t, stamp: stamp, Options: backup.Options{BackupDir: s.BackupDir}}
-	require.NoError(s.t, os.MkdirAll(filepath.Dir(p.path("")), 0o700))
-	require.NoError(s.t, os.CopyFS(p.path(""), os.DirFS(s.model.path(""))))
-	p.set(map[string]any{"stamp": stamp})
-	p.set(changes)
-	p.reseal()
+// put adds a snapshot with these changes to its metadata, and returns it for
+// further ones.
+func (s *snapshotSet) put(stamp string, changes map[string]any) *backuptest.Snapshot {
+	s.T.Helper()
+	p := s.Snapshot(stamp)
+	require.NoError(s.T, os.MkdirAll(filepath.Dir(p.Path("")), 0o700))
+	require.NoError(s.T, os.CopyFS(p.Path(""), os.DirFS(s.model.Path(""))))
+	p.Set(map[string]any{"stamp": stamp})
+	p.Set(changes)
+	p.Reseal()
 	return p
 }
 
-// putDays adds a snapshot for each of the last n days and gives their stamps,
+// putDays adds a snapshot for each of the last n days and returns their stamps,
 // oldest first.
-func (s *shelf) putDays(n int) (stamps []string) {
-	s.t.Helper()
+func (s *snapshotSet) putDays(n int) (stamps []string) {
+	s.T.Helper()
 	for i := range n {
-		created := noon.now.AddDate(0, 0, i-n)
-		stamps = append(stamps, backup.NewStamp(created, 1))
+		created := backuptest.Noon.Time.AddDate(0, 0, i-n)
+		stamps = append(stamps, stampOf(created))
 		s.put(stamps[i], map[string]any{"created_at": created.Format(time.RFC3339)})
 	}
 	return stamps
 }
 
-func (s *shelf) prune(keep backup.Retention) *backup.PruneResult {
-	s.t.Helper()
+// stampOf returns the stamp of the first snapshot of a second.
+func stampOf(created time.Time) string { return created.UTC().Format("20060102T150405Z") }
+
+func (s *snapshotSet) prune(keep backup.Retention) *backup.PruneResult {
+	s.T.Helper()
 	result, err := backup.PruneRuntimeBackups(context.Background(), s.Options, keep)
-	require.NoError(s.t, err)
+	require.NoError(s.T, err)
 	return result
-}
-
-// stamps lists what is visible, oldest first by stamp.
-func (s *shelf) stamps() (stamps []string) {
-	s.t.Helper()
-	list, err := backup.ListRuntimeBackups(context.Background(), s.Options)
-	require.NoError(s.t, err)
-	for _, snapshot := range list {
-		stamps = append(stamps, snapshot.Stamp)
-	}
-	return stamps
-}
-
-// staging lists what is left of snapshots that were being removed.
-func (s *shelf) staging() []string {
-	s.t.Helper()
-	left, err := filepath.Glob(filepath.Join(s.BackupDir, ".atocore-staging-*"))
-	require.NoError(s.t, err)
-	return left
 }
 
 // A fate is a snapshot and what a prune has to do with it.
@@ -112,7 +97,7 @@ func (f fate) name(t *testing.T) string {
 	}
 	created, err := time.Parse(time.RFC3339, f.created)
 	require.NoError(t, err)
-	return backup.NewStamp(created, 1)
+	return stampOf(created)
 }
 
 // longReasons spells reasons out.
@@ -132,7 +117,7 @@ func longReasons(short string) (long []string) {
 }
 
 // The rules, against what restic's manual ("Removing backup snapshots") and its
-// ApplyPolicy make of the same times. It is noon of 24 November 2026 (a
+// ApplyPolicy make of the same times. It is backuptest.Noon of 24 November 2026 (a
 // Tuesday); snapshots stand newest first.
 func TestRetention(t *testing.T) {
 	type retention = backup.Retention
@@ -313,7 +298,7 @@ func TestRetention(t *testing.T) {
 			{"2026-11-24T08:00:00Z", "", "a"},
 		}},
 	}
-	model := newShelf(t)
+	model := newSnapshotSet(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel() // they mostly wait for the disk
@@ -331,12 +316,12 @@ func TestRetention(t *testing.T) {
 				}
 			}
 
-			before := readTree(t, s.BackupDir)
+			before := backuptest.ReadTree(t, s.BackupDir)
 			dry := tt.keep
 			dry.DryRun = true
 			want.DryRun = true
 			require.Equal(t, want, *s.prune(dry))
-			require.Equal(t, before, readTree(t, s.BackupDir), "a dry run changed something")
+			require.Equal(t, before, backuptest.ReadTree(t, s.BackupDir), "a dry run changed something")
 
 			want.DryRun = false
 			require.Equal(t, want, *s.prune(tt.keep))
@@ -344,8 +329,8 @@ func TestRetention(t *testing.T) {
 			for i, k := range want.Kept {
 				kept[i] = k.Stamp
 			}
-			require.ElementsMatch(t, kept, s.stamps())
-			s.requireNoStaging()
+			require.ElementsMatch(t, kept, s.Stamps())
+			s.RequireNoStaging()
 
 			require.Empty(t, s.prune(tt.keep).Removed, "pruned anew, it removes more")
 		})
@@ -355,7 +340,7 @@ func TestRetention(t *testing.T) {
 // Safety snapshots are judged apart: none takes the place of an ordinary one,
 // and the newest outlives every rule.
 func TestPruneKeepsTheSafetySnapshot(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	put := func(created, safetyOf string) {
 		s.put(fate{created: created}.name(t), map[string]any{"created_at": created, "safety_of": safetyOf})
 	}
@@ -375,8 +360,8 @@ func TestPruneKeepsTheSafetySnapshot(t *testing.T) {
 	require.Equal(t, []string{"20261124T090000Z"}, result.Removed)
 	require.Equal(t, []backup.KeptSnapshot{
 		{Stamp: "20270101T000000Z", CreatedAt: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC), Reasons: longReasons("future")},
-		{Stamp: "20261124T113000Z", CreatedAt: noon.now.Truncate(time.Hour).Add(-30 * time.Minute), Reasons: longReasons("safety, last")},
-		{Stamp: "20261124T110000Z", CreatedAt: noon.now.Truncate(time.Hour).Add(-time.Hour), Reasons: longReasons("newest, last")},
+		{Stamp: "20261124T113000Z", CreatedAt: backuptest.Noon.Time.Truncate(time.Hour).Add(-30 * time.Minute), Reasons: longReasons("safety, last")},
+		{Stamp: "20261124T110000Z", CreatedAt: backuptest.Noon.Time.Truncate(time.Hour).Add(-time.Hour), Reasons: longReasons("newest, last")},
 	}, result.Kept)
 
 	// What two restores in one day replaced does not cost that day's snapshot
@@ -393,27 +378,27 @@ func TestPruneKeepsTheSafetySnapshot(t *testing.T) {
 
 // What has no readable metadata may be anything, so it is passed over.
 func TestPrunePassesOverTheUnknown(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
 	old := map[string]any{"created_at": "2020-01-01T00:00:00Z"}
 	dir := func(name string) string { return filepath.Join(s.BackupDir, "snapshots", name) }
 
-	s.put("bare", old).remove(metadataFile)
+	s.put("bare", old).Remove(backuptest.MetadataFile)
 	require.NoError(t, os.Mkdir(dir("empty"), 0o700))
-	s.put("cut", old).write(metadataFile, []byte("{"))
-	s.put("shape", nil).set(map[string]any{"created_at": "yesterday"})
-	s.put("later", nil).set(map[string]any{"format_version": 2})
-	s.put("large", old).write(metadataFile, bytes.Repeat([]byte(" "), 1<<20+1))
+	s.put("cut", old).Write(backuptest.MetadataFile, []byte("{"))
+	s.put("shape", nil).Set(map[string]any{"created_at": "yesterday"})
+	s.put("later", nil).Set(map[string]any{"format_version": 2})
+	s.put("large", old).Write(backuptest.MetadataFile, bytes.Repeat([]byte(" "), 1<<20+1))
 	d := s.put("directory", old)
-	d.remove(metadataFile)
-	require.NoError(t, os.Mkdir(d.path(metadataFile), 0o700))
+	d.Remove(backuptest.MetadataFile)
+	require.NoError(t, os.Mkdir(d.Path(backuptest.MetadataFile), 0o700))
 	// Damage elsewhere does not make its age unknown.
-	s.put("damaged", old).flip(dbFile, 5000)
+	s.put("damaged", old).Flip(backuptest.DBFile, 5000)
 	// What the Python module made is judged as any.
 	python := s.put("python", old)
-	python.makePython()
+	python.MakePython()
 
-	unknown := readTree(t, s.BackupDir)
+	unknown := backuptest.ReadTree(t, s.BackupDir)
 	result := s.prune(backup.Retention{KeepLast: 1})
 	require.Equal(t, []string{stamps[1], stamps[0], "python", "damaged"}, result.Removed)
 	require.Equal(t, []backup.PassedSnapshot{
@@ -425,7 +410,7 @@ func TestPrunePassesOverTheUnknown(t *testing.T) {
 		{"cut", "metadata: invalid_json"},
 		{"bare", "no metadata"},
 	}, result.Passed)
-	left := readTree(t, s.BackupDir)
+	left := backuptest.ReadTree(t, s.BackupDir)
 	for _, passed := range result.Passed {
 		require.Contains(t, left, "snapshots/"+passed.Stamp)
 		for name := range left {
@@ -438,9 +423,9 @@ func TestPrunePassesOverTheUnknown(t *testing.T) {
 }
 
 func TestPruneOptions(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	s.putDays(2)
-	before := readTree(t, s.BackupDir)
+	before := backuptest.ReadTree(t, s.BackupDir)
 	for name, keep := range map[string]backup.Retention{
 		"nothing":          {},
 		"nothing, dry":     {DryRun: true},
@@ -463,7 +448,7 @@ func TestPruneOptions(t *testing.T) {
 	}
 	_, err := backup.PruneRuntimeBackups(t.Context(), backup.Options{}, backup.Retention{KeepLast: 1})
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
-	require.Equal(t, before, readTree(t, s.BackupDir))
+	require.Equal(t, before, backuptest.ReadTree(t, s.BackupDir))
 
 	for name, keep := range map[string]backup.Retention{
 		"last": {KeepLast: 9}, "hourly": {KeepHourly: 9}, "daily": {KeepDaily: 9}, "weekly": {KeepWeekly: 9},
@@ -490,7 +475,7 @@ func TestPruneNothing(t *testing.T) {
 
 	_, err := backup.PruneRuntimeBackups(t.Context(), backup.Options{BackupDir: t.TempDir() + "\x00"}, keep)
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
-	write(t, filepath.Join(dir, "file"), "")
+	backuptest.Write(t, filepath.Join(dir, "file"), "")
 	_, err = backup.PruneRuntimeBackups(t.Context(), backup.Options{BackupDir: filepath.Join(dir, "file")}, keep)
 	require.Error(t, err)
 }
@@ -529,10 +514,10 @@ func TestPruneJSON(t *testing.T) {
 
 // foreign fills the backup directory with what is no snapshot of any kind, some
 // of it with names that look so, and gives a check that all of it is as it was.
-func (s *shelf) foreign() (requireUntouched func()) {
-	t := s.t
+func (s *snapshotSet) foreign() (requireUntouched func()) {
+	t := s.T
 	t.Helper()
-	outside := filepath.Join(s.dir, "outside")
+	outside := filepath.Join(s.Dir, "outside")
 	dirs := []string{
 		"notes",
 		".atocore-staging-",
@@ -547,14 +532,14 @@ func (s *shelf) foreign() (requireUntouched func()) {
 			dir = filepath.Join(s.BackupDir, dir)
 		}
 		require.NoError(t, os.MkdirAll(dir, 0o755))
-		write(t, filepath.Join(dir, "keep"), dir)
-		write(t, filepath.Join(dir, metadataFile), string(s.model.read(metadataFile)))
+		backuptest.Write(t, filepath.Join(dir, "keep"), dir)
+		backuptest.Write(t, filepath.Join(dir, backuptest.MetadataFile), string(s.model.Read(backuptest.MetadataFile)))
 	}
 	files := []string{
-		".atocore-staging-00000000000000aa", manifestFile, filepath.Join("snapshots", "README"), filepath.Join("snapshots", "20200102T000000Z"),
+		".atocore-staging-00000000000000aa", backuptest.ManifestFile, filepath.Join("snapshots", "README"), filepath.Join("snapshots", "20200102T000000Z"),
 	}
 	for _, file := range files {
-		write(t, filepath.Join(s.BackupDir, file), file)
+		backuptest.Write(t, filepath.Join(s.BackupDir, file), file)
 	}
 	links := []string{".atocore-staging-00000000000000bb", filepath.Join("snapshots", "20200103T000000Z"), filepath.Join("snapshots", "20200104T000000Z")}
 	for i, link := range links {
@@ -563,9 +548,9 @@ func (s *shelf) foreign() (requireUntouched func()) {
 			t.Skipf("no symbolic links here: %v", err)
 		}
 	}
-	look := func() map[string]treeFile {
-		tree := readTree(t, outside)
-		for name, file := range readTree(t, s.BackupDir) {
+	look := func() map[string]backuptest.File {
+		tree := backuptest.ReadTree(t, outside)
+		for name, file := range backuptest.ReadTree(t, s.BackupDir) {
 			first, rest, _ := strings.Cut(name, "/")
 			if slices.Contains(dirs, first) || slices.Contains(files, filepath.FromSlash(name)) || slices.Contains(links, filepath.FromSlash(name)) {
 				tree[first+"//"+rest] = file
@@ -587,21 +572,21 @@ func (s *shelf) foreign() (requireUntouched func()) {
 // Nothing but snapshots is removed, and what a link in one leads to is not in
 // it.
 func TestPruneTouchesNothingElse(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(4)
-	target := filepath.Join(s.dir, "target")
+	target := filepath.Join(s.Dir, "target")
 	require.NoError(t, os.Mkdir(target, 0o755))
-	write(t, filepath.Join(target, "keep"), "precious")
-	before := readTree(t, target)
+	backuptest.Write(t, filepath.Join(target, "keep"), "precious")
+	before := backuptest.ReadTree(t, target)
 	// As a person might have left it: links, a file of other names.
 	for i, name := range []string{"link", "db/link"} {
-		if err := os.Symlink([]string{target, filepath.Join(target, "keep")}[i], s.snapshot(stamps[0], name)); err != nil {
+		if err := os.Symlink([]string{target, filepath.Join(target, "keep")}[i], s.SnapshotPath(stamps[0], name)); err != nil {
 			t.Skipf("no symbolic links here: %v", err)
 		}
 	}
-	require.NoError(t, os.Link(filepath.Join(target, "keep"), s.snapshot(stamps[0], "hard")))
-	require.NoError(t, os.RemoveAll(s.snapshot(stamps[1], "config")))
-	if err := os.Symlink(target, s.snapshot(stamps[1], "config")); err != nil {
+	require.NoError(t, os.Link(filepath.Join(target, "keep"), s.SnapshotPath(stamps[0], "hard")))
+	require.NoError(t, os.RemoveAll(s.SnapshotPath(stamps[1], "config")))
+	if err := os.Symlink(target, s.SnapshotPath(stamps[1], "config")); err != nil {
 		t.Skipf("no symbolic links here: %v", err)
 	}
 	requireUntouched := s.foreign()
@@ -609,29 +594,29 @@ func TestPruneTouchesNothingElse(t *testing.T) {
 	result := s.prune(backup.Retention{KeepLast: 2})
 	require.Equal(t, []string{stamps[1], stamps[0]}, result.Removed)
 	require.Empty(t, result.Passed)
-	require.Equal(t, before, readTree(t, target))
+	require.Equal(t, before, backuptest.ReadTree(t, target))
 	requireUntouched()
-	require.Equal(t, stamps[2:], s.stamps())
+	require.Equal(t, stamps[2:], s.Stamps())
 }
 
 func TestPruneLog(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
-	log := s.record()
+	log := s.Record()
 	s.prune(backup.Retention{KeepLast: 1, DryRun: true})
-	require.Empty(t, log.lines())
+	require.Empty(t, log.Lines())
 	s.prune(backup.Retention{KeepLast: 1})
 	require.Equal(t, []string{
-		"runtime_backup_removed stamp=" + stamps[0] + " path=" + s.snapshot(stamps[0]),
-		"runtime_backup_removed stamp=" + stamps[1] + " path=" + s.snapshot(stamps[1]),
-	}, log.lines(), "oldest first")
-	log.clear()
+		"runtime_backup_removed stamp=" + stamps[0] + " path=" + s.SnapshotPath(stamps[0]),
+		"runtime_backup_removed stamp=" + stamps[1] + " path=" + s.SnapshotPath(stamps[1]),
+	}, log.Lines(), "oldest first")
+	log.Clear()
 	s.prune(backup.Retention{KeepLast: 1})
-	require.Empty(t, log.lines())
+	require.Empty(t, log.Lines())
 }
 
 func TestPruneProgress(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
 	var got []backup.Progress
 	s.OnProgress = func(p backup.Progress) { got = append(got, p) }
@@ -639,18 +624,18 @@ func TestPruneProgress(t *testing.T) {
 	prune := backup.PhasePrune
 	require.Equal(t, []backup.Progress{
 		{Phase: prune},
-		{Phase: prune, Path: s.snapshot(stamps[0]), Files: 0, TotalFiles: 2},
-		{Phase: prune, Path: s.snapshot(stamps[1]), Files: 1, TotalFiles: 2},
+		{Phase: prune, Path: s.SnapshotPath(stamps[0]), Files: 0, TotalFiles: 2},
+		{Phase: prune, Path: s.SnapshotPath(stamps[1]), Files: 1, TotalFiles: 2},
 		{Phase: prune, Files: 2, TotalFiles: 2},
 	}, got)
 }
 
 // Relative paths mean the same in a prune as in every other call.
 func TestPruneRelativeDirectory(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(2)
-	t.Chdir(s.dir)
-	opts := backup.Options{BackupDir: filepath.Base(s.BackupDir), Clock: noon}
+	t.Chdir(s.Dir)
+	opts := backup.Options{BackupDir: filepath.Base(s.BackupDir), Clock: backuptest.Noon}
 	result, err := backup.PruneRuntimeBackups(t.Context(), opts, backup.Retention{KeepLast: 1})
 	require.NoError(t, err)
 	require.Equal(t, stamps[:1], result.Removed)
@@ -658,7 +643,7 @@ func TestPruneRelativeDirectory(t *testing.T) {
 
 // pauses calls back wherever a prune calls its host: before each snapshot that
 // it removes, and when that is out of sight but still there.
-func (s *shelf) pauses(at func(event string)) {
+func (s *snapshotSet) pauses(at func(event string)) {
 	s.OnProgress = func(p backup.Progress) {
 		if p.Path != "" {
 			at("remove " + filepath.Base(p.Path))
@@ -695,7 +680,7 @@ func events(stamps []string) (all []string) {
 // list, and the result says which; what is left of the one at hand is removed
 // by the next call.
 func TestPruneIsCutOff(t *testing.T) {
-	model := newShelf(t)
+	model := newSnapshotSet(t)
 	for name, cut := range map[string]struct {
 		how  func(cancel func())
 		want error
@@ -721,13 +706,13 @@ func TestPruneIsCutOff(t *testing.T) {
 				require.LessOrEqual(t, len(seen), n+2)
 				require.Equal(t, events(stamps[:3])[:len(seen)], seen)
 
-				gone := slices.Clone(stamps[:len(stamps)-len(s.stamps())])
-				require.Equal(t, stamps[len(gone):], s.stamps())
+				gone := slices.Clone(stamps[:len(stamps)-len(s.Stamps())])
+				require.Equal(t, stamps[len(gone):], s.Stamps())
 				slices.Reverse(gone)
 				require.ElementsMatch(t, gone, result.Removed)
 				require.True(t, slices.Equal(gone, result.Removed), "newest first")
-				require.LessOrEqual(t, len(s.staging()), 1)
-				for _, stamp := range s.stamps() {
+				require.LessOrEqual(t, len(s.Staging()), 1)
+				for _, stamp := range s.Stamps() {
 					_, err := backup.ValidateBackup(t.Context(), backup.Options{BackupDir: s.BackupDir}, stamp)
 					require.NoError(t, err)
 				}
@@ -736,49 +721,49 @@ func TestPruneIsCutOff(t *testing.T) {
 				if n%2 == 0 {
 					s.prune(backup.Retention{KeepLast: -1})
 				} else {
-					s.create()
+					s.Create()
 				}
-				s.requireNoStaging()
+				s.RequireNoStaging()
 			})
 		}
 	}
 }
 
 func TestPruneHeedsItsContext(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(2)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for _, opts := range []backup.Options{s.Options, {BackupDir: filepath.Join(s.dir, "none")}} {
+	for _, opts := range []backup.Options{s.Options, {BackupDir: filepath.Join(s.Dir, "none")}} {
 		for _, dry := range []bool{false, true} {
 			_, err := backup.PruneRuntimeBackups(ctx, opts, backup.Retention{KeepLast: 1, DryRun: dry})
 			require.ErrorIs(t, err, context.Canceled)
 		}
 	}
-	require.Equal(t, stamps, s.stamps())
+	require.Equal(t, stamps, s.Stamps())
 }
 
 func TestPruneClockPanics(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(2)
-	s.Clock = clockFunc(func() time.Time { panic(errHandler) })
+	s.Clock = backuptest.ClockFunc(func() time.Time { panic(errHandler) })
 	_, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1})
 	require.ErrorIs(t, err, backup.ErrPanic)
 	require.ErrorIs(t, err, errHandler)
-	require.Equal(t, stamps, s.stamps())
+	require.Equal(t, stamps, s.Stamps())
 }
 
 // Beside an unfinished restore nothing is removed: it may need any snapshot.
 func TestPruneRefusesBesideAnUnfinishedRestore(t *testing.T) {
-	for name, place := range map[string]func(*shelf) string{
-		"in the backup directory": func(s *shelf) string { return s.BackupDir },
-		"beside the database":     func(s *shelf) string { return filepath.Dir(s.DatabasePath) },
+	for name, place := range map[string]func(*snapshotSet) string{
+		"in the backup directory": func(s *snapshotSet) string { return s.BackupDir },
+		"beside the database":     func(s *snapshotSet) string { return filepath.Dir(s.DatabasePath) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newShelf(t)
+			s := newSnapshotSet(t)
 			stamps := s.putDays(2)
 			journal := filepath.Join(place(s), ".atocore-restore.journal")
-			write(t, journal, "{}")
+			backuptest.Write(t, journal, "{}")
 			for _, dry := range []bool{false, true} {
 				result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1, DryRun: dry})
 				require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
@@ -786,7 +771,7 @@ func TestPruneRefusesBesideAnUnfinishedRestore(t *testing.T) {
 				require.Nil(t, result)
 			}
 			require.NoError(t, os.Remove(journal))
-			require.Equal(t, stamps, s.stamps())
+			require.Equal(t, stamps, s.Stamps())
 			require.Equal(t, stamps[:1], s.prune(backup.Retention{KeepLast: 1}).Removed)
 		})
 	}
@@ -796,43 +781,43 @@ func init() { roles["prune"] = rolePrune }
 
 // rolePrune removes all but the last keep snapshots of a backup directory. It
 // says where it is, waits for a line each time, and says the result.
-func rolePrune(p parent, args []string) error {
+func rolePrune(p *backuptest.Parent, args []string) error {
 	keep, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
-	s := &shelf{store: &store{Options: backup.Options{BackupDir: args[0]}}}
+	s := &snapshotSet{Store: &backuptest.Store{Options: backup.Options{BackupDir: args[0]}}}
 	s.pauses(func(event string) {
-		p.say(event)
-		p.hear()
+		p.Say(event)
+		p.Hear()
 	})
 	result, err := backup.PruneRuntimeBackups(context.Background(), s.Options, backup.Retention{KeepLast: keep})
 	if err != nil {
 		return err
 	}
 	text, err := json.Marshal(result)
-	p.say(string(text))
+	p.Say(string(text))
 	return err
 }
 
 // startPrune starts rolePrune and lets it go on until it is at event.
-func (s *shelf) startPrune(keep int, event string) *child {
-	s.t.Helper()
-	c := startChild(s.t, "prune", s.BackupDir, fmt.Sprint(keep))
-	for at := c.hear(); at != event; at = c.ask("go on") {
-		require.NotContains(s.t, at, "{", "it has ended")
+func (s *snapshotSet) startPrune(keep int, event string) *backuptest.Child {
+	s.T.Helper()
+	c := backuptest.Start(s.T, "prune", s.BackupDir, fmt.Sprint(keep))
+	for at := c.Hear(); at != event; at = c.Ask("go on") {
+		require.NotContains(s.T, at, "{", "it has ended")
 	}
 	return c
 }
 
 // finish lets rolePrune go on to its end and gives the stamps it removed.
-func (c *child) finish() (removed []string) {
-	c.t.Helper()
+func finishPrune(t *testing.T, c *backuptest.Child) (removed []string) {
+	t.Helper()
 	for {
-		if line := c.ask("go on"); strings.HasPrefix(line, "{") {
-			c.wait()
+		if line := c.Ask("go on"); strings.HasPrefix(line, "{") {
+			c.Wait()
 			var result struct{ Removed []string }
-			require.NoError(c.t, json.Unmarshal([]byte(line), &result))
+			require.NoError(t, json.Unmarshal([]byte(line), &result))
 			return result.Removed
 		}
 	}
@@ -841,25 +826,25 @@ func (c *child) finish() (removed []string) {
 // A prune that is killed, wherever it is, leaves whole snapshots and what the
 // next call removes.
 func TestPruneIsKilled(t *testing.T) {
-	model := newShelf(t)
+	model := newSnapshotSet(t)
 	left := 0
 	for n, event := range events(model.putDays(4)[:3]) {
 		t.Run(event, func(t *testing.T) {
 			s := model.empty(t)
 			stamps := s.putDays(4)
-			s.startPrune(1, event).kill()
-			require.Equal(t, stamps[(n+1)/2:], s.stamps())
-			for _, stamp := range s.stamps() {
+			s.startPrune(1, event).Kill()
+			require.Equal(t, stamps[(n+1)/2:], s.Stamps())
+			for _, stamp := range s.Stamps() {
 				_, err := backup.ValidateBackup(t.Context(), s.Options, stamp)
 				require.NoError(t, err)
 			}
-			left += len(s.staging())
+			left += len(s.Staging())
 			if n%4 < 2 {
-				require.Equal(t, stamps[len(stamps)-1:], func() []string { s.prune(backup.Retention{KeepLast: 1}); return s.stamps() }())
+				require.Equal(t, stamps[len(stamps)-1:], func() []string { s.prune(backup.Retention{KeepLast: 1}); return s.Stamps() }())
 			} else {
-				s.create()
+				s.Create()
 			}
-			s.requireNoStaging()
+			s.RequireNoStaging()
 		})
 	}
 	require.Positive(t, left, "no kill came at a moment that matters")
@@ -868,61 +853,61 @@ func TestPruneIsKilled(t *testing.T) {
 // Creates, lists, validates and other prunes go on while one removes a
 // snapshot in another process, and none of them sees it or touches it.
 func TestPruneBesideEveryOtherCall(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(4)
 	c := s.startPrune(1, "gone "+stamps[0])
-	require.Equal(t, stamps[1:], s.stamps())
+	require.Equal(t, stamps[1:], s.Stamps())
 	report, err := backup.ValidateBackup(t.Context(), s.Options, stamps[0])
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
-	require.Equal(t, []string{"snapshot_directory_missing"}, brief(report.Problems))
+	require.Equal(t, []string{"snapshot_directory_missing"}, backuptest.Brief(report.Problems))
 	_, err = backup.ValidateBackup(t.Context(), s.Options, stamps[1])
 	require.NoError(t, err)
 
-	gone := readTree(t, s.staging()[0])
-	require.Contains(t, gone, metadataFile)
-	s.Clock = fixedClock{noon.now.AddDate(0, 0, -9)}
-	made := s.create().Stamp
-	s.Clock = noon
+	gone := backuptest.ReadTree(t, s.Staging()[0])
+	require.Contains(t, gone, backuptest.MetadataFile)
+	s.Clock = backuptest.Clock{Time: backuptest.Noon.Time.AddDate(0, 0, -9)}
+	made := s.Create().Stamp
+	s.Clock = backuptest.Noon
 	result := s.prune(backup.Retention{KeepLast: 3})
 	require.Equal(t, []string{made}, result.Removed)
-	require.Equal(t, gone, readTree(t, s.staging()[0]), "another process removes this one")
+	require.Equal(t, gone, backuptest.ReadTree(t, s.Staging()[0]), "another process removes this one")
 
-	require.Equal(t, []string{stamps[2], stamps[1], stamps[0]}, c.finish())
-	require.Equal(t, stamps[3:], s.stamps())
+	require.Equal(t, []string{stamps[2], stamps[1], stamps[0]}, finishPrune(t, c))
+	require.Equal(t, stamps[3:], s.Stamps())
 }
 
 // Of two prunes at once each removes what the other does not, and neither
 // fails.
 func TestTwoPrunesAtOnce(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(12)
 	a := s.startPrune(2, "remove "+stamps[0])
 	b := s.startPrune(2, "remove "+stamps[0])
 	// Both know all of the snapshots now. The one is a step ahead, then the
 	// other.
-	for _, c := range []*child{a, b, b, b, b, b, b, a, a, a} {
-		c.ask("go on")
+	for _, c := range []*backuptest.Child{a, b, b, b, b, b, b, a, a, a} {
+		c.Ask("go on")
 	}
-	removed := append(a.finish(), b.finish()...)
+	removed := append(finishPrune(t, a), finishPrune(t, b)...)
 	require.ElementsMatch(t, stamps[:10], removed, "each is removed by one of them")
-	require.Equal(t, stamps[10:], s.stamps())
+	require.Equal(t, stamps[10:], s.Stamps())
 }
 
 // A list never shows a snapshot by halves, however fast they come and go, and
 // a create's snapshot is whole when it returns.
 func TestPruneAgainAndAgainBesideCreates(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	s.Clock = nil
 	old := len(s.putDays(40))
 	stop := make(chan struct{})
-	c := startChild(t, "prune and prune", s.BackupDir)
+	c := backuptest.Start(t, "prune and prune", s.BackupDir)
 	listed := make(chan error, 4)
 	for range cap(listed) {
 		go func() { listed <- s.listUntil(stop) }()
 	}
 	const creates = 8
 	for range creates {
-		meta := s.create()
+		meta := s.Create()
 		_, err := backup.ValidateBackup(t.Context(), s.Options, meta.Stamp)
 		require.NoError(t, err, "the newest is never removed")
 	}
@@ -930,16 +915,16 @@ func TestPruneAgainAndAgainBesideCreates(t *testing.T) {
 	for range cap(listed) {
 		require.NoError(t, <-listed)
 	}
-	removed, err := strconv.Atoi(c.ask("stop"))
+	removed, err := strconv.Atoi(c.Ask("stop"))
 	require.NoError(t, err)
-	c.wait()
+	c.Wait()
 	require.Positive(t, removed)
-	require.Len(t, s.stamps(), old+creates-removed)
+	require.Len(t, s.Stamps(), old+creates-removed)
 }
 
 // listUntil lists again and again, and tells of a snapshot that has no
 // metadata.
-func (s *shelf) listUntil(stop chan struct{}) error {
+func (s *snapshotSet) listUntil(stop chan struct{}) error {
 	for {
 		list, err := backup.ListRuntimeBackups(context.Background(), s.Options)
 		for _, snapshot := range list {
@@ -962,7 +947,7 @@ func init() { roles["prune and prune"] = rolePruneAndPrune }
 
 // rolePruneAndPrune keeps the last snapshot, until it is told to stop. Then it
 // says how many it has removed.
-func rolePruneAndPrune(p parent, args []string) error {
+func rolePruneAndPrune(p *backuptest.Parent, args []string) error {
 	removed := 0
 	for {
 		result, err := backup.PruneRuntimeBackups(context.Background(), backup.Options{BackupDir: args[0]}, backup.Retention{KeepLast: 1})
@@ -970,11 +955,9 @@ func rolePruneAndPrune(p parent, args []string) error {
 			return err
 		}
 		removed += len(result.Removed)
-		select {
-		case <-p.lines:
-			p.say(fmt.Sprint(removed))
+		if p.Heard() {
+			p.Say(fmt.Sprint(removed))
 			return nil
-		default:
 		}
 	}
 }

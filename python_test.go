@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // A python is a process that stands in for the Python module.
@@ -74,17 +75,20 @@ func jsonOf(t *testing.T, v any) string {
 }
 
 // pythonStores are stores of the kinds that both sides must agree on.
-var pythonStores = map[string]func(t *testing.T, s *store){
-	"whole":      func(t *testing.T, s *store) {},
-	"no Chroma":  func(t *testing.T, s *store) { s.IncludeChroma = false },
-	"lost parts": func(t *testing.T, s *store) { require.NoError(t, os.Remove(s.RegistryPath)); s.ChromaPath += "-not" },
-	"rollback journal": func(t *testing.T, s *store) {
-		inDatabase(t, s.DatabasePath, func(db *sql.DB) {
+var pythonStores = map[string]func(t *testing.T, s *backuptest.Store){
+	"whole":     func(t *testing.T, s *backuptest.Store) {},
+	"no Chroma": func(t *testing.T, s *backuptest.Store) { s.IncludeChroma = false },
+	"lost parts": func(t *testing.T, s *backuptest.Store) {
+		require.NoError(t, os.Remove(s.RegistryPath))
+		s.ChromaPath += "-not"
+	},
+	"rollback journal": func(t *testing.T, s *backuptest.Store) {
+		backuptest.InDatabase(t, s.DatabasePath, func(db *sql.DB) {
 			_, err := db.Exec("PRAGMA journal_mode = delete")
 			require.NoError(t, err)
 		})
 	},
-	"awkward names": func(t *testing.T, s *store) {
+	"awkward names": func(t *testing.T, s *backuptest.Store) {
 		if runtime.GOOS != "linux" {
 			t.Skip("such names are not possible on every file system")
 		}
@@ -102,13 +106,13 @@ func TestPythonReadsOurSnapshots(t *testing.T) {
 	python := startPython(t)
 	for name, prepare := range pythonStores {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			prepare(t, s)
-			stamps := []string{s.create().Stamp, s.create().Stamp}
-			require.NoError(t, os.Mkdir(s.snapshot("zzz"), 0o700))
-			require.NoError(t, os.Mkdir(s.snapshot("zzz-cut"), 0o700))
-			require.NoError(t, os.WriteFile(s.snapshot("zzz-cut", metadataFile), []byte("{"), 0o600))
-			before := (&specimen{t: t, Options: s.Options}).tree()
+			stamps := []string{s.Create().Stamp, s.Create().Stamp}
+			require.NoError(t, os.Mkdir(s.SnapshotPath("zzz"), 0o700))
+			require.NoError(t, os.Mkdir(s.SnapshotPath("zzz-cut"), 0o700))
+			require.NoError(t, os.WriteFile(s.SnapshotPath("zzz-cut", backuptest.MetadataFile), []byte("{"), 0o600))
+			before := s.Snapshot("").State()
 
 			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 			require.NoError(t, err)
@@ -121,9 +125,9 @@ func TestPythonReadsOurSnapshots(t *testing.T) {
 				require.JSONEq(t, out, jsonOf(t, report))
 				require.Contains(t, out, `"valid": true`)
 			}
-			require.Equal(t, before, (&specimen{t: t, Options: s.Options}).tree(), "Python changed a snapshot of ours")
+			require.Equal(t, before, s.Snapshot("").State(), "Python changed a snapshot of ours")
 			for _, stamp := range []string{"zzz", "zzz-cut"} {
-				require.NoError(t, os.RemoveAll(s.snapshot(stamp)))
+				require.NoError(t, os.RemoveAll(s.SnapshotPath(stamp)))
 			}
 		})
 	}
@@ -134,7 +138,7 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 	python := startPython(t)
 	for name, prepare := range pythonStores {
 		t.Run(name, func(t *testing.T) {
-			s := newSmallStore(t)
+			s := backuptest.NewSmallStore(t)
 			prepare(t, s)
 			stamps := map[string]string{
 				"20260102T030405Z": "2026-01-02T03:04:05.678901+00:00",
@@ -145,7 +149,7 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 			for _, time := range stamps {
 				python.call("create", s.BackupDir, s.DatabasePath, s.RegistryPath, s.ChromaPath, time, s.IncludeChroma)
 			}
-			ours := s.create().Stamp // both kinds in one directory
+			ours := s.Create().Stamp // both kinds in one directory
 			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 			require.NoError(t, err)
 			require.Len(t, list, len(stamps)+1)
@@ -155,14 +159,17 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 				require.Equal(t, snapshot.Stamp == ours, snapshot.Metadata.FormatVersion == 1)
 			}
 			for stamp := range stamps {
-				report := (&specimen{t: t, Options: s.Options, stamp: stamp}).requireProblems()
+				snapshot := s.Snapshot(stamp)
+				snapshot.Options = s.Options
+				report := snapshot.RequireProblems()
 				require.JSONEq(t, python.call("validate", s.BackupDir, stamp), jsonOf(t, report))
 			}
 
 			moved := s.BackupDir + "-moved"
 			require.NoError(t, os.Rename(s.BackupDir, moved))
+			s.BackupDir = moved
 			for stamp := range stamps {
-				(&specimen{t: t, Options: backup.Options{BackupDir: moved}, stamp: stamp}).requireProblems()
+				s.Snapshot(stamp).RequireProblems()
 			}
 		})
 	}
@@ -171,28 +178,28 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 // Where both look, both find the same.
 func TestPythonAgreesOnDamage(t *testing.T) {
 	python := startPython(t)
-	made := newSmallStore(t)
-	meta := made.create()
-	s := &specimen{t: t, Options: backup.Options{BackupDir: made.BackupDir}, stamp: meta.Stamp}
+	made := backuptest.NewSmallStore(t)
+	meta := made.Create()
+	s := made.Snapshot(meta.Stamp)
 	for _, test := range []struct {
 		code   backup.Code
 		damage func()
 	}{
-		{backup.CodeRegistryInvalidJSON, func() { s.write(registryFile, []byte("{")) }},
-		{backup.CodeRegistryMissing, func() { s.remove(registryFile) }},
-		{backup.CodeChromaMissing, func() { s.remove("chroma") }},
-		{backup.CodeDBIntegrity, func() { loseIndexEntries(s, 1) }},
-		{backup.CodeDBOpen, func() { s.write(dbFile, bytes.Repeat([]byte("x"), 8192)) }},
-		{backup.CodeDBMissing, func() { s.remove(dbFile) }},
-		{backup.CodeMetadataInvalidJSON, func() { s.write(metadataFile, []byte("[")) }},
-		{backup.CodeMetadataMissing, func() { s.remove(metadataFile) }},
-		{backup.CodeSnapshotMissing, func() { s.remove("") }},
+		{backup.CodeRegistryInvalidJSON, func() { s.Write(backuptest.RegistryFile, []byte("{")) }},
+		{backup.CodeRegistryMissing, func() { s.Remove(backuptest.RegistryFile) }},
+		{backup.CodeChromaMissing, func() { s.Remove("chroma") }},
+		{backup.CodeDBIntegrity, func() { s.LoseIndexEntries(1) }},
+		{backup.CodeDBOpen, func() { s.Write(backuptest.DBFile, bytes.Repeat([]byte("x"), 8192)) }},
+		{backup.CodeDBMissing, func() { s.Remove(backuptest.DBFile) }},
+		{backup.CodeMetadataInvalidJSON, func() { s.Write(backuptest.MetadataFile, []byte("[")) }},
+		{backup.CodeMetadataMissing, func() { s.Remove(backuptest.MetadataFile) }},
+		{backup.CodeSnapshotMissing, func() { s.Remove("") }},
 	} {
 		test.damage() // on top of what was done before
 		var theirs struct{ Errors []string }
-		require.NoError(t, json.Unmarshal([]byte(python.call("validate", s.BackupDir, s.stamp)), &theirs))
+		require.NoError(t, json.Unmarshal([]byte(python.call("validate", s.BackupDir, s.Stamp)), &theirs))
 		codes := make(map[string]bool)
-		for _, problem := range brief(s.validate().Problems) {
+		for _, problem := range backuptest.Brief(s.Validate().Problems) {
 			code, _, _ := bytes.Cut([]byte(problem), []byte(":"))
 			codes[string(code)] = true
 		}

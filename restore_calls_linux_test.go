@@ -10,21 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 func init() {
 	// One call on the store in args[0], whose snapshot is args[2]. At the
 	// beginning of the phase args[3], if there is one, it says so and waits for
 	// a line.
-	roles["call"] = func(p parent, args []string) error {
+	roles["call"] = func(p *backuptest.Parent, args []string) error {
 		opts, stamp := storeAt(args[0]), args[2]
 		if len(args) > 3 {
 			waited := false
 			opts.OnProgress = func(now backup.Progress) {
 				if string(now.Phase) == args[3] && !waited {
 					waited = true
-					p.say("at " + args[3])
-					p.hear()
+					p.Say("at " + args[3])
+					p.Hear()
 				}
 			}
 		}
@@ -32,7 +33,7 @@ func init() {
 		if err != nil {
 			return err
 		}
-		p.say("done")
+		p.Say("done")
 		return nil
 	}
 }
@@ -56,16 +57,16 @@ func callByName(opts backup.Options, name, stamp string) (err error) {
 
 // smallStore makes a store in generation "old", with a snapshot in generation
 // "new".
-func smallStore(t *testing.T) (s *store, stamp string) {
+func smallStore(t *testing.T) (s *backuptest.Store, stamp string) {
 	t.Helper()
 	dir := t.TempDir()
-	s = &store{t: t, dir: dir, Options: storeAt(dir)}
+	s = &backuptest.Store{T: t, Dir: dir, Options: storeAt(dir)}
 	require.NoError(t, os.MkdirAll(filepath.Dir(s.DatabasePath), 0o755))
 	writeGeneration(t, s.Options, "new")
-	stamp = s.create().Stamp
+	stamp = s.Create().Stamp
 	require.NoError(t, os.RemoveAll(filepath.Dir(s.DatabasePath)))
 	writeGeneration(t, s.Options, "old")
-	t.Cleanup(func() { s.requireClean(); s.requireNoRemains() })
+	t.Cleanup(func() { s.RequireClean(); s.RequireNoRemains() })
 	return s, stamp
 }
 
@@ -102,16 +103,16 @@ func TestCallsBesideEachOther(t *testing.T) {
 	} {
 		t.Run(tt.second+" beside "+tt.first+" at "+tt.phase, func(t *testing.T) {
 			s, stamp := smallStore(t)
-			c := startChild(t, "call", s.dir, tt.first, stamp, tt.phase)
-			require.Equal(t, "at "+tt.phase, c.hear())
+			c := backuptest.Start(t, "call", s.Dir, tt.first, stamp, tt.phase)
+			require.Equal(t, "at "+tt.phase, c.Hear())
 			err := callByName(s.Options, tt.second, stamp)
 			if tt.want != nil {
 				require.ErrorIs(t, err, tt.want)
 			} else {
 				require.NoError(t, err)
 			}
-			require.Equal(t, "done", c.ask(""))
-			c.wait()
+			require.Equal(t, "done", c.Ask(""))
+			c.Wait()
 			want := "old"
 			if tt.first == "restore" || tt.second == "restore" && tt.want == nil {
 				want = "new"
@@ -128,20 +129,20 @@ func TestRestoreNoticesIdleConnections(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		t.Skip("this system does not tell who has a file open")
 	}
-	for name, file := range map[string]func(s *store) string{
-		"the database":     func(s *store) string { return s.DatabasePath },
-		"Chroma's own one": func(s *store) string { return filepath.Join(s.ChromaPath, "chroma.sqlite3") },
+	for name, file := range map[string]func(s *backuptest.Store) string{
+		"the database":     func(s *backuptest.Store) string { return s.DatabasePath },
+		"Chroma's own one": func(s *backuptest.Store) string { return filepath.Join(s.ChromaPath, "chroma.sqlite3") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
-			m := s.create()
-			db := openDB(t, file(s), "_pragma=journal_mode(delete)")
+			s := backuptest.NewStore(t)
+			m := s.Create()
+			db := backuptest.OpenDB(t, file(s), "_pragma=journal_mode(delete)")
 			var n int
 			require.NoError(t, db.QueryRow("SELECT count(*) FROM sqlite_schema").Scan(&n))
 			_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, m.Stamp)
 			require.ErrorIs(t, err, backup.ErrDatabaseInUse)
 			require.NoError(t, db.Close())
-			s.restore(m.Stamp)
+			s.Restore(m.Stamp)
 		})
 	}
 }
@@ -162,7 +163,7 @@ func TestRestoreHoldsTheGuardForTheWholeSwap(t *testing.T) {
 			require.True(t, held, p.Phase)
 		}
 	}
-	s.restore(stamp)
+	s.Restore(stamp)
 	require.False(t, held)
 	require.Equal(t, 1, taken, "the safety snapshot does not take it again")
 	s.Locker, s.OnProgress = nil, nil
@@ -171,9 +172,9 @@ func TestRestoreHoldsTheGuardForTheWholeSwap(t *testing.T) {
 func TestRestoreFromAReadOnlyBackupDirectory(t *testing.T) {
 	t.Parallel()
 	s, stamp := smallStore(t)
-	readOnly := filepath.Join(s.dir, "read-only")
+	readOnly := filepath.Join(s.Dir, "read-only")
 	require.NoError(t, os.Mkdir(readOnly, 0o755))
-	mountReadOnly(t, s.BackupDir, readOnly)
+	backuptest.MountReadOnly(t, s.BackupDir, readOnly)
 	opts := s.Options
 	opts.BackupDir = readOnly
 	r, err := backup.RestoreRuntimeBackup(context.Background(), opts, stamp)
@@ -186,46 +187,46 @@ func TestRestoreFromAReadOnlyBackupDirectory(t *testing.T) {
 func TestRestoreFromAMovedBackupDirectory(t *testing.T) {
 	t.Parallel()
 	s, stamp := smallStore(t)
-	moved := filepath.Join(s.dir, "moved")
+	moved := filepath.Join(s.Dir, "moved")
 	require.NoError(t, os.Rename(s.BackupDir, moved))
 	s.BackupDir = moved
-	s.restore(stamp)
+	s.Restore(stamp)
 	require.Equal(t, "new", generationOf(t, s.Options))
 }
 
 func TestRestoreASnapshotOfThePythonModule(t *testing.T) {
 	t.Parallel()
 	python := startPython(t)
-	s := newBareStore(t)
-	db := openDB(t, s.DatabasePath)
-	require.NoError(t, transfer(context.Background(), db, 1, 2, 3))
+	s := backuptest.NewBareStore(t)
+	db := backuptest.OpenDB(t, s.DatabasePath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 3))
 	python.call("create", s.BackupDir, s.DatabasePath, s.RegistryPath, s.ChromaPath, "2026-01-02T03:04:05+00:00", true)
-	chroma := treeOf(t, s.ChromaPath)
-	require.NoError(t, transfer(context.Background(), db, 1, 2, 3))
+	chroma := backuptest.ReadTree(t, s.ChromaPath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 3))
 	require.NoError(t, db.Close())
 	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "later"), nil, 0o600))
-	s.restore("20260102T030405Z")
+	s.Restore("20260102T030405Z")
 	require.Equal(t, 1, countRows(t, s.DatabasePath))
-	require.Equal(t, chroma, treeOf(t, s.ChromaPath))
+	require.Equal(t, chroma, backuptest.ReadTree(t, s.ChromaPath))
 }
 
 // A journal lies among backups, which may have come from anywhere.
 func TestJournalOfOtherPathsIsNotObeyed(t *testing.T) {
 	t.Parallel()
 	s, stamp := smallStore(t)
-	c := startChild(t, "call", s.dir, "restore", stamp, "verify")
-	require.Equal(t, "at verify", c.hear())
-	c.kill()
+	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "verify")
+	require.Equal(t, "at verify", c.Hear())
+	c.Kill()
 	other := s.Options
-	other.DatabasePath = filepath.Join(s.dir, "other.db")
-	makeDatabase(t, other.DatabasePath)
-	before := treeOf(t, filepath.Dir(s.DatabasePath))
+	other.DatabasePath = filepath.Join(s.Dir, "other.db")
+	backuptest.MakeDatabase(t, other.DatabasePath)
+	before := backuptest.ReadTree(t, filepath.Dir(s.DatabasePath))
 	_, err := backup.RestoreRuntimeBackup(context.Background(), other, stamp)
 	require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
 	require.ErrorContains(t, err, s.DatabasePath)
-	require.Equal(t, before, treeOf(t, filepath.Dir(s.DatabasePath)))
+	require.Equal(t, before, backuptest.ReadTree(t, filepath.Dir(s.DatabasePath)))
 
-	r := s.restore(stamp)
+	r := s.Restore(stamp)
 	require.Equal(t, "undone", r.Recovered)
 	require.Equal(t, "new", generationOf(t, s.Options))
 }
@@ -256,7 +257,7 @@ func TestStrangeJournals(t *testing.T) {
 	t.Run("begun and never written", func(t *testing.T) {
 		s, stamp := smallStore(t)
 		require.NoError(t, os.WriteFile(filepath.Join(s.BackupDir, ".atocore-restore.journal"), []byte(`{"version":1,"id":`), 0o600))
-		s.restore(stamp)
+		s.Restore(stamp)
 		require.Equal(t, "new", generationOf(t, s.Options))
 	})
 }
@@ -271,7 +272,7 @@ func TestRestoreKeepsOwners(t *testing.T) {
 	for _, path := range []string{s.DatabasePath, s.RegistryPath, s.ChromaPath} {
 		require.NoError(t, os.Chown(path, 12345, 54321))
 	}
-	s.restore(stamp)
+	s.Restore(stamp)
 	for _, path := range []string{s.DatabasePath, s.RegistryPath, s.ChromaPath, filepath.Join(s.ChromaPath, "same"), filepath.Join(s.ChromaPath, "segment-new", "header")} {
 		uid, gid := ownerOf(t, path)
 		require.Equal(t, []int{12345, 54321}, []int{uid, gid}, path)
@@ -283,11 +284,4 @@ func ownerOf(t *testing.T, path string) (uid, gid int) {
 	var st unix.Stat_t
 	require.NoError(t, unix.Lstat(path, &st))
 	return int(st.Uid), int(st.Gid)
-}
-
-// mountReadOnly shows source at target too, where nothing can be written.
-func mountReadOnly(t *testing.T, source, target string) {
-	t.Helper()
-	mountBind(t, source, target)
-	require.NoError(t, unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 }

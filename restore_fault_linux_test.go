@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // A strace runs roles while it meddles with their system calls.
@@ -40,7 +41,7 @@ func (s strace) run(t *testing.T, call, inject string, args ...string) (text str
 		flags = append(flags, "-P", s.path)
 	}
 	cmd := exec.Command(s.tool, append(append(flags, os.Args[0]), args...)...)
-	cmd.Env = append(os.Environ(), roleEnv+"=restore", "GOMAXPROCS=1")
+	cmd.Env = append(os.Environ(), backuptest.RoleEnv+"=restore", "GOMAXPROCS=1")
 	stdin, hold, perr := os.Pipe() // a role ends when its input does
 	require.NoError(t, perr)
 	cmd.Stdin = stdin
@@ -57,26 +58,26 @@ func (s strace) run(t *testing.T, call, inject string, args ...string) (text str
 
 // template makes a store in generation "old" with a snapshot in generation
 // "new", and gives a function that copies it to a directory of its own.
-func restoreTemplate(t *testing.T) (stamp string, fresh func(t *testing.T) *store) {
+func restoreTemplate(t *testing.T) (stamp string, fresh func(t *testing.T) *backuptest.Store) {
 	t.Helper()
 	template, m := smallStore(t)
-	return m, func(t *testing.T) *store {
+	return m, func(t *testing.T) *backuptest.Store {
 		t.Helper()
 		dir := t.TempDir()
 		require.NoError(t, os.RemoveAll(dir))
-		require.NoError(t, exec.Command("cp", "-a", template.dir, dir).Run())
-		return &store{t: t, dir: dir, Options: storeAt(dir)}
+		require.NoError(t, exec.Command("cp", "-a", template.Dir, dir).Run())
+		return &backuptest.Store{T: t, Dir: dir, Options: storeAt(dir)}
 	}
 }
 
 // recovered deals with what a restore left, by a call that can do nothing
 // else, and tells what the store is then.
-func (s *store) recovered() string {
-	s.t.Helper()
+func recovered(s *backuptest.Store) string {
+	s.T.Helper()
 	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
-	require.ErrorIs(s.t, err, backup.ErrInvalidBackup)
-	s.requireNoRemains()
-	return generationOf(s.t, s.Options)
+	require.ErrorIs(s.T, err, backup.ErrInvalidBackup)
+	s.RequireNoRemains()
+	return generationOf(s.T, s.Options)
 }
 
 // A call that fails, once or from then on, makes the restore fail with the old
@@ -101,7 +102,7 @@ func TestRestoreWithFailingCalls(t *testing.T) {
 			how := []string{"error=EIO:when=%d", "error=ENOSPC:when=%d+", "error=EACCES:when=%d"}[i%3]
 			name := fmt.Sprintf("%s "+how, call, n)
 			s := fresh(t)
-			text, hit, err := tracer.run(t, call, fmt.Sprintf(how, n), s.dir, stamp)
+			text, hit, err := tracer.run(t, call, fmt.Sprintf(how, n), s.Dir, stamp)
 			if !hit {
 				require.NoError(t, err, "%s: %s", name, text)
 				break
@@ -119,13 +120,13 @@ func TestRestoreWithFailingCalls(t *testing.T) {
 					want = "new"
 				}
 				require.Equal(t, want, generationOf(t, s.Options), "%s: %s", name, text)
-				s.requireNoRemains()
+				s.RequireNoRemains()
 			}
-			s.recovered()
-			s.restore(stamp)
+			recovered(s)
+			s.Restore(stamp)
 			require.Equal(t, "new", generationOf(t, s.Options), name)
-			s.requireNoRemains()
-			require.NoError(t, os.RemoveAll(s.dir))
+			s.RequireNoRemains()
+			require.NoError(t, os.RemoveAll(s.Dir))
 		}
 	}
 	t.Logf("%d faults, %d of them left the restore unfinished", faults, unfinished)
@@ -138,28 +139,28 @@ func TestRecoveryKilledAtEveryStep(t *testing.T) {
 	stamp, fresh := restoreTemplate(t)
 	for _, tt := range []struct {
 		name string
-		cut  func(t *testing.T, s *store)
+		cut  func(t *testing.T, s *backuptest.Store)
 		want string
 	}{
-		{"undo of a whole swap", func(t *testing.T, s *store) {
-			c := startChild(t, "call", s.dir, "restore", stamp, "verify")
-			require.Equal(t, "at verify", c.hear())
-			c.kill()
+		{"undo of a whole swap", func(t *testing.T, s *backuptest.Store) {
+			c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "verify")
+			require.Equal(t, "at verify", c.Hear())
+			c.Kill()
 		}, "old"},
-		{"undo of half a swap", func(t *testing.T, s *store) {
-			_, hit, _ := tracer.run(t, "renameat", "signal=SIGKILL:when=1", s.dir, stamp)
+		{"undo of half a swap", func(t *testing.T, s *backuptest.Store) {
+			_, hit, _ := tracer.run(t, "renameat", "signal=SIGKILL:when=1", s.Dir, stamp)
 			require.True(t, hit)
 		}, "old"},
-		{"finish", func(t *testing.T, s *store) {
+		{"finish", func(t *testing.T, s *backuptest.Store) {
 			for n := 1; ; n++ {
 				journal, _ := os.ReadFile(filepath.Join(s.BackupDir, ".atocore-restore.journal"))
 				if strings.HasSuffix(string(journal), "done\n") {
 					return
 				}
 				if n > 1 {
-					s.recovered()
+					recovered(s)
 				}
-				_, hit, _ := tracer.run(t, "unlinkat", fmt.Sprintf("signal=SIGKILL:when=%d", n), s.dir, stamp)
+				_, hit, _ := tracer.run(t, "unlinkat", fmt.Sprintf("signal=SIGKILL:when=%d", n), s.Dir, stamp)
 				require.True(t, hit)
 			}
 		}, "new"},
@@ -167,7 +168,7 @@ func TestRecoveryKilledAtEveryStep(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := fresh(t)
 			tt.cut(t, s)
-			half := s.dir
+			half := s.Dir
 			kills := 0
 			for _, call := range []string{"renameat2", "unlinkat", "fsync"} {
 				for n := 1; ; n += (*killStride + 3) / 4 {
@@ -180,13 +181,13 @@ func TestRecoveryKilledAtEveryStep(t *testing.T) {
 					data, err := os.ReadFile(journal)
 					require.NoError(t, err)
 					require.NoError(t, os.WriteFile(journal, []byte(strings.ReplaceAll(string(data), half, dir)), 0o600))
-					s := &store{t: t, dir: dir, Options: opts}
+					s := &backuptest.Store{T: t, Dir: dir, Options: opts}
 					_, hit, _ := tracer.run(t, call, fmt.Sprintf("signal=SIGKILL:when=%d", n), dir, "none")
 					if !hit {
 						break
 					}
 					kills++
-					require.Equal(t, tt.want, s.recovered(), "killed at %s %d", call, n)
+					require.Equal(t, tt.want, recovered(s), "killed at %s %d", call, n)
 					require.NoError(t, os.RemoveAll(dir))
 				}
 			}

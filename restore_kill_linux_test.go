@@ -14,12 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var killStride = flag.Int("kill-stride", 40, "kill a restore at every so many-th of its steps (1: at each)")
 
 func init() {
-	roles["restore"] = func(p parent, args []string) error {
+	roles["restore"] = func(p *backuptest.Parent, args []string) error {
 		opts := storeAt(args[0])
 		_, err := backup.RestoreRuntimeBackup(context.Background(), opts, args[1])
 		return err
@@ -40,10 +41,10 @@ func storeAt(dir string) backup.Options {
 func writeGeneration(t *testing.T, opts backup.Options, gen string) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Join(opts.ChromaPath, "segment-"+gen), 0o755))
-	db := openDB(t, opts.DatabasePath, "_pragma=journal_mode(wal)", "_pragma=synchronous(off)")
+	db := backuptest.OpenDB(t, opts.DatabasePath, "_pragma=journal_mode(wal)", "_pragma=synchronous(off)")
 	_, err := db.Exec(`CREATE TABLE IF NOT EXISTS gen (value TEXT); DELETE FROM gen; INSERT INTO gen VALUES ('` + gen + `')`)
 	require.NoError(t, err)
-	keepWAL(t, db, opts.DatabasePath)
+	backuptest.KeepWAL(t, db, opts.DatabasePath)
 	for path, text := range map[string]string{
 		opts.RegistryPath:                                        `{"gen":"` + gen + `"}`,
 		filepath.Join(opts.ChromaPath, "same"):                   gen,
@@ -58,7 +59,7 @@ func writeGeneration(t *testing.T, opts backup.Options, gen string) {
 // same in all of it.
 func generationOf(t *testing.T, opts backup.Options) string {
 	t.Helper()
-	db := openDB(t, copyWithWAL(t, opts.DatabasePath))
+	db := backuptest.OpenDB(t, backuptest.CopyWithWAL(t, opts.DatabasePath))
 	defer db.Close()
 	var gen string
 	require.NoError(t, db.QueryRow("SELECT value FROM gen").Scan(&gen))
@@ -78,15 +79,6 @@ func generationOf(t *testing.T, opts backup.Options) string {
 		require.Equal(t, gen, string(data), name)
 	}
 	return gen
-}
-
-func copyWithWAL(t *testing.T, path string) string {
-	t.Helper()
-	to := copyOf(t, path)
-	if data, err := os.ReadFile(path + "-wal"); err == nil {
-		require.NoError(t, os.WriteFile(to+"-wal", data, 0o600))
-	}
-	return to
 }
 
 // A restore is killed before each of the calls that change anything, one after
@@ -123,7 +115,7 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		opts := storeAt(dir)
 		cmd := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace="+calls[call],
 			"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", calls[call], n), os.Args[0], dir, m.Stamp)
-		cmd.Env = append(os.Environ(), roleEnv+"=restore", "GOMAXPROCS=1")
+		cmd.Env = append(os.Environ(), backuptest.RoleEnv+"=restore", "GOMAXPROCS=1")
 		stdin, hold, err := os.Pipe() // a role ends when its input does
 		require.NoError(t, err)
 		cmd.Stdin = stdin
@@ -160,14 +152,14 @@ func TestRestoreKilledAtEveryStep(t *testing.T) {
 		_, err = backup.RestoreRuntimeBackup(context.Background(), opts, "none")
 		require.ErrorIs(t, err, backup.ErrInvalidBackup, "killed at %s number %d", calls[call], n)
 		outcomes[generationOf(t, opts)]++
-		(&store{t: t, dir: dir, Options: opts}).requireNoRemains()
+		(&backuptest.Store{T: t, Dir: dir, Options: opts}).RequireNoRemains()
 
 		// And then a whole restore works.
 		_, err = backup.RestoreRuntimeBackup(context.Background(), opts, m.Stamp)
 		require.NoError(t, err)
 		require.Equal(t, "new", generationOf(t, opts))
-		(&store{t: t, dir: dir, Options: opts}).requireClean()
-		(&store{t: t, dir: dir, Options: opts}).requireNoRemains()
+		(&backuptest.Store{T: t, Dir: dir, Options: opts}).RequireClean()
+		(&backuptest.Store{T: t, Dir: dir, Options: opts}).RequireNoRemains()
 		require.NoError(t, os.RemoveAll(dir))
 	}
 	if *killStride == 1 {

@@ -19,23 +19,24 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // What was an empty place when a restore began, and is one no longer, is
 // nobody's to replace: no snapshot was taken of it.
 func TestRestoreIntoAPlaceThatFills(t *testing.T) {
-	for name, fill := range map[string]func(t *testing.T, s *store){
-		"a store": func(t *testing.T, s *store) {
+	for name, fill := range map[string]func(t *testing.T, s *backuptest.Store){
+		"a store": func(t *testing.T, s *backuptest.Store) {
 			for _, path := range []string{s.DatabasePath, s.RegistryPath} {
 				require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 			}
 			writeGeneration(t, s.Options, "old")
 		},
-		"a registry": func(t *testing.T, s *store) {
+		"a registry": func(t *testing.T, s *backuptest.Store) {
 			require.NoError(t, os.MkdirAll(filepath.Dir(s.RegistryPath), 0o755))
 			require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{}"), 0o600))
 		},
-		"a Chroma directory": func(t *testing.T, s *store) {
+		"a Chroma directory": func(t *testing.T, s *backuptest.Store) {
 			require.NoError(t, os.MkdirAll(s.ChromaPath, 0o755))
 			require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "only-old"), []byte("old"), 0o600))
 		},
@@ -47,17 +48,17 @@ func TestRestoreIntoAPlaceThatFills(t *testing.T) {
 			opts.DatabasePath = filepath.Join(live, "a", "atocore.db")
 			opts.RegistryPath = filepath.Join(live, "b", "registry.json")
 			opts.ChromaPath = filepath.Join(live, "c", "chroma")
-			filled := &store{t: t, dir: live, Options: opts}
-			var before map[string]string
+			filled := &backuptest.Store{T: t, Dir: live, Options: opts}
+			var before map[string]backuptest.File
 			opts.OnProgress = func(p backup.Progress) {
 				if p.Phase == backup.PhaseValidateDatabase && before == nil {
 					fill(t, filled)
-					before = treeOf(t, live)
+					before = backuptest.ReadTree(t, live)
 				}
 			}
 			_, err := backup.RestoreRuntimeBackup(context.Background(), opts, stamp)
 			require.ErrorIs(t, err, backup.ErrBusy)
-			after := treeOf(t, live)
+			after := backuptest.ReadTree(t, live)
 			require.Equal(t, slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(after)))
 			if name == "a store" {
 				require.Equal(t, "old", generationOf(t, opts))
@@ -71,12 +72,12 @@ func TestRestoreIntoAPlaceThatFills(t *testing.T) {
 func TestRestoreWithChromaOnAVolumeThatIsNotThere(t *testing.T) {
 	s, stamp := smallStore(t)
 	require.NoError(t, os.Rename(s.ChromaPath, s.ChromaPath+".away"))
-	require.NoError(t, os.Symlink(filepath.Join(s.dir, "volume"), s.ChromaPath))
+	require.NoError(t, os.Symlink(filepath.Join(s.Dir, "volume"), s.ChromaPath))
 	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
 	require.Error(t, err)
 	require.NotErrorIs(t, err, backup.ErrRestoreUnfinished)
 	require.NotErrorIs(t, err, backup.ErrPanic)
-	s.requireNoRemains()
+	s.RequireNoRemains()
 	require.NoError(t, os.Remove(s.ChromaPath))
 	require.NoError(t, os.Rename(s.ChromaPath+".away", s.ChromaPath))
 	require.Equal(t, "old", generationOf(t, s.Options))
@@ -87,39 +88,39 @@ func TestRestoreWithChromaOnAVolumeThatIsNotThere(t *testing.T) {
 func TestChromaMadeAfterARestoreWasCutOff(t *testing.T) {
 	s, stamp := smallStore(t)
 	require.NoError(t, os.RemoveAll(s.ChromaPath))
-	c := startChild(t, "call", s.dir, "restore", stamp, "stage")
-	require.Equal(t, "at stage", c.hear())
-	c.kill()
+	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "stage")
+	require.Equal(t, "at stage", c.Hear())
+	c.Kill()
 	require.NoError(t, os.MkdirAll(s.ChromaPath, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "made"), []byte("x"), 0o600))
 	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
 	require.FileExists(t, filepath.Join(s.ChromaPath, "made"))
-	s.restore(stamp)
+	s.Restore(stamp)
 	require.Equal(t, "new", generationOf(t, s.Options))
 }
 
 // SQLite wants room for "-journal" behind the name of a database; what is set
 // aside gets a longer one.
 func TestRestoreOfLongNames(t *testing.T) {
-	for name, breakStore := range map[string]func(t *testing.T, s *store){
-		"replaced": func(*testing.T, *store) {},
-		"set aside": func(t *testing.T, s *store) {
+	for name, breakStore := range map[string]func(t *testing.T, s *backuptest.Store){
+		"replaced": func(*testing.T, *backuptest.Store) {},
+		"set aside": func(t *testing.T, s *backuptest.Store) {
 			require.NoError(t, os.Truncate(s.DatabasePath, 1000))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			for path, length := range map[*string]int{&s.DatabasePath: 255 - len("-journal"), &s.RegistryPath: 255, &s.ChromaPath: 255} {
 				long := filepath.Join(filepath.Dir(*path), strings.Repeat("n", length-1)+filepath.Base(*path)[:1])
 				require.NoError(t, os.Rename(*path, long))
 				*path = long
 			}
-			m := s.create()
+			m := s.Create()
 			breakStore(t, s)
-			r := s.restore(m.Stamp)
-			requireSound(t, s.DatabasePath)
-			s.requireNoRemains()
+			r := s.Restore(m.Stamp)
+			backuptest.RequireSound(t, s.DatabasePath)
+			s.RequireNoRemains()
 			for _, path := range r.SetAside {
 				require.DirExists(t, path)
 			}
@@ -132,7 +133,7 @@ func TestRestoreOfLongNames(t *testing.T) {
 func TestLoggerThatPanicsAfterARestore(t *testing.T) {
 	s, stamp := smallStore(t)
 	s.Logger = slog.New(panicAt{slog.DiscardHandler, "runtime_backup_restored"})
-	r := s.restore(stamp)
+	r := s.Restore(stamp)
 	require.Equal(t, stamp, r.Stamp)
 	require.Equal(t, "new", generationOf(t, s.Options))
 }
@@ -155,8 +156,8 @@ func (p panicAt) Handle(_ context.Context, r slog.Record) error {
 // If what was replaced cannot be removed, the new store is in place, and the
 // error says so.
 func TestRestoreThatCannotEnd(t *testing.T) {
-	s := newStore(t)
-	m := s.create()
+	s := backuptest.NewStore(t)
+	m := s.Create()
 	require.NoError(t, os.WriteFile(s.DatabasePath, []byte(strings.Repeat("rubbish ", 1000)), 0o600))
 	var inTheWay string
 	opts := s.Options
@@ -172,9 +173,9 @@ func TestRestoreThatCannotEnd(t *testing.T) {
 	}
 	_, err := backup.RestoreRuntimeBackup(context.Background(), opts, m.Stamp)
 	require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
-	requireSound(t, s.DatabasePath)
+	backuptest.RequireSound(t, s.DatabasePath)
 	require.NoError(t, os.Remove(inTheWay))
-	require.Equal(t, "finished", s.restore(m.Stamp).Recovered)
+	require.Equal(t, "finished", s.Restore(m.Stamp).Recovered)
 }
 
 // A list beside a restore that begins does not keep it away.
@@ -207,12 +208,12 @@ func TestListsDoNotKeepARestoreAway(t *testing.T) {
 		require.NoError(t, <-ended)
 	}
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
-	s.restore(stamp)
+	s.Restore(stamp)
 }
 
 func init() {
 	// restore, by a user who is not the superuser.
-	roles["restore-as"] = func(p parent, args []string) error {
+	roles["restore-as"] = func(p *backuptest.Parent, args []string) error {
 		uid, err := strconv.Atoi(args[2])
 		if err != nil {
 			return err
@@ -222,10 +223,10 @@ func init() {
 		}
 		_, err = backup.RestoreRuntimeBackup(context.Background(), storeAt(args[0]), args[1])
 		if err != nil {
-			p.say(err.Error())
+			p.Say(err.Error())
 			return nil
 		}
-		p.say("done")
+		p.Say("done")
 		return nil
 	}
 }
@@ -240,17 +241,17 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name   string
-		before func(s *store) // the snapshot is taken
-		after  func(s *store)
+		before func(s *backuptest.Store) // the snapshot is taken
+		after  func(s *backuptest.Store)
 	}{
-		{"set aside where nothing can be made", nil, func(s *store) {
+		{"set aside where nothing can be made", nil, func(s *backuptest.Store) {
 			require.NoError(t, os.Truncate(s.RegistryPath, 1))
 		}},
-		{"a read-only Chroma directory in the snapshot", func(s *store) {
+		{"a read-only Chroma directory in the snapshot", func(s *backuptest.Store) {
 			require.NoError(t, os.Chmod(s.ChromaPath, 0o555))
 			require.NoError(t, os.Chmod(filepath.Join(s.ChromaPath, "segment-new"), 0o555))
 		}, nil},
-		{"a read-only directory in the live one", nil, func(s *store) {
+		{"a read-only directory in the live one", nil, func(s *backuptest.Store) {
 			require.NoError(t, os.Chmod(filepath.Join(s.ChromaPath, "segment-old"), 0o555))
 		}},
 	} {
@@ -259,13 +260,13 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 			for parent := dir; parent != os.TempDir() && parent != "/"; parent = filepath.Dir(parent) {
 				require.NoError(t, os.Chmod(parent, 0o755))
 			}
-			s := &store{t: t, dir: dir, Options: storeAt(dir)}
+			s := &backuptest.Store{T: t, Dir: dir, Options: storeAt(dir)}
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "live"), 0o755))
 			writeGeneration(t, s.Options, "new")
 			if tt.before != nil {
 				tt.before(s)
 			}
-			stamp := s.create().Stamp
+			stamp := s.Create().Stamp
 			require.NoError(t, os.RemoveAll(filepath.Join(dir, "live")))
 			require.NoError(t, os.Mkdir(filepath.Join(dir, "live"), 0o755))
 			writeGeneration(t, s.Options, "old")
@@ -287,10 +288,10 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 			require.NoError(t, exec.Command("chown", "-R", fmt.Sprint(nobody), dir).Run())
 			require.NoError(t, os.Chown(filepath.Join(dir, "live"), 0, 0))
 
-			c := startChild(t, "restore-as", dir, stamp, fmt.Sprint(nobody))
-			require.Equal(t, "done", c.hear())
-			c.wait()
-			s.requireNoRemains()
+			c := backuptest.Start(t, "restore-as", dir, stamp, fmt.Sprint(nobody))
+			require.Equal(t, "done", c.Hear())
+			c.Wait()
+			s.RequireNoRemains()
 			if entries, err := filepath.Glob(filepath.Join(s.ChromaPath, "*.set-aside-*")); len(entries) > 0 {
 				require.NoError(t, err)
 				require.NoError(t, os.RemoveAll(entries[0]))
@@ -303,19 +304,19 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 // A file that is a mount point, as containers have them, cannot be replaced by
 // a rename: nothing is then.
 func TestRestoreOverAFileThatIsAMountPoint(t *testing.T) {
-	for name, file := range map[string]func(s *store) string{
-		"the database":           func(s *store) string { return s.DatabasePath },
-		"the registry":           func(s *store) string { return s.RegistryPath },
-		"a file in Chroma's own": func(s *store) string { return filepath.Join(s.ChromaPath, "same") },
+	for name, file := range map[string]func(s *backuptest.Store) string{
+		"the database":           func(s *backuptest.Store) string { return s.DatabasePath },
+		"the registry":           func(s *backuptest.Store) string { return s.RegistryPath },
+		"a file in Chroma's own": func(s *backuptest.Store) string { return filepath.Join(s.ChromaPath, "same") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, stamp := smallStore(t)
 			path := file(s)
-			mountBind(t, path, path)
+			backuptest.MountBind(t, path, path)
 			_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
 			require.ErrorIs(t, err, syscall.EBUSY)
 			require.NotErrorIs(t, err, backup.ErrRestoreUnfinished)
-			s.requireNoRemains()
+			s.RequireNoRemains()
 			require.Equal(t, "old", generationOf(t, s.Options))
 		})
 	}
@@ -328,23 +329,23 @@ func TestRestoreOfStrangePaths(t *testing.T) {
 			dir := t.TempDir()
 			t.Chdir(dir)
 			require.NoError(t, os.MkdirAll(filepath.Join(name, "live"), 0o755))
-			abs := &store{t: t, dir: dir, Options: storeAt(filepath.Join(dir, name))}
+			abs := &backuptest.Store{T: t, Dir: dir, Options: storeAt(filepath.Join(dir, name))}
 			writeGeneration(t, abs.Options, "new")
-			rel := &store{t: t, dir: dir, Options: storeAt(name)}
-			stamp := rel.create().Stamp
+			rel := &backuptest.Store{T: t, Dir: dir, Options: storeAt(name)}
+			stamp := rel.Create().Stamp
 			require.NoError(t, os.RemoveAll(filepath.Join(name, "live")))
 			require.NoError(t, os.Mkdir(filepath.Join(name, "live"), 0o755))
 			writeGeneration(t, abs.Options, "old")
 
-			c := startChild(t, "call", filepath.Join(dir, name), "restore", stamp, "verify")
-			require.Equal(t, "at verify", c.hear())
-			c.kill()
+			c := backuptest.Start(t, "call", filepath.Join(dir, name), "restore", stamp, "verify")
+			require.Equal(t, "at verify", c.Hear())
+			c.Kill()
 			_, err := backup.RestoreRuntimeBackup(context.Background(), rel.Options, "none")
 			require.ErrorIs(t, err, backup.ErrInvalidBackup)
 			require.Equal(t, "old", generationOf(t, abs.Options))
-			rel.restore(stamp)
+			rel.Restore(stamp)
 			require.Equal(t, "new", generationOf(t, abs.Options))
-			rel.requireNoRemains()
+			rel.RequireNoRemains()
 		})
 	}
 }
@@ -357,19 +358,19 @@ func TestDatabaseMadeWhileUndoWasCutOff(t *testing.T) {
 	for _, suffix := range []string{"", "-wal"} {
 		require.NoError(t, os.Remove(s.DatabasePath+suffix))
 	}
-	c := startChild(t, "call", s.dir, "restore", stamp, "verify")
-	require.Equal(t, "at verify", c.hear())
-	c.kill()
+	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "verify")
+	require.Equal(t, "at verify", c.Hear())
+	c.Kill()
 	staging, err := filepath.Glob(filepath.Join(filepath.Dir(s.DatabasePath), ".atocore-restore-*-db"))
 	require.NoError(t, err)
 	require.Len(t, staging, 1)
 	tracer.path = staging[0]
-	_, hit, _ := tracer.run(t, "unlinkat", "signal=SIGKILL:when=1", s.dir, "none")
+	_, hit, _ := tracer.run(t, "unlinkat", "signal=SIGKILL:when=1", s.Dir, "none")
 	require.True(t, hit)
 	require.NoFileExists(t, s.DatabasePath)
-	makeDatabase(t, s.DatabasePath)
+	backuptest.MakeDatabase(t, s.DatabasePath)
 	_, err = backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
-	requireSound(t, s.DatabasePath)
-	s.requireNoRemains()
+	backuptest.RequireSound(t, s.DatabasePath)
+	s.RequireNoRemains()
 }

@@ -11,108 +11,101 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
 	"golang.org/x/sys/unix"
+
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-// mount mounts something for the time of the test, if that is allowed.
-func mount(t *testing.T, source, target, kind string, flags uintptr) {
-	t.Helper()
-	if err := unix.Mount(source, target, kind, flags, ""); err != nil {
-		t.Skipf("cannot mount here: %v", err)
-	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(target, unix.MNT_DETACH)) })
-}
-
 func TestValidateOnAReadOnlyDisk(t *testing.T) {
-	base := newSpecimen(t)
+	base := backuptest.NewSnapshot(t)
 	for _, form := range []string{"format 1", "Python", "Python in WAL form"} {
 		t.Run(form, func(t *testing.T) {
-			s := base.copy(t)
+			s := base.Copy(t)
 			if strings.HasPrefix(form, "Python") {
-				s.makePython()
+				s.MakePython()
 			}
 			if form == "Python in WAL form" {
-				setJournalForm(s, 2)
+				s.SetJournalForm(2)
 			}
 			target := t.TempDir()
-			mount(t, s.BackupDir, target, "", unix.MS_BIND)
-			require.NoError(t, unix.Mount("", target, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+			backuptest.MountReadOnly(t, s.BackupDir, target)
 			s.BackupDir = target
-			require.ErrorIs(t, os.WriteFile(s.path("x"), nil, 0o600), unix.EROFS)
-			s.requireProblems()
+			require.ErrorIs(t, os.WriteFile(s.Path("x"), nil, 0o600), unix.EROFS)
+			s.RequireProblems()
 		})
 	}
 }
 
 // What is mounted in a snapshot is none of its files.
 func TestValidateEntersNoMountPoint(t *testing.T) {
-	base := newSpecimen(t)
+	base := backuptest.NewSnapshot(t)
 	for _, dir := range []string{"db", "chroma", "chroma/empty", "other"} {
 		t.Run(dir, func(t *testing.T) {
-			s := base.copy(t)
-			require.NoError(t, os.MkdirAll(s.path(dir), 0o755))
-			mount(t, "tmpfs", s.path(dir), "tmpfs", 0)
-			require.NoError(t, os.WriteFile(s.path(dir+"/x"), nil, 0o600))
-			require.Contains(t, brief(s.validate().Problems), "file_not_regular: "+dir)
+			s := base.Copy(t)
+			require.NoError(t, os.MkdirAll(s.Path(dir), 0o755))
+			backuptest.MountTmpfs(t, s.Path(dir), "")
+			require.NoError(t, os.WriteFile(s.Path(dir+"/x"), nil, 0o600))
+			require.Contains(t, backuptest.Brief(s.Validate().Problems), "file_not_regular: "+dir)
 		})
 	}
 }
 
 // hostileTrees makes snapshots that would lead a careless reader out. Each is
 // one of these, and what it would read lies in outside.
-func hostileTrees(t *testing.T, outside string) (base *specimen, stamps []string) {
-	base = newSpecimen(t)
-	require.NoError(t, os.CopyFS(outside, os.DirFS(base.path(""))))
-	add := func(stamp string, harm func(s *specimen)) {
+func hostileTrees(t *testing.T, outside string) (base *backuptest.Snapshot, stamps []string) {
+	base = backuptest.NewSnapshot(t)
+	require.NoError(t, os.CopyFS(outside, os.DirFS(base.Path(""))))
+	add := func(stamp string, harm func(s *backuptest.Snapshot)) {
 		s := *base
-		s.stamp = stamp
-		require.NoError(t, os.CopyFS(s.path(""), os.DirFS(base.path(""))))
+		s.Stamp = stamp
+		require.NoError(t, os.CopyFS(s.Path(""), os.DirFS(base.Path(""))))
 		harm(&s)
 		stamps = append(stamps, stamp)
 	}
-	segment := filepath.Dir(base.files()[1])
-	for i, file := range append(base.files(), manifestFile, "db", "config", "chroma", segment) {
+	segment := filepath.Dir(base.Files()[1])
+	for i, file := range append(base.Files(), backuptest.ManifestFile, "db", "config", "chroma", segment) {
 		for j, target := range []string{filepath.Join(outside, file), strings.Repeat("../", 20) + filepath.Join(outside, file)} {
 			for _, python := range []bool{false, true} {
-				add(fmt.Sprintf("link-%d-%d-%t", i, j, python), func(s *specimen) {
+				add(fmt.Sprintf("link-%d-%d-%t", i, j, python), func(s *backuptest.Snapshot) {
 					if python {
-						s.makePython()
+						s.MakePython()
 					}
-					s.link(file, target)
+					s.Link(file, target)
 				})
 			}
 		}
 	}
 	for i, change := range []map[string]any{
-		{"db_snapshot_path": filepath.Join(outside, dbFile)},
-		{"db_snapshot_path": base.root() + strings.Repeat("/..", 20) + filepath.Join(outside, dbFile)},
-		{"registry_snapshot_path": filepath.Join(outside, registryFile)},
+		{"db_snapshot_path": filepath.Join(outside, backuptest.DBFile)},
+		{"db_snapshot_path": base.RecordedRoot() + strings.Repeat("/..", 20) + filepath.Join(outside, backuptest.DBFile)},
+		{"registry_snapshot_path": filepath.Join(outside, backuptest.RegistryFile)},
 		{"chroma_snapshot_path": filepath.Join(outside, "chroma")},
 		{"backup_root": outside},
-		{"backup_root": "/", "db_snapshot_path": filepath.Join(outside, dbFile)},
-		{"backup_root": outside, "db_snapshot_path": filepath.Join(outside, dbFile),
-			"registry_snapshot_path": filepath.Join(outside, registryFile), "chroma_snapshot_path": filepath.Join(outside, "chroma")},
+		{"backup_root": "/", "db_snapshot_path": filepath.Join(outside, backuptest.DBFile)},
+		{"backup_root": outside, "db_snapshot_path": filepath.Join(outside, backuptest.DBFile),
+			"registry_snapshot_path": filepath.Join(outside, backuptest.RegistryFile), "chroma_snapshot_path": filepath.Join(outside, "chroma")},
 	} {
-		add(fmt.Sprintf("path-%d", i), func(s *specimen) { s.set(change); s.reseal() })
-		add(fmt.Sprintf("path-%d-python", i), func(s *specimen) { s.makePython(); s.set(change) })
+		add(fmt.Sprintf("path-%d", i), func(s *backuptest.Snapshot) { s.Set(change); s.Reseal() })
+		add(fmt.Sprintf("path-%d-python", i), func(s *backuptest.Snapshot) { s.MakePython(); s.Set(change) })
 	}
-	for i, name := range []string{filepath.Join(outside, dbFile), "../../../outside/" + dbFile, "db/../../../../outside/" + dbFile} {
-		add(fmt.Sprintf("manifest-%d", i), func(s *specimen) {
-			s.write(manifestFile, append([]byte(sumLine(nil, name)), s.read(manifestFile)...))
+	for i, name := range []string{filepath.Join(outside, backuptest.DBFile), "../../../outside/" + backuptest.DBFile, "db/../../../../outside/" + backuptest.DBFile} {
+		add(fmt.Sprintf("manifest-%d", i), func(s *backuptest.Snapshot) {
+			s.Write(backuptest.ManifestFile, append([]byte(backuptest.ManifestLine(nil, name)), s.Read(backuptest.ManifestFile)...))
 		})
 	}
-	add("fifo", func(s *specimen) {
-		s.remove(registryFile)
-		require.NoError(t, unix.Mkfifo(s.path(registryFile), 0o600))
+	add("fifo", func(s *backuptest.Snapshot) {
+		s.Remove(backuptest.RegistryFile)
+		require.NoError(t, unix.Mkfifo(s.Path(backuptest.RegistryFile), 0o600))
 	})
 	// SQLite must not be led out by what a database says.
-	add("attach", func(s *specimen) {
-		data := s.read(dbFile)
+	add("attach", func(s *backuptest.Snapshot) {
+		data := s.Read(backuptest.DBFile)
 		copy(data[len(data)-100:], outside)
-		s.write(dbFile, data)
+		s.Write(backuptest.DBFile, data)
 	})
 	require.NoError(t, os.Symlink(outside, filepath.Join(base.BackupDir, "snapshots", "linked")))
-	return base, append(stamps, base.stamp, "linked", "../../outside", "..", ".", "", outside, "../outside/db")
+	return base, append(stamps, base.Stamp, "linked", "../../outside", "..", ".", "", outside, "../outside/db")
 }
 
 // Whatever a snapshot says, nothing outside of it is opened, and nothing at
@@ -128,7 +121,7 @@ func TestValidateOpensNothingOutside(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "trace")
 	cmd := exec.Command(strace, append([]string{"-f", "-y", "-s", "10000", "-e", "trace=%file", "-o", trace,
 		os.Args[0], base.BackupDir}, stamps...)...)
-	cmd.Env = append(os.Environ(), roleEnv+"=validate")
+	cmd.Env = append(os.Environ(), backuptest.RoleEnv+"=validate")
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	defer stdin.Close()
@@ -141,7 +134,7 @@ func TestValidateOpensNothingOutside(t *testing.T) {
 	require.NoError(t, json.Unmarshal(out, &found))
 	for stamp, f := range found.Snapshots {
 		want := "invalid"
-		if stamp == base.stamp || strings.HasPrefix(stamp, "path-6") {
+		if stamp == base.Stamp || strings.HasPrefix(stamp, "path-6") {
 			want = "valid" // the latter's paths are those of a snapshot that was moved
 		}
 		require.Equal(t, want, f.Verdict, "%s: %s", stamp, f.Error)

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // validationTimeout is far above what cancelling may take, and far below what
@@ -27,60 +28,61 @@ import (
 const validationTimeout = 5 * time.Second
 
 func TestValidateReportsASoundSnapshot(t *testing.T) {
-	store := newStore(t)
-	s := &specimen{t: t, stamp: store.create().Stamp, Options: store.Options}
-	report := s.requireProblems()
-	require.Equal(t, s.stamp, report.Stamp)
-	require.Equal(t, s.path(""), report.Path)
+	store := backuptest.NewStore(t)
+	s := store.CreateSnapshot()
+	s.Options = store.Options
+	report := s.RequireProblems()
+	require.Equal(t, s.Stamp, report.Stamp)
+	require.Equal(t, s.Path(""), report.Path)
 	require.True(t, *report.RegistryOK)
 	require.True(t, *report.ChromaOK)
-	require.Equal(t, s.stamp, report.Metadata.Stamp)
+	require.Equal(t, s.Stamp, report.Metadata.Stamp)
 
 	data, err := json.Marshal(report)
 	require.NoError(t, err)
 	var got struct{ Metadata json.RawMessage }
 	require.NoError(t, json.Unmarshal(data, &got))
-	require.JSONEq(t, string(s.read(metadataFile)), string(got.Metadata))
+	require.JSONEq(t, string(s.Read(backuptest.MetadataFile)), string(got.Metadata))
 }
 
 func TestValidateWithoutRegistryAndChroma(t *testing.T) {
-	store := newSmallStore(t)
+	store := backuptest.NewSmallStore(t)
 	store.IncludeChroma = false
 	store.RegistryPath = ""
-	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-	report := s.requireProblems()
+	s := store.CreateSnapshot()
+	report := s.RequireProblems()
 	require.Nil(t, report.RegistryOK, "not applicable")
 	require.Nil(t, report.ChromaOK, "not applicable")
 
-	s.add("config/late.json", []byte("{}"))
-	s.requireProblems("file_unknown: config/late.json")
+	s.Add("config/late.json", []byte("{}"))
+	s.RequireProblems("file_unknown: config/late.json")
 }
 
 // Snapshots are moved, copied and renamed by people, or reached by another
 // path than the one they were made under.
 func TestValidateElsewhere(t *testing.T) {
-	made := newSpecimen(t)
-	for name, move := range map[string]func(t *testing.T, s *specimen){
-		"copied": func(t *testing.T, s *specimen) {},
-		"moved": func(t *testing.T, s *specimen) {
+	made := backuptest.NewSnapshot(t)
+	for name, move := range map[string]func(t *testing.T, s *backuptest.Snapshot){
+		"copied": func(t *testing.T, s *backuptest.Snapshot) {},
+		"moved": func(t *testing.T, s *backuptest.Snapshot) {
 			to := filepath.Join(t.TempDir(), "moved away")
 			require.NoError(t, os.Rename(s.BackupDir, to))
 			s.BackupDir = to
 		},
-		"renamed": func(t *testing.T, s *specimen) {
-			from := s.path("")
-			s.stamp = "before the upgrade, -002 (α)"
-			require.NoError(t, os.Rename(from, s.path("")))
+		"renamed": func(t *testing.T, s *backuptest.Snapshot) {
+			from := s.Path("")
+			s.Stamp = "before the upgrade, -002 (α)"
+			require.NoError(t, os.Rename(from, s.Path("")))
 		},
-		"awkward name": func(t *testing.T, s *specimen) {
+		"awkward name": func(t *testing.T, s *backuptest.Snapshot) {
 			if runtime.GOOS == "windows" {
 				t.Skip("Windows has no such names")
 			}
-			from := s.path("")
-			s.stamp = "100%?mode=rw&x#y 'z' \"\n\xff"
-			require.NoError(t, os.Rename(from, s.path("")))
+			from := s.Path("")
+			s.Stamp = "100%?mode=rw&x#y 'z' \"\n\xff"
+			require.NoError(t, os.Rename(from, s.Path("")))
 		},
-		"awkward backup directory": func(t *testing.T, s *specimen) {
+		"awkward backup directory": func(t *testing.T, s *backuptest.Snapshot) {
 			if runtime.GOOS == "windows" {
 				t.Skip("Windows has no such names")
 			}
@@ -88,11 +90,11 @@ func TestValidateElsewhere(t *testing.T) {
 			require.NoError(t, os.Rename(s.BackupDir, to))
 			s.BackupDir = to
 		},
-		"relative backup directory": func(t *testing.T, s *specimen) {
+		"relative backup directory": func(t *testing.T, s *backuptest.Snapshot) {
 			t.Chdir(filepath.Dir(s.BackupDir))
 			s.BackupDir = filepath.Base(s.BackupDir)
 		},
-		"link to the backup directory": func(t *testing.T, s *specimen) {
+		"link to the backup directory": func(t *testing.T, s *backuptest.Snapshot) {
 			link := filepath.Join(t.TempDir(), "link")
 			if err := os.Symlink(s.BackupDir, link); err != nil {
 				t.Skipf("no symbolic links here: %v", err)
@@ -103,16 +105,16 @@ func TestValidateElsewhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, form := range []string{"format 1", "Python"} {
 				t.Run(form, func(t *testing.T) {
-					s := made.copy(t)
+					s := made.Copy(t)
 					if form == "Python" {
-						s.makePython()
+						s.MakePython()
 					}
 					move(t, s)
-					s.requireProblems()
+					s.RequireProblems()
 					// What is checked is what is there, not what was copied.
-					s.write(registryFile, []byte("{"))
-					require.NotEmpty(t, s.validate().Problems)
-					require.Equal(t, "{", string(s.read(registryFile)))
+					s.Write(backuptest.RegistryFile, []byte("{"))
+					require.NotEmpty(t, s.Validate().Problems)
+					require.Equal(t, "{", string(s.Read(backuptest.RegistryFile)))
 				})
 			}
 		})
@@ -125,10 +127,10 @@ func TestValidateBelowALongPath(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no such paths")
 	}
-	made := newSpecimen(t)
+	made := backuptest.NewSnapshot(t)
 	for _, length := range []int{400, 900} {
 		t.Run(fmt.Sprint(length), func(t *testing.T) {
-			s := made.copy(t)
+			s := made.Copy(t)
 			deep := t.TempDir()
 			for len(deep) < length-150 {
 				deep = filepath.Join(deep, strings.Repeat("d", 100))
@@ -136,31 +138,30 @@ func TestValidateBelowALongPath(t *testing.T) {
 			require.NoError(t, os.MkdirAll(deep, 0o755))
 			require.NoError(t, os.Rename(s.BackupDir, filepath.Join(deep, "backups")))
 			s.BackupDir = filepath.Join(deep, "backups")
-			s.requireProblems()
-			s.flip(dbFile, 100)
-			require.False(t, s.validate().DBOK)
+			s.RequireProblems()
+			s.Flip(backuptest.DBFile, 100)
+			require.False(t, s.Validate().DBOK)
 		})
 	}
 }
 
 // What is no snapshot's name never leads anywhere.
 func TestValidateStamps(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	snapshots := filepath.Join(s.BackupDir, "snapshots")
-	real := s.stamp
+	real := s.Stamp
 	require.NoError(t, os.WriteFile(filepath.Join(snapshots, "file"), nil, 0o600))
 	for _, stamp := range []string{
 		"", ".", "..", "/", "/etc", "../x", "../snapshots", "../snapshots/" + real, "./" + real, real + "/", real + "/.",
 		real + "/db", "/" + real, real + "\x00", "\x00", "a\x00b", "a/b", strings.Repeat("a", 256), strings.Repeat("../", 100) + "etc",
-		s.path(""), "file",
+		s.Path(""), "file",
 	} {
 		t.Run(fmt.Sprintf("%.30q", stamp), func(t *testing.T) {
-			bad := *s
-			bad.t, bad.stamp = t, stamp
+			bad := s.Named(t, stamp)
 			report, err := backup.ValidateBackup(t.Context(), bad.Options, stamp)
 			require.ErrorIs(t, err, backup.ErrInvalidBackup)
-			requireReport(t, report, err)
-			require.Equal(t, []string{"stamp_invalid"}, brief(report.Problems))
+			backuptest.RequireReport(t, report, err)
+			require.Equal(t, []string{"stamp_invalid"}, backuptest.Brief(report.Problems))
 			require.False(t, report.Exists)
 			require.Nil(t, report.Metadata)
 			require.Equal(t, stamp, report.Stamp)
@@ -171,13 +172,12 @@ func TestValidateStamps(t *testing.T) {
 	}
 	for _, stamp := range []string{"link", "loop", "nothing"} {
 		t.Run(stamp, func(t *testing.T) {
-			target := map[string]string{"link": s.path(""), "loop": "loop", "nothing": "no such"}[stamp]
+			target := map[string]string{"link": s.Path(""), "loop": "loop", "nothing": "no such"}[stamp]
 			if err := os.Symlink(target, filepath.Join(snapshots, stamp)); err != nil {
 				t.Skipf("no symbolic links here: %v", err)
 			}
-			bad := *s
-			bad.t, bad.stamp = t, stamp
-			bad.requireProblems("stamp_invalid")
+			bad := s.Named(t, stamp)
+			bad.RequireProblems("stamp_invalid")
 		})
 	}
 	for _, stamp := range []string{"no such", "...", " ", "-", strings.Repeat("a", 255), "\xff\xfe", "-rf *", real + " "} {
@@ -185,9 +185,8 @@ func TestValidateStamps(t *testing.T) {
 			break // there some of these mean other names
 		}
 		t.Run(fmt.Sprintf("%.30q", stamp), func(t *testing.T) {
-			bad := *s
-			bad.t, bad.stamp = t, stamp
-			bad.requireProblems("snapshot_directory_missing")
+			bad := s.Named(t, stamp)
+			bad.RequireProblems("snapshot_directory_missing")
 		})
 	}
 }
@@ -198,8 +197,8 @@ func TestValidateWithoutBackupDirectory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			report, err := backup.ValidateBackup(t.Context(), backup.Options{BackupDir: backupDir}, "x")
 			require.ErrorIs(t, err, backup.ErrInvalidBackup)
-			requireReport(t, report, err)
-			require.Equal(t, []string{"snapshot_directory_missing"}, brief(report.Problems))
+			backuptest.RequireReport(t, report, err)
+			require.Equal(t, []string{"snapshot_directory_missing"}, backuptest.Brief(report.Problems))
 		})
 	}
 	_, err := backup.ValidateBackup(t.Context(), backup.Options{}, "x")
@@ -210,14 +209,14 @@ func TestValidateWithoutBackupDirectory(t *testing.T) {
 // A link in place of snapshots/ may lead anywhere, so nothing behind it is
 // looked at, and nothing is known.
 func TestValidateDoesNotFollowALinkToSnapshots(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	away := filepath.Join(t.TempDir(), "away")
 	snapshots := filepath.Join(s.BackupDir, "snapshots")
 	require.NoError(t, os.Rename(snapshots, away))
 	if err := os.Symlink(away, snapshots); err != nil {
 		t.Skipf("no symbolic links here: %v", err)
 	}
-	report, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+	report, err := backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 	require.Error(t, err)
 	require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 	require.Nil(t, report)
@@ -226,7 +225,7 @@ func TestValidateDoesNotFollowALinkToSnapshots(t *testing.T) {
 
 	require.NoError(t, os.Remove(snapshots))
 	require.NoError(t, os.WriteFile(snapshots, nil, 0o600))
-	report, err = backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+	report, err = backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 	require.Error(t, err)
 	require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 	require.Nil(t, report)
@@ -235,7 +234,7 @@ func TestValidateDoesNotFollowALinkToSnapshots(t *testing.T) {
 // Each field of the metadata, given each kind of value. The manifest is
 // written anew, so that only the metadata's own checks can object.
 func TestValidateFindsEachAlteredField(t *testing.T) {
-	base := newSpecimen(t)
+	base := backuptest.NewSnapshot(t)
 	values := map[string]string{
 		"null": "null", "true": "true", "false": "false", "7": "7", "0": "0", "-1": "-1", "1.5": "1.5", "1e3": "1e3", "1e400": "1e400",
 		"long": "99999999999999999999", "string": `"x"`, "empty": `""`, "lone surrogate": `"\ud800"`, "NUL": `"\u0000"`,
@@ -263,7 +262,7 @@ func TestValidateFindsEachAlteredField(t *testing.T) {
 			"string": {"path_outside_snapshot"},
 			"NUL":    {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
 		},
-		"db_size_bytes":            {count: {"db_size_mismatch: " + dbFile}, "0": {"db_size_mismatch: " + dbFile}},
+		"db_size_bytes":            {count: {"db_size_mismatch: " + backuptest.DBFile}, "0": {"db_size_mismatch: " + backuptest.DBFile}},
 		"chroma_snapshot_bytes":    {count: {"chroma_bytes_mismatch: chroma"}, "0": {"chroma_bytes_mismatch: chroma"}},
 		"chroma_snapshot_files":    {count: {"chroma_files_mismatch: chroma"}, "0": {"chroma_files_mismatch: chroma"}},
 		"chroma_snapshot_included": {"true": {}},
@@ -274,18 +273,17 @@ func TestValidateFindsEachAlteredField(t *testing.T) {
 	}
 	notJSON := []string{"leading zero", "not a number", "infinite", "unquoted", "nothing"}
 
-	good := base.read(metadataFile)
-	fields := base.fields()
+	good := base.Read(backuptest.MetadataFile)
+	fields := base.Fields()
 	require.Len(t, fields, 12)
 	for _, field := range slices.Sorted(maps.Keys(fields)) {
 		t.Run(field, func(t *testing.T) {
-			s := *base
-			s.t = t
+			s := base.With(t)
 			set := func(raw string) {
 				old := fmt.Sprintf("%q: %s", field, fields[field])
 				require.Equal(t, 1, bytes.Count(good, []byte(old)))
 				changed := fmt.Sprintf("%q: %s", field, strings.ReplaceAll(raw, "%s", string(fields[field])))
-				s.write(metadataFile, bytes.Replace(good, []byte(old), []byte(changed), 1))
+				s.Write(backuptest.MetadataFile, bytes.Replace(good, []byte(old), []byte(changed), 1))
 			}
 			for name, raw := range values {
 				want := []string{"metadata_wrong_shape"}
@@ -299,33 +297,33 @@ func TestValidateFindsEachAlteredField(t *testing.T) {
 					want = []string{"metadata_wrong_shape"} // disagrees with chroma_snapshot_path
 				}
 				set(raw)
-				s.reseal()
-				s.requireProblems(want...)
+				s.Reseal()
+				s.RequireProblems(want...)
 			}
 			// Missing, and there twice.
 			without := maps.Clone(fields)
 			delete(without, field)
-			s.setFields(without)
-			s.reseal()
-			s.requireProblems("metadata_wrong_shape")
-			s.write(metadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", field, fields[field]), 1))
-			s.reseal()
-			s.requireProblems("metadata_wrong_shape")
+			s.SetFields(without)
+			s.Reseal()
+			s.RequireProblems("metadata_wrong_shape")
+			s.Write(backuptest.MetadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", field, fields[field]), 1))
+			s.Reseal()
+			s.RequireProblems("metadata_wrong_shape")
 			// Names are case-sensitive, so this is another one.
-			s.write(metadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", strings.ToUpper(field), `"x"`), 1))
-			s.reseal()
-			s.requireProblems()
-			s.write(metadataFile, bytes.Replace(good, []byte(field), []byte(strings.ToUpper(field)), 1))
-			s.reseal()
-			s.requireProblems("metadata_wrong_shape")
+			s.Write(backuptest.MetadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", strings.ToUpper(field), `"x"`), 1))
+			s.Reseal()
+			s.RequireProblems()
+			s.Write(backuptest.MetadataFile, bytes.Replace(good, []byte(field), []byte(strings.ToUpper(field)), 1))
+			s.Reseal()
+			s.RequireProblems("metadata_wrong_shape")
 		})
 	}
 }
 
 // Metadata that are wrong as a whole, or look so.
 func TestValidateMetadataForms(t *testing.T) {
-	base := newSpecimen(t)
-	good := base.read(metadataFile)
+	base := backuptest.NewSnapshot(t)
+	good := base.Read(backuptest.MetadataFile)
 	wrap := func(before, after string) []byte { return slices.Concat([]byte(before), good, []byte(after)) }
 	with := func(field string) []byte { return bytes.Replace(good, []byte("{"), []byte("{"+field+","), 1) }
 	nest := func(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
@@ -367,11 +365,10 @@ func TestValidateMetadataForms(t *testing.T) {
 		"the same in an escape": {with(`"\u0073tamp": "x"`), []string{"metadata_wrong_shape"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := *base
-			s.t = t
-			s.write(metadataFile, test.data)
-			s.reseal()
-			report := s.requireProblems(test.want...)
+			s := base.With(t)
+			s.Write(backuptest.MetadataFile, test.data)
+			s.Reseal()
+			report := s.RequireProblems(test.want...)
 			if test.want != nil {
 				require.Nil(t, report.Metadata)
 				require.False(t, report.DBOK, "nobody knows which file the database is")
@@ -390,8 +387,8 @@ func TestValidateMetadataForms(t *testing.T) {
 
 // Manifests that are not as the format says, and some that only look so.
 func TestValidateManifestForms(t *testing.T) {
-	base := newSpecimen(t)
-	good := base.read(manifestFile)
+	base := backuptest.NewSnapshot(t)
+	good := base.Read(backuptest.ManifestFile)
 	lines := strings.SplitAfter(strings.TrimSuffix(string(good), "\n"), "\n")
 	lines[len(lines)-1] += "\n"
 	require.Len(t, lines, 12)
@@ -412,7 +409,7 @@ func TestValidateManifestForms(t *testing.T) {
 		"byte order mark": {"\ufeff" + string(good), malformed},
 		"comment":         {"# comment\n" + string(good), malformed},
 		"binary marker":   {strings.ReplaceAll(string(good), "  ", " *"), malformed},
-		"BSD form":        {"SHA256 (" + metadataFile + ") = " + lines[0][:64] + "\n", malformed},
+		"BSD form":        {"SHA256 (" + backuptest.MetadataFile + ") = " + lines[0][:64] + "\n", malformed},
 		"upper case": {
 			strings.ToUpper(lines[0][:64]) + lines[0][64:] + strings.Join(lines[1:], ""), malformed,
 		},
@@ -423,18 +420,18 @@ func TestValidateManifestForms(t *testing.T) {
 		"no name":             {zeros + "  \n", malformed},
 		"one space":           {zeros + " x\n", malformed},
 		"three spaces":        {zeros + "   x\n" + string(good), []string{"file_missing:  x"}},
-		"unsorted":            {lines[1] + lines[0] + strings.Join(lines[2:], ""), []string{"manifest_malformed", "file_unknown: " + metadataFile}},
+		"unsorted":            {lines[1] + lines[0] + strings.Join(lines[2:], ""), []string{"manifest_malformed", "file_unknown: " + backuptest.MetadataFile}},
 		"a line twice":        {lines[0] + string(good), malformed},
-		"two digests":         {zeros + lines[0][64:] + string(good), []string{"manifest_malformed", "file_changed: " + metadataFile}},
+		"two digests":         {zeros + lines[0][64:] + string(good), []string{"manifest_malformed", "file_changed: " + backuptest.MetadataFile}},
 		"itself":              {zeros + "  SHA256SUMS\n" + string(good), malformed},
 		"itself in another":   {zeros + "  ./SHA256SUMS\n" + string(good), malformed},
 		"absolute":            {zeros + "  /etc/passwd\n" + string(good), malformed},
 		"parent":              {zeros + "  ..\n" + string(good), malformed},
 		"outside":             {zeros + "  ../x\n" + string(good), malformed},
-		"through the outside": {zeros + "  ../" + base.stamp + "/x\n" + string(good), malformed},
-		"around":              {zeros + "  a/../" + metadataFile + "\n" + string(good), malformed},
+		"through the outside": {zeros + "  ../" + base.Stamp + "/x\n" + string(good), malformed},
+		"around":              {zeros + "  a/../" + backuptest.MetadataFile + "\n" + string(good), malformed},
 		"dot":                 {zeros + "  .\n" + string(good), malformed},
-		"dot before":          {zeros + "  ./" + metadataFile + "\n" + string(good), malformed},
+		"dot before":          {zeros + "  ./" + backuptest.MetadataFile + "\n" + string(good), malformed},
 		"two slashes":         {zeros + "  a//b\n" + string(good), malformed},
 		"slash at the end":    {zeros + "  a/\n" + string(good), malformed},
 		"NUL":                 {zeros + "  a\x00b\n" + string(good), malformed},
@@ -456,10 +453,10 @@ func TestValidateManifestForms(t *testing.T) {
 		},
 		"a directory": {zeros + "  b\n" + string(good) + zeros + "  db2/x\n", []string{"file_missing: b", "file_missing: db2/x"}},
 		"a file as directory": {
-			strings.Join(lines[:len(lines)-1], "") + zeros + "  " + dbFile + "/x\n",
-			[]string{"file_unknown: " + dbFile, "file_missing: " + dbFile + "/x"},
+			strings.Join(lines[:len(lines)-1], "") + zeros + "  " + backuptest.DBFile + "/x\n",
+			[]string{"file_unknown: " + backuptest.DBFile, "file_missing: " + backuptest.DBFile + "/x"},
 		},
-		"a digest changed": {zeros + lines[0][64:] + strings.Join(lines[1:], ""), []string{"file_changed: " + metadataFile}},
+		"a digest changed": {zeros + lines[0][64:] + strings.Join(lines[1:], ""), []string{"file_changed: " + backuptest.MetadataFile}},
 		"only the first":   {lines[0], unknown(lines[1:])},
 		"without the first": {
 			strings.Join(lines[1:], ""), unknown(lines[:1]),
@@ -471,10 +468,9 @@ func TestValidateManifestForms(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := *base
-			s.t = t
-			s.write(manifestFile, []byte(test.data))
-			s.requireProblems(test.want...)
+			s := base.With(t)
+			s.Write(backuptest.ManifestFile, []byte(test.data))
+			s.RequireProblems(test.want...)
 		})
 	}
 }
@@ -488,23 +484,23 @@ func unknown(lines []string) (problems []string) {
 
 // What the manifest says before a line that cannot be read still counts.
 func TestValidateJudgesWhatIsBeforeAMalformedLine(t *testing.T) {
-	s := newSpecimen(t)
-	s.write(metadataFile, append(s.read(metadataFile), '\n'))
-	s.write(dbFile, append(s.read(dbFile), 0))
-	s.add("aaa", nil)
-	s.add("zzz", nil)
-	lines := strings.SplitAfter(string(s.read(manifestFile)), "\n")
-	s.write(manifestFile, []byte(lines[0]+"?\n"+strings.Join(lines[2:], "")))
-	s.requireProblems("manifest_malformed", "file_unknown: aaa", "file_changed: "+metadataFile, "db_size_mismatch: "+dbFile)
+	s := backuptest.NewSnapshot(t)
+	s.Write(backuptest.MetadataFile, append(s.Read(backuptest.MetadataFile), '\n'))
+	s.Write(backuptest.DBFile, append(s.Read(backuptest.DBFile), 0))
+	s.Add("aaa", nil)
+	s.Add("zzz", nil)
+	lines := strings.SplitAfter(string(s.Read(backuptest.ManifestFile)), "\n")
+	s.Write(backuptest.ManifestFile, []byte(lines[0]+"?\n"+strings.Join(lines[2:], "")))
+	s.RequireProblems("manifest_malformed", "file_unknown: aaa", "file_changed: "+backuptest.MetadataFile, "db_size_mismatch: "+backuptest.DBFile)
 }
 
 // A recorded path is taken below the snapshot or not at all.
 func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
-	base := newSpecimen(t)
-	root := base.root()
+	base := backuptest.NewSnapshot(t)
+	root := base.RecordedRoot()
 	// What they lead to is there, and would pass.
 	evil := root + "-evil"
-	require.NoError(t, os.CopyFS(evil, os.DirFS(base.path(""))))
+	require.NoError(t, os.CopyFS(evil, os.DirFS(base.Path(""))))
 	outside := []string{"path_outside_snapshot"}
 	shape := []string{"metadata_wrong_shape"}
 	sep := string(filepath.Separator)
@@ -512,8 +508,8 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 		path string
 		want []string
 	}{
-		"parent":              {root + sep + ".." + sep + base.stamp + "-evil" + sep + "db" + sep + "atocore.db", outside},
-		"parent and back":     {root + sep + ".." + sep + base.stamp + sep + "db" + sep + "atocore.db", outside},
+		"parent":              {root + sep + ".." + sep + base.Stamp + "-evil" + sep + "db" + sep + "atocore.db", outside},
+		"parent and back":     {root + sep + ".." + sep + base.Stamp + sep + "db" + sep + "atocore.db", outside},
 		"sibling's prefix":    {evil + sep + "db" + sep + "atocore.db", outside},
 		"elsewhere":           {filepath.Join(t.TempDir(), "db", "atocore.db"), outside},
 		"relative":            {"db" + sep + "atocore.db", outside},
@@ -524,7 +520,7 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 		"directly in it":      {root + sep + "atocore.db", shape},
 		"the directory":       {root + sep + "db", shape},
 		"too deep":            {root + sep + "db" + sep + "db" + sep + "atocore.db", shape},
-		"metadata":            {root + sep + metadataFile, shape},
+		"metadata":            {root + sep + backuptest.MetadataFile, shape},
 		"dots in the middle":  {root + sep + "." + sep + "db" + sep + sep + "atocore.db", nil},
 		"another name":        {root + sep + "db" + sep + "other.db", []string{"db_snapshot_missing"}},
 		"name of three dots":  {root + sep + "db" + sep + "...", []string{"db_snapshot_missing"}},
@@ -534,16 +530,16 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 		"newline in the name": {root + sep + "db" + sep + "a\nb", []string{"db_snapshot_missing"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := base.copy(t)
-			s.set(map[string]any{"db_snapshot_path": test.path})
-			s.reseal()
-			report := s.requireProblems(test.want...)
+			s := base.Copy(t)
+			s.Set(map[string]any{"db_snapshot_path": test.path})
+			s.Reseal()
+			report := s.RequireProblems(test.want...)
 			require.Equal(t, test.want == nil, report.DBOK)
 
-			s = base.copy(t)
-			s.makePython()
-			s.set(map[string]any{"db_snapshot_path": test.path})
-			report = s.requireProblems(test.want...)
+			s = base.Copy(t)
+			s.MakePython()
+			s.Set(map[string]any{"db_snapshot_path": test.path})
+			report = s.RequireProblems(test.want...)
 			require.Equal(t, test.want == nil, report.DBOK)
 		})
 	}
@@ -555,10 +551,10 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 		"root of all":   {"db_snapshot_path": "/etc/passwd", "backup_root": "/x"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := base.copy(t)
-			s.set(changes)
-			s.reseal()
-			report := s.requireProblems(outside...)
+			s := base.Copy(t)
+			s.Set(changes)
+			s.Reseal()
+			report := s.RequireProblems(outside...)
 			if name == "registry" {
 				require.False(t, *report.RegistryOK)
 			}
@@ -568,37 +564,37 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 		})
 	}
 	t.Run("endless registry name", func(t *testing.T) {
-		s := base.copy(t)
-		s.set(map[string]any{"registry_snapshot_path": root + sep + "config" + sep + strings.Repeat("n", 5000)})
-		s.reseal()
-		s.requireProblems("registry_snapshot_missing")
+		s := base.Copy(t)
+		s.Set(map[string]any{"registry_snapshot_path": root + sep + "config" + sep + strings.Repeat("n", 5000)})
+		s.Reseal()
+		s.RequireProblems("registry_snapshot_missing")
 	})
 	// Any root will do if the parts are below it: nothing is looked up there.
 	t.Run("root that never was", func(t *testing.T) {
-		s := base.copy(t)
-		s.set(map[string]any{"backup_root": "/never", "db_snapshot_path": "/never/db/atocore.db",
+		s := base.Copy(t)
+		s.Set(map[string]any{"backup_root": "/never", "db_snapshot_path": "/never/db/atocore.db",
 			"registry_snapshot_path": "/never/config/project-registry.json", "chroma_snapshot_path": "/never/chroma"})
-		s.reseal()
-		s.requireProblems()
+		s.Reseal()
+		s.RequireProblems()
 	})
 }
 
 // A directory of the snapshot that is a link: what lies behind is not looked at.
 func TestValidateFollowsNoLinkedDirectory(t *testing.T) {
-	base := newSpecimen(t)
+	base := backuptest.NewSnapshot(t)
 	for dir, want := range map[string][]string{
-		"db":     {"db_snapshot_missing", "file_missing: " + dbFile, "file_unknown: db", "file_not_regular: db"},
-		"config": {"registry_snapshot_missing", "file_missing: " + registryFile, "file_unknown: config", "file_not_regular: config"},
+		"db":     {"db_snapshot_missing", "file_missing: " + backuptest.DBFile, "file_unknown: db", "file_not_regular: db"},
+		"config": {"registry_snapshot_missing", "file_missing: " + backuptest.RegistryFile, "file_unknown: config", "file_not_regular: config"},
 		"chroma": nil,
 	} {
 		for _, python := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s python=%t", dir, python), func(t *testing.T) {
-				s := base.copy(t)
-				s.link(dir, s.aside(dir))
+				s := base.Copy(t)
+				s.Link(dir, s.MoveOut(dir))
 				if python {
-					s.makePython()
+					s.MakePython()
 				}
-				found := brief(s.validate().Problems)
+				found := backuptest.Brief(s.Validate().Problems)
 				switch {
 				case dir == "chroma":
 					require.Subset(t, found, []string{"chroma_snapshot_missing", "file_not_regular: chroma"})
@@ -614,88 +610,100 @@ func TestValidateFollowsNoLinkedDirectory(t *testing.T) {
 
 // Without manifest and format_version a snapshot is judged by what it has.
 func TestValidatePythonSnapshots(t *testing.T) {
-	base := newSpecimen(t)
-	base.makePython()
+	base := backuptest.NewSnapshot(t)
+	base.MakePython()
 	for name, test := range map[string]struct {
-		change func(s *specimen)
+		change func(s *backuptest.Snapshot)
 		want   []string
 	}{
-		"as made":              {func(s *specimen) {}, nil},
-		"in WAL form":          {func(s *specimen) { setJournalForm(s, 2) }, nil},
-		"file of somebody":     {func(s *specimen) { s.add("notes.txt", []byte("x")) }, nil},
-		"changed note":         {func(s *specimen) { s.set(map[string]any{"vector_store_note": "?"}) }, nil},
-		"Chroma asked in vain": {func(s *specimen) { s.remove("chroma"); s.set(withoutChroma) }, nil},
-		"no registry": {func(s *specimen) {
-			s.remove(registryFile)
-			s.set(map[string]any{"registry_snapshot_path": ""})
+		"as made":              {func(s *backuptest.Snapshot) {}, nil},
+		"in WAL form":          {func(s *backuptest.Snapshot) { s.SetJournalForm(2) }, nil},
+		"file of somebody":     {func(s *backuptest.Snapshot) { s.Add("notes.txt", []byte("x")) }, nil},
+		"changed note":         {func(s *backuptest.Snapshot) { s.Set(map[string]any{"vector_store_note": "?"}) }, nil},
+		"Chroma asked in vain": {func(s *backuptest.Snapshot) { s.Remove("chroma"); s.Set(withoutChroma) }, nil},
+		"no registry": {func(s *backuptest.Snapshot) {
+			s.Remove(backuptest.RegistryFile)
+			s.Set(map[string]any{"registry_snapshot_path": ""})
 		}, nil},
-		"with zone":        {func(s *specimen) { s.set(map[string]any{"created_at": "2026-11-24T13:00:00.5+05:30"}) }, nil},
-		"without zone":     {func(s *specimen) { s.set(map[string]any{"created_at": "2026-11-24T13:00:00"}) }, nil},
-		"stamp alone":      {func(s *specimen) { s.set(map[string]any{"stamp": "x"}) }, []string{"metadata_wrong_shape"}},
-		"version alone":    {func(s *specimen) { s.set(map[string]any{"format_version": 1}) }, []string{"metadata_wrong_shape"}},
-		"version 0":        {func(s *specimen) { s.set(map[string]any{"format_version": 0}) }, []string{"metadata_wrong_shape"}},
-		"both":             {func(s *specimen) { s.set(map[string]any{"format_version": 1, "stamp": "x"}) }, []string{"manifest_missing"}},
-		"missing metadata": {func(s *specimen) { s.remove(metadataFile) }, []string{"metadata_missing"}},
-		"missing database": {func(s *specimen) { s.remove("db") }, []string{"db_snapshot_missing"}},
+		"with zone":        {func(s *backuptest.Snapshot) { s.Set(map[string]any{"created_at": "2026-11-24T13:00:00.5+05:30"}) }, nil},
+		"without zone":     {func(s *backuptest.Snapshot) { s.Set(map[string]any{"created_at": "2026-11-24T13:00:00"}) }, nil},
+		"stamp alone":      {func(s *backuptest.Snapshot) { s.Set(map[string]any{"stamp": "x"}) }, []string{"metadata_wrong_shape"}},
+		"version alone":    {func(s *backuptest.Snapshot) { s.Set(map[string]any{"format_version": 1}) }, []string{"metadata_wrong_shape"}},
+		"version 0":        {func(s *backuptest.Snapshot) { s.Set(map[string]any{"format_version": 0}) }, []string{"metadata_wrong_shape"}},
+		"both":             {func(s *backuptest.Snapshot) { s.Set(map[string]any{"format_version": 1, "stamp": "x"}) }, []string{"manifest_missing"}},
+		"missing metadata": {func(s *backuptest.Snapshot) { s.Remove(backuptest.MetadataFile) }, []string{"metadata_missing"}},
+		"missing database": {func(s *backuptest.Snapshot) { s.Remove("db") }, []string{"db_snapshot_missing"}},
 		"size": {
-			func(s *specimen) { s.write(dbFile, append(s.read(dbFile), make([]byte, 4096)...)) },
-			[]string{"db_size_mismatch: " + dbFile},
+			func(s *backuptest.Snapshot) {
+				s.Write(backuptest.DBFile, append(s.Read(backuptest.DBFile), make([]byte, 4096)...))
+			},
+			[]string{"db_size_mismatch: " + backuptest.DBFile},
 		},
 		"empty database": {
-			func(s *specimen) { s.write(dbFile, nil) },
-			[]string{"db_integrity_check_failed: " + dbFile, "db_size_mismatch: " + dbFile},
+			func(s *backuptest.Snapshot) { s.Write(backuptest.DBFile, nil) },
+			[]string{"db_integrity_check_failed: " + backuptest.DBFile, "db_size_mismatch: " + backuptest.DBFile},
 		},
 		"corrupt index": {
-			func(s *specimen) { loseIndexEntries(s, 3) },
-			[]string{"db_integrity_check_failed: " + dbFile},
+			func(s *backuptest.Snapshot) { s.LoseIndexEntries(3) },
+			[]string{"db_integrity_check_failed: " + backuptest.DBFile},
 		},
 		"WAL beside it": {
-			func(s *specimen) { s.add(dbFile+"-wal", []byte("x")) }, []string{"db_sidecar_present: " + dbFile + "-wal"},
+			func(s *backuptest.Snapshot) { s.Add(backuptest.DBFile+"-wal", []byte("x")) }, []string{"db_sidecar_present: " + backuptest.DBFile + "-wal"},
 		},
 		"journal beside it": {
-			func(s *specimen) { s.add(dbFile+"-journal", []byte("x")) }, []string{"db_sidecar_present: " + dbFile + "-journal"},
+			func(s *backuptest.Snapshot) { s.Add(backuptest.DBFile+"-journal", []byte("x")) }, []string{"db_sidecar_present: " + backuptest.DBFile + "-journal"},
 		},
 		"what Python's check leaves": {
-			func(s *specimen) { s.add(dbFile+"-wal", nil); s.add(dbFile+"-shm", make([]byte, 32768)) }, nil,
+			func(s *backuptest.Snapshot) {
+				s.Add(backuptest.DBFile+"-wal", nil)
+				s.Add(backuptest.DBFile+"-shm", make([]byte, 32768))
+			}, nil,
 		},
 		"WAL that is a link": {
-			func(s *specimen) { s.link(dbFile+"-wal", "nothing") },
-			[]string{"db_sidecar_present: " + dbFile + "-wal", "file_not_regular: " + dbFile + "-wal"},
+			func(s *backuptest.Snapshot) { s.Link(backuptest.DBFile+"-wal", "nothing") },
+			[]string{"db_sidecar_present: " + backuptest.DBFile + "-wal", "file_not_regular: " + backuptest.DBFile + "-wal"},
 		},
 		"registry not JSON": {
-			func(s *specimen) { s.write(registryFile, []byte("{'a': 1}")) }, []string{"registry_invalid_json: " + registryFile},
+			func(s *backuptest.Snapshot) { s.Write(backuptest.RegistryFile, []byte("{'a': 1}")) }, []string{"registry_invalid_json: " + backuptest.RegistryFile},
 		},
 		"registry not UTF-8": {
-			func(s *specimen) { s.write(registryFile, []byte("\"\xff\"")) }, []string{"registry_invalid_json: " + registryFile},
+			func(s *backuptest.Snapshot) { s.Write(backuptest.RegistryFile, []byte("\"\xff\"")) }, []string{"registry_invalid_json: " + backuptest.RegistryFile},
 		},
 		"registry of 17 MB": {
-			func(s *specimen) { s.write(registryFile, []byte(strings.Repeat(" ", 17<<20)+"{}")) },
-			[]string{"registry_invalid_json: " + registryFile},
+			func(s *backuptest.Snapshot) {
+				s.Write(backuptest.RegistryFile, []byte(strings.Repeat(" ", 17<<20)+"{}"))
+			},
+			[]string{"registry_invalid_json: " + backuptest.RegistryFile},
 		},
-		"registry gone": {func(s *specimen) { s.remove(registryFile) }, []string{"registry_snapshot_missing"}},
-		"Chroma gone":   {func(s *specimen) { s.remove("chroma") }, []string{"chroma_snapshot_missing"}},
-		"Chroma a file": {func(s *specimen) { s.remove("chroma"); s.add("chroma", nil) }, []string{"chroma_snapshot_missing"}},
+		"registry gone": {func(s *backuptest.Snapshot) { s.Remove(backuptest.RegistryFile) }, []string{"registry_snapshot_missing"}},
+		"Chroma gone":   {func(s *backuptest.Snapshot) { s.Remove("chroma") }, []string{"chroma_snapshot_missing"}},
+		"Chroma a file": {func(s *backuptest.Snapshot) { s.Remove("chroma"); s.Add("chroma", nil) }, []string{"chroma_snapshot_missing"}},
 		"Chroma's database": {
-			func(s *specimen) { ruinPages(s, chromaFile) }, []string{"chroma_db_check_failed: " + chromaFile},
+			func(s *backuptest.Snapshot) { s.RuinPages(backuptest.ChromaFile) }, []string{"chroma_db_check_failed: " + backuptest.ChromaFile},
 		},
 		"Chroma's database no database": {
-			func(s *specimen) { s.write(chromaFile, bytes.Repeat([]byte("x"), len(s.read(chromaFile)))) },
-			[]string{"chroma_db_check_failed: " + chromaFile},
+			func(s *backuptest.Snapshot) {
+				s.Write(backuptest.ChromaFile, bytes.Repeat([]byte("x"), len(s.Read(backuptest.ChromaFile))))
+			},
+			[]string{"chroma_db_check_failed: " + backuptest.ChromaFile},
 		},
 		"Chroma's database under a journal": {
 			// It may be whole together with that only.
-			func(s *specimen) { ruinPages(s, chromaFile); s.add(chromaFile+"-journal", []byte("x")) },
+			func(s *backuptest.Snapshot) {
+				s.RuinPages(backuptest.ChromaFile)
+				s.Add(backuptest.ChromaFile+"-journal", []byte("x"))
+			},
 			[]string{"chroma_bytes_mismatch: chroma", "chroma_files_mismatch: chroma"},
 		},
 		"a segment's file": {
-			func(s *specimen) { s.remove(s.files()[1]) },
+			func(s *backuptest.Snapshot) { s.Remove(s.Files()[1]) },
 			[]string{"chroma_bytes_mismatch: chroma", "chroma_files_mismatch: chroma"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := base.copy(t)
+			s := base.Copy(t)
 			test.change(s)
-			s.requireProblems(test.want...)
+			s.RequireProblems(test.want...)
 		})
 	}
 }
@@ -704,27 +712,27 @@ var withoutChroma = map[string]any{"chroma_snapshot_path": "", "chroma_snapshot_
 
 // A manifest that is there counts, whoever wrote it.
 func TestValidatePythonSnapshotWithManifest(t *testing.T) {
-	s := newSpecimen(t)
-	s.makePython()
-	s.reseal()
-	s.requireProblems()
-	s.flip(registryFile, 20)
-	require.Contains(t, brief(s.validate().Problems), "file_changed: "+registryFile)
+	s := backuptest.NewSnapshot(t)
+	s.MakePython()
+	s.Reseal()
+	s.RequireProblems()
+	s.Flip(backuptest.RegistryFile, 20)
+	require.Contains(t, backuptest.Brief(s.Validate().Problems), "file_changed: "+backuptest.RegistryFile)
 }
 
 // Every row of SQLite's check is reported, up to the bound.
 func TestValidateReportsAllRowsOfTheIntegrityCheck(t *testing.T) {
-	store := newSmallStore(t)
+	store := backuptest.NewSmallStore(t)
 	store.IncludeChroma = false
-	inDatabase(t, store.DatabasePath, func(db *sql.DB) {
+	backuptest.InDatabase(t, store.DatabasePath, func(db *sql.DB) {
 		_, err := db.Exec("PRAGMA journal_mode = delete")
 		require.NoError(t, err)
 	})
 	for _, test := range []struct{ lost, want int }{{1, 2}, {299, 301}, {2000, 1001}} {
 		t.Run(fmt.Sprint(test.lost), func(t *testing.T) {
-			loseIndexEntriesIn(t, store.DatabasePath, test.lost)
-			s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-			report := s.validate()
+			backuptest.LoseIndexEntries(t, store.DatabasePath, test.lost)
+			s := store.CreateSnapshot()
+			report := s.Validate()
 			require.Equal(t, test.want, len(report.Problems), "the first is %s", report.Problems[0])
 			require.False(t, report.DBOK)
 			for i, p := range report.Problems {
@@ -733,7 +741,7 @@ func TestValidateReportsAllRowsOfTheIntegrityCheck(t *testing.T) {
 					break
 				}
 				require.Equal(t, backup.CodeDBIntegrity, p.Code)
-				require.Equal(t, dbFile, p.Path)
+				require.Equal(t, backuptest.DBFile, p.Path)
 				require.NotEmpty(t, p.Detail)
 			}
 		})
@@ -766,17 +774,17 @@ func TestValidateDatabasesThatNeedTheHost(t *testing.T) {
 		"function in a view": `INSERT INTO sqlite_schema VALUES ('view', 'v', 'v', 0, 'CREATE VIEW v AS SELECT hosts() FROM nowhere')`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSpecimen(t)
-			inDatabase(t, s.path(dbFile), func(db *sql.DB) {
+			s := backuptest.NewSnapshot(t)
+			backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
 				_, err := db.Exec("PRAGMA writable_schema = on; " + statements)
 				require.NoError(t, err)
 			})
-			s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
-			s.reseal()
+			s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
+			s.Reseal()
 			if slices.Contains(unchecked, name) {
-				s.requireProblems("db_open_failed: " + dbFile)
+				s.RequireProblems("db_open_failed: " + backuptest.DBFile)
 			} else {
-				s.requireProblems()
+				s.RequireProblems()
 			}
 		})
 	}
@@ -785,20 +793,20 @@ func TestValidateDatabasesThatNeedTheHost(t *testing.T) {
 func TestValidateReadsEveryPageSize(t *testing.T) {
 	for size := 512; size <= 65536; size *= 2 {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			s := newSpecimen(t)
-			inDatabase(t, s.path(dbFile), func(db *sql.DB) {
+			s := backuptest.NewSnapshot(t)
+			backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
 				_, err := db.Exec(fmt.Sprintf("PRAGMA page_size = %d; VACUUM", size))
 				require.NoError(t, err)
 			})
-			s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
-			s.reseal()
-			s.requireProblems()
+			s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
+			s.Reseal()
+			s.RequireProblems()
 			// The first page's tree, damaged beneath a sound header.
-			data := s.read(dbFile)
+			data := s.Read(backuptest.DBFile)
 			data[100] = 0xff
-			s.write(dbFile, data)
-			s.reseal()
-			report := s.validate()
+			s.Write(backuptest.DBFile, data)
+			s.Reseal()
+			report := s.Validate()
 			require.NotEmpty(t, report.Problems)
 			require.Contains(t, []backup.Code{backup.CodeDBOpen, backup.CodeDBIntegrity}, report.Problems[0].Code)
 		})
@@ -807,33 +815,33 @@ func TestValidateReadsEveryPageSize(t *testing.T) {
 
 // A database's header that SQLite refuses, byte by byte: always a verdict.
 func TestValidateAnyDatabaseHeader(t *testing.T) {
-	store := newSmallStore(t)
+	store := backuptest.NewSmallStore(t)
 	store.IncludeChroma = false
-	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-	good := s.read(dbFile)
+	s := store.CreateSnapshot()
+	good := s.Read(backuptest.DBFile)
 	for offset := range 100 {
 		for _, mask := range []byte{0x01, 0x02, 0xff} {
 			data := bytes.Clone(good)
 			data[offset] ^= mask
-			s.write(dbFile, data)
-			report, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+			s.Write(backuptest.DBFile, data)
+			report, err := backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 			require.ErrorIs(t, err, backup.ErrInvalidBackup, "byte %d xor %#x", offset, mask)
-			require.Contains(t, brief(report.Problems), "file_changed: "+dbFile)
+			require.Contains(t, backuptest.Brief(report.Problems), "file_changed: "+backuptest.DBFile)
 		}
 	}
 }
 
 // A cancelled call ends promptly, in each phase, and tells nothing.
 func TestValidateHeedsItsContext(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	slowDatabase(t, s)
-	s.reseal()
+	s.Reseal()
 	// More than can be hashed in the time that is allowed, on no disk space.
-	name := s.path("chroma/sparse")
+	name := s.Path("chroma/sparse")
 	require.NoError(t, os.WriteFile(name, nil, 0o600))
 	require.NoError(t, os.Truncate(name, 1<<38))
-	manifest := append(s.read(manifestFile), fmt.Sprintf("%064d  zzz\n", 0)...)
-	s.write(manifestFile, manifest)
+	manifest := append(s.Read(backuptest.ManifestFile), fmt.Sprintf("%064d  zzz\n", 0)...)
+	s.Write(backuptest.ManifestFile, manifest)
 
 	for when, reached := range map[string]func(p backup.Progress) bool{
 		"database": func(p backup.Progress) bool { return p.Phase == backup.PhaseValidateDatabase },
@@ -851,7 +859,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 					cancel(errors.New("cancelled"))
 				}
 			}
-			report, err := validateInTime(t, ctx, opts, s.stamp)
+			report, err := validateInTime(t, ctx, opts, s.Stamp)
 			require.ErrorIs(t, err, context.Canceled)
 			require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 			require.Nil(t, report)
@@ -860,7 +868,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 	t.Run("before", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := backup.ValidateBackup(ctx, s.Options, s.stamp)
+		_, err := backup.ValidateBackup(ctx, s.Options, s.Stamp)
 		require.ErrorIs(t, err, context.Canceled)
 		_, err = backup.ValidateBackup(ctx, s.Options, "no such")
 		require.ErrorIs(t, err, context.Canceled)
@@ -868,16 +876,16 @@ func TestValidateHeedsItsContext(t *testing.T) {
 	t.Run("deadline", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		report, err := validateInTime(t, ctx, s.Options, s.stamp)
+		report, err := validateInTime(t, ctx, s.Options, s.Stamp)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Nil(t, report)
 	})
 	t.Run("at the very end", func(t *testing.T) {
-		python := newSpecimen(t)
-		python.makePython()
+		python := backuptest.NewSnapshot(t)
+		python.MakePython()
 		// Without these no check but that of the files is under way.
-		python.set(map[string]any{"db_snapshot_path": "", "chroma_snapshot_path": ""})
-		files := int64(len(python.files()))
+		python.Set(map[string]any{"db_snapshot_path": "", "chroma_snapshot_path": ""})
+		files := int64(len(python.Files()))
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		opts := python.Options
@@ -886,7 +894,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 				cancel()
 			}
 		}
-		_, err := backup.ValidateBackup(ctx, opts, python.stamp)
+		_, err := backup.ValidateBackup(ctx, opts, python.Stamp)
 		require.ErrorIs(t, err, context.Canceled)
 	})
 	t.Run("only the database is slow", func(t *testing.T) {
@@ -895,11 +903,11 @@ func TestValidateHeedsItsContext(t *testing.T) {
 		defer cancel()
 		opts := s.Options
 		opts.OnProgress = func(p backup.Progress) {
-			if p.Path == "zzz" || p.Path == dbFile && p.Phase == backup.PhaseValidateFiles {
+			if p.Path == "zzz" || p.Path == backuptest.DBFile && p.Phase == backup.PhaseValidateFiles {
 				cancel()
 			}
 		}
-		_, err := validateInTime(t, ctx, opts, s.stamp)
+		_, err := validateInTime(t, ctx, opts, s.Stamp)
 		require.ErrorIs(t, err, context.Canceled)
 	})
 }
@@ -929,9 +937,9 @@ func validateInTime(t *testing.T, ctx context.Context, opts backup.Options, stam
 
 // slowDatabase makes checking the database copy take a quarter of a minute at
 // least: each row's key in an index is computed through some megabytes.
-func slowDatabase(t *testing.T, s *specimen) {
+func slowDatabase(t *testing.T, s *backuptest.Snapshot) {
 	t.Helper()
-	inDatabase(t, s.path(dbFile), func(db *sql.DB) {
+	backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
 		_, err := db.Exec(`CREATE TABLE slow (id INTEGER PRIMARY KEY);
 			WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)
 			INSERT INTO slow SELECT i FROM n;
@@ -941,15 +949,15 @@ func slowDatabase(t *testing.T, s *specimen) {
 			WHERE name = 'slow_id'`)
 		require.NoError(t, err)
 	})
-	s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
+	s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
 }
 
 // A panic of the host's comes back as an error, and everything is let go.
 func TestValidateSurvivesAPanickingHost(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	slowDatabase(t, s)
-	s.reseal()
-	files := int64(len(s.files()))
+	s.Reseal()
+	files := int64(len(s.Files()))
 	for when, reached := range map[string]func(p backup.Progress) bool{
 		"database":     func(p backup.Progress) bool { return p.Phase == backup.PhaseValidateDatabase },
 		"files":        func(p backup.Progress) bool { return p.Phase == backup.PhaseValidateFiles },
@@ -964,9 +972,9 @@ func TestValidateSurvivesAPanickingHost(t *testing.T) {
 						panic(value)
 					}
 				}
-				descriptors := openDescriptors(t)
-				report, err := validateInTime(t, t.Context(), opts, s.stamp)
-				require.Equal(t, descriptors, openDescriptors(t), "the check of the database goes on")
+				descriptors := backuptest.OpenFiles(t)
+				report, err := validateInTime(t, t.Context(), opts, s.Stamp)
+				require.Equal(t, descriptors, backuptest.OpenFiles(t), "the check of the database goes on")
 				require.ErrorIs(t, err, backup.ErrPanic)
 				require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 				require.Nil(t, report)
@@ -979,7 +987,7 @@ func TestValidateSurvivesAPanickingHost(t *testing.T) {
 }
 
 func TestValidateReportsProgress(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	opts := s.Options
 	var phases []backup.Phase
 	var last backup.Progress
@@ -993,38 +1001,38 @@ func TestValidateReportsProgress(t *testing.T) {
 			last = p
 		}
 	}
-	_, err := backup.ValidateBackup(t.Context(), opts, s.stamp)
+	_, err := backup.ValidateBackup(t.Context(), opts, s.Stamp)
 	require.NoError(t, err)
 	require.ElementsMatch(t, []backup.Phase{backup.PhaseValidateDatabase, backup.PhaseValidateFiles}, phases)
-	require.EqualValues(t, len(s.files()), last.Files)
+	require.EqualValues(t, len(s.Files()), last.Files)
 	var size int64
-	for _, name := range s.files() {
-		size += int64(len(s.read(name)))
+	for _, name := range s.Files() {
+		size += int64(len(s.Read(name)))
 	}
 	require.Equal(t, size, last.Bytes)
 }
 
 // Whatever comes of a call, no goroutine and no descriptor is left of it.
 func TestValidateLeavesNothingOpen(t *testing.T) {
-	sound := newSpecimen(t)
-	damaged := sound.copy(t)
-	damaged.remove("chroma")
-	damaged.flip(dbFile, 5000)
-	hostile := sound.copy(t)
-	hostile.write(metadataFile, []byte("["))
-	python := sound.copy(t)
-	python.makePython()
-	panicking := sound.copy(t)
+	sound := backuptest.NewSnapshot(t)
+	damaged := sound.Copy(t)
+	damaged.Remove("chroma")
+	damaged.Flip(backuptest.DBFile, 5000)
+	hostile := sound.Copy(t)
+	hostile.Write(backuptest.MetadataFile, []byte("["))
+	python := sound.Copy(t)
+	python.MakePython()
+	panicking := sound.Copy(t)
 	panicking.OnProgress = func(p backup.Progress) {
 		if p.Phase == backup.PhaseValidateFiles && p.Files > 2 {
 			panic("ouch")
 		}
 	}
-	missing := sound.copy(t)
-	missing.stamp = "missing"
+	missing := sound.Copy(t)
+	missing.Stamp = "missing"
 	all := func() {
-		for _, s := range []*specimen{sound, damaged, hostile, python, panicking, missing} {
-			_, _ = backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+		for _, s := range []*backuptest.Snapshot{sound, damaged, hostile, python, panicking, missing} {
+			_, _ = backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 			_, _ = backup.ListRuntimeBackups(t.Context(), s.Options)
 			ctx, cancel := context.WithCancel(t.Context())
 			opts := s.Options
@@ -1033,17 +1041,17 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 					cancel()
 				}
 			}
-			_, _ = backup.ValidateBackup(ctx, opts, s.stamp)
+			_, _ = backup.ValidateBackup(ctx, opts, s.Stamp)
 			cancel()
 		}
 	}
 	all()
-	descriptors := openDescriptors(t)
+	descriptors := backuptest.OpenFiles(t)
 	routines := runtime.NumGoroutine()
 	for range 10 {
 		all()
 	}
-	require.Equal(t, descriptors, openDescriptors(t))
+	require.Equal(t, descriptors, backuptest.OpenFiles(t))
 	// One that has told the others that it is done may still be on its way out.
 	for timeout := time.After(time.Minute); runtime.NumGoroutine() > routines; {
 		select {
@@ -1054,24 +1062,13 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 	}
 }
 
-// openDescriptors counts what this process has open, where that can be told.
-func openDescriptors(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0
-	}
-	require.NoError(t, err)
-	return len(entries)
-}
-
 // Calls for one snapshot may run at once.
 func TestValidateAtOnce(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	errs := make(chan error, 8)
 	for range cap(errs) {
 		go func() {
-			_, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+			_, err := backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 			errs <- err
 		}()
 	}

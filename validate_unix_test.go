@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 func init() {
@@ -44,7 +45,7 @@ type findings struct {
 
 // validateRole validates the stamps given in a backup directory, and lists it.
 // What it does with files lies between two calls that a trace shows.
-func validateRole(p parent, args []string) error {
+func validateRole(p *backuptest.Parent, args []string) error {
 	backupDir, stamps := args[0], args[1:]
 	_, _ = os.Lstat(traceBegin)
 	found := findings{Snapshots: map[string]finding{}, List: map[string]string{}}
@@ -55,7 +56,7 @@ func validateRole(p parent, args []string) error {
 		switch {
 		case errors.Is(err, backup.ErrInvalidBackup):
 			f.Verdict = "invalid"
-			f.Problems = brief(report.Problems)
+			f.Problems = backuptest.Brief(report.Problems)
 		case err != nil:
 			f.Verdict = "error"
 		}
@@ -72,7 +73,7 @@ func validateRole(p parent, args []string) error {
 	_, _ = os.Lstat(traceEnd)
 	data, err := json.Marshal(found)
 	if err == nil {
-		p.say(string(data))
+		p.Say(string(data))
 	}
 	return err
 }
@@ -97,7 +98,7 @@ func findAsUser(t *testing.T, backupDir string, stamps ...string) (found finding
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		cmd.Dir = "/"
 	}
-	cmd.Env = append(os.Environ(), roleEnv+"=validate")
+	cmd.Env = append(os.Environ(), backuptest.RoleEnv+"=validate")
 	stdin, err := cmd.StdinPipe() // the role ends with it
 	require.NoError(t, err)
 	defer stdin.Close()
@@ -107,31 +108,31 @@ func findAsUser(t *testing.T, backupDir string, stamps ...string) (found finding
 	return found
 }
 
-// forUser makes a specimen that findAsUser can get at.
-func (s *specimen) forUser(t *testing.T) *specimen {
+// forUser copies a snapshot to where findAsUser can read it.
+func forUser(t *testing.T, s *backuptest.Snapshot) *backuptest.Snapshot {
 	t.Helper()
-	c := s.copy(t)
+	c := s.Copy(t)
 	require.NoError(t, os.Chmod(filepath.Dir(filepath.Dir(c.BackupDir)), 0o755))
 	return c
 }
 
 // What may not be read is not judged: nothing is known then.
 func TestValidateUnreadable(t *testing.T) {
-	base := newSpecimen(t)
-	require.Equal(t, "valid", findAsUser(t, base.forUser(t).BackupDir, base.stamp).Snapshots[base.stamp].Verdict)
+	base := backuptest.NewSnapshot(t)
+	require.Equal(t, "valid", findAsUser(t, forUser(t, base).BackupDir, base.Stamp).Snapshots[base.Stamp].Verdict)
 	for _, name := range []string{
-		metadataFile, manifestFile, dbFile, registryFile, chromaFile, base.files()[1],
-		"db", "config", "chroma", "chroma/" + strings.Split(base.files()[1], "/")[1], "", "..",
+		backuptest.MetadataFile, backuptest.ManifestFile, backuptest.DBFile, backuptest.RegistryFile, backuptest.ChromaFile, base.Files()[1],
+		"db", "config", "chroma", "chroma/" + strings.Split(base.Files()[1], "/")[1], "", "..",
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := base.forUser(t)
-			file := s.path(name)
+			s := forUser(t, base)
+			file := s.Path(name)
 			info, err := os.Stat(file)
 			require.NoError(t, err)
 			require.NoError(t, os.Chmod(file, 0))
 			t.Cleanup(func() { _ = os.Chmod(file, info.Mode()) })
-			found := findAsUser(t, s.BackupDir, s.stamp)
-			f := found.Snapshots[s.stamp]
+			found := findAsUser(t, s.BackupDir, s.Stamp)
+			f := found.Snapshots[s.Stamp]
 			require.Equal(t, "error", f.Verdict, f)
 			require.True(t, f.Permission, f.Error)
 			require.Contains(t, f.Error, filepath.Base(file), "the error names it")
@@ -139,10 +140,10 @@ func TestValidateUnreadable(t *testing.T) {
 			switch name {
 			case "..":
 				require.Contains(t, found.ListError, "permission denied")
-			case "", metadataFile:
-				require.Equal(t, map[string]string{s.stamp: "unreadable: permission denied"}, found.List)
+			case "", backuptest.MetadataFile:
+				require.Equal(t, map[string]string{s.Stamp: "unreadable: permission denied"}, found.List)
 			default:
-				require.Equal(t, map[string]string{s.stamp: ""}, found.List)
+				require.Equal(t, map[string]string{s.Stamp: ""}, found.List)
 			}
 		})
 	}
@@ -150,7 +151,7 @@ func TestValidateUnreadable(t *testing.T) {
 
 // Nothing needs to be written.
 func TestValidateReadOnlyFiles(t *testing.T) {
-	s := newSpecimen(t).forUser(t)
+	s := forUser(t, backuptest.NewSnapshot(t))
 	require.NoError(t, filepath.WalkDir(s.BackupDir, func(name string, d fs.DirEntry, err error) error {
 		require.NoError(t, err)
 		if d.IsDir() {
@@ -161,21 +162,21 @@ func TestValidateReadOnlyFiles(t *testing.T) {
 	}))
 	for _, form := range []string{"format 1", "Python"} {
 		if form == "Python" {
-			require.NoError(t, os.Chmod(s.path(""), 0o755))
-			require.NoError(t, os.Chmod(s.path(metadataFile), 0o644))
-			s.makePython()
-			require.NoError(t, os.Chmod(s.path(""), 0o555))
+			require.NoError(t, os.Chmod(s.Path(""), 0o755))
+			require.NoError(t, os.Chmod(s.Path(backuptest.MetadataFile), 0o644))
+			s.MakePython()
+			require.NoError(t, os.Chmod(s.Path(""), 0o555))
 		}
-		before := s.tree()
-		found := findAsUser(t, s.BackupDir, s.stamp)
-		require.Equal(t, "valid", found.Snapshots[s.stamp].Verdict, found)
-		require.Equal(t, map[string]string{s.stamp: ""}, found.List)
-		require.Equal(t, before, s.tree())
+		before := s.State()
+		found := findAsUser(t, s.BackupDir, s.Stamp)
+		require.Equal(t, "valid", found.Snapshots[s.Stamp].Verdict, found)
+		require.Equal(t, map[string]string{s.Stamp: ""}, found.List)
+		require.Equal(t, before, s.State())
 	}
 }
 
 // tryToLockRole tells whether a database's write lock can be had.
-func tryToLockRole(p parent, args []string) error {
+func tryToLockRole(p *backuptest.Parent, args []string) error {
 	db, err := sql.Open("sqlite", "file:"+args[0])
 	if err != nil {
 		return err
@@ -183,9 +184,9 @@ func tryToLockRole(p parent, args []string) error {
 	defer db.Close()
 	db.SetMaxOpenConns(1)
 	if _, err := db.Exec("BEGIN IMMEDIATE"); err == nil {
-		p.say("got it")
+		p.Say("got it")
 	} else {
-		p.say(err.Error())
+		p.Say(err.Error())
 	}
 	return nil
 }
@@ -193,17 +194,17 @@ func tryToLockRole(p parent, args []string) error {
 // A hard link to the live database in a snapshot is told and not opened:
 // closing it would drop the locks of the host's own connections.
 func TestValidateOpensNoLiveDatabase(t *testing.T) {
-	base := newSpecimen(t)
+	base := backuptest.NewSnapshot(t)
 	for mode, files := range map[string][]string{
-		"delete": {dbFile, registryFile, chromaFile, base.files()[1], metadataFile, manifestFile},
-		"wal":    {dbFile, metadataFile},
+		"delete": {backuptest.DBFile, backuptest.RegistryFile, backuptest.ChromaFile, base.Files()[1], backuptest.MetadataFile, backuptest.ManifestFile},
+		"wal":    {backuptest.DBFile, backuptest.MetadataFile},
 	} {
 		for _, file := range files {
 			t.Run(mode+" "+filepath.Base(file), func(t *testing.T) {
-				s := base.copy(t)
+				s := base.Copy(t)
 				s.DatabasePath = filepath.Join(filepath.Dir(s.BackupDir), "live.db")
-				makeDatabase(t, s.DatabasePath, "_pragma=journal_mode("+mode+")")
-				host := openDB(t, s.DatabasePath)
+				backuptest.MakeDatabase(t, s.DatabasePath, "_pragma=journal_mode("+mode+")")
+				host := backuptest.OpenDB(t, s.DatabasePath)
 				_, err := host.Exec("BEGIN IMMEDIATE")
 				require.NoError(t, err)
 				defer host.Close()
@@ -212,24 +213,24 @@ func TestValidateOpensNoLiveDatabase(t *testing.T) {
 				if mode == "wal" {
 					live += "-shm" // that is where its locks are
 				}
-				s.remove(file)
-				require.NoError(t, os.Link(live, s.path(file)))
-				report := s.validate()
+				s.Remove(file)
+				require.NoError(t, os.Link(live, s.Path(file)))
+				report := s.Validate()
 				list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 				require.NoError(t, err)
 				require.Len(t, list, 1)
 
-				lock := startChild(t, "try to lock", s.DatabasePath)
-				require.Contains(t, lock.hear(), "locked", "the host's lock was dropped")
+				lock := backuptest.Start(t, "try to lock", s.DatabasePath)
+				require.Contains(t, lock.Hear(), "locked", "the host's lock was dropped")
 				want := "file_not_regular: " + file
 				switch file {
-				case metadataFile:
+				case backuptest.MetadataFile:
 					require.Equal(t, "not_a_file", list[0].MetadataError)
-					require.Contains(t, brief(report.Problems), "metadata_not_a_file")
-				case manifestFile:
+					require.Contains(t, backuptest.Brief(report.Problems), "metadata_not_a_file")
+				case backuptest.ManifestFile:
 					want = "manifest_not_a_file"
 				}
-				require.Contains(t, brief(report.Problems), want)
+				require.Contains(t, backuptest.Brief(report.Problems), want)
 			})
 		}
 	}
