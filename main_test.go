@@ -8,7 +8,6 @@ import (
 
 // roles are what this test binary can be as a process of its own.
 var roles = backuptest.Roles{
-	"create":       roleCreate,
 	"leave-behind": roleLeaveBehind,
 	"try-lock":     roleTryLock,
 	"write":        roleWrite,

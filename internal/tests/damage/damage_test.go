@@ -1,4 +1,4 @@
-package backup_test
+package damage
 
 import (
 	"bytes"
@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,10 +21,14 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// allCodes reads the names of all codes from the source.
+// allCodes reads the names of all codes from the source of the root package.
 func allCodes(t *testing.T) map[string]backup.Code {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "problem.go", nil, 0)
+	source := "../../../report.go"
+	if _, err := os.Stat(source); errors.Is(err, fs.ErrNotExist) {
+		source = "../../../problem.go"
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), source, nil, 0)
 	require.NoError(t, err)
 	codes := make(map[string]backup.Code)
 	ast.Inspect(file, func(n ast.Node) bool {
@@ -44,12 +47,12 @@ func allCodes(t *testing.T) map[string]backup.Code {
 	return codes
 }
 
-// Every code comes from a real snapshot that was damaged, alone or together
-// with what the same damage must cause; and no code is without a case.
+// Each code is reported for a real snapshot that was damaged, alone or together
+// with the codes that the same damage must cause. No code may lack a case.
 func TestValidateReportsEachCode(t *testing.T) {
 	cases := map[backup.Code]struct {
 		damage func(s *backuptest.Snapshot)
-		want   []string // nil: the code alone
+		want   []string // if nil, the code alone
 	}{
 		backup.CodeStampInvalid:    {damage: func(s *backuptest.Snapshot) { s.Stamp = "../" + s.Stamp }},
 		backup.CodeSnapshotMissing: {damage: func(s *backuptest.Snapshot) { s.Stamp = "20000101T000000Z" }},
@@ -170,16 +173,16 @@ func TestValidateReportsEachCode(t *testing.T) {
 		},
 	}
 	for name, code := range allCodes(t) {
-		require.Contains(t, cases, code, "nothing produces %s", name)
+		require.Contains(t, cases, code, "no case produces %s", name)
 	}
-	doc, err := os.ReadFile(filepath.Join("docs", "format.md"))
+	doc, err := os.ReadFile("../../../docs/format.md")
 	require.NoError(t, err)
 
 	base := backuptest.NewSnapshot(t)
 	base.RequireProblems()
 	for code, test := range cases {
 		t.Run(string(code), func(t *testing.T) {
-			require.Contains(t, string(doc), "\n| `"+string(code)+"` |", "the format's table lacks it")
+			require.Contains(t, string(doc), "\n| `"+string(code)+"` |", "it is missing from the table of the format")
 			s := base.Copy(t)
 			test.damage(s)
 			switch {
@@ -197,7 +200,7 @@ func TestValidateReportsEachCode(t *testing.T) {
 	}
 }
 
-// contentDamages leave a regular file of the same name.
+// contentDamages change the content of a file and leave it a regular one.
 var contentDamages = []backuptest.Damage{
 	{Name: "first byte", Do: func(s *backuptest.Snapshot, file string) bool { return flipAt(s, file, 0, 1) }},
 	{Name: "header", Do: func(s *backuptest.Snapshot, file string) bool { return flipAt(s, file, 1, 50) }},
@@ -241,7 +244,8 @@ var contentDamages = []backuptest.Damage{
 	}},
 }
 
-// flipAt flips a bit in the part num/den of a file.
+// flipAt flips a bit of a file, num/den of the way into it. It reports false for
+// an empty file.
 func flipAt(s *backuptest.Snapshot, file string, num, den int) bool {
 	size := len(s.Read(file))
 	if size == 0 {
@@ -251,8 +255,8 @@ func flipAt(s *backuptest.Snapshot, file string, num, den int) bool {
 	return true
 }
 
-// kindDamages put something else than a regular file in its place, if
-// anything. What it holds is always the same bytes.
+// kindDamages remove a file or replace it by one of another kind. If there is
+// still a content to read, it is the same bytes.
 var kindDamages = []backuptest.Damage{
 	{Name: "removed", Do: func(s *backuptest.Snapshot, file string) bool { s.Remove(file); return true }},
 	{Name: "link to an identical copy outside", Do: func(s *backuptest.Snapshot, file string) bool {
@@ -280,7 +284,7 @@ var kindDamages = []backuptest.Damage{
 	}},
 }
 
-// partOf gives the report's flag for a file.
+// partOf returns the flag in the report for the part that a file belongs to.
 func partOf(r *backup.Report, file string) *bool {
 	switch dir, _, _ := strings.Cut(file, "/"); dir {
 	case "db":
@@ -293,8 +297,8 @@ func partOf(r *backup.Report, file string) *bool {
 	return nil
 }
 
-// Every file of a snapshot, damaged in every way: each damage is found, as what
-// it is, and is blamed on nothing else.
+// Every file of a snapshot is damaged in every way. Each damage is reported as
+// what it is, and no other file is blamed.
 func TestValidateFindsAnyDamageToAnyFile(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	base.RequireProblems()
@@ -318,10 +322,10 @@ func TestValidateFindsAnyDamageToAnyFile(t *testing.T) {
 		found := backuptest.Brief(report.Problems)
 		require.Subset(t, found, want(s))
 		if ok := partOf(report, file); ok != nil {
-			require.False(t, *ok, "the part passes")
+			require.False(t, *ok, "the part is said to be sound")
 		}
 		for _, p := range report.Problems {
-			// What the manifest says of other files is lost with it.
+			// Without a manifest, nothing is known of the other files either.
 			if file == backuptest.ManifestFile {
 				break
 			}
@@ -379,8 +383,7 @@ func TestValidateFindsAnyDamageToAnyFile(t *testing.T) {
 	require.Greater(t, tried, 13*15)
 }
 
-// The two files that describe the others, with each of their bytes changed in
-// turn.
+// Each byte of the two files that describe the others is changed in turn.
 func TestValidateFindsEveryFlippedByte(t *testing.T) {
 	store := backuptest.NewBareStore(t)
 	store.IncludeChroma = false
@@ -411,7 +414,7 @@ func TestValidateFindsEveryFlippedByte(t *testing.T) {
 	base.RequireProblems()
 }
 
-// Any two files of a snapshot, exchanged.
+// Any two files of a snapshot are swapped.
 func TestValidateFindsSwappedFiles(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	files := append(base.Files(), backuptest.ManifestFile)
@@ -438,8 +441,8 @@ func TestValidateFindsSwappedFiles(t *testing.T) {
 	require.Equal(t, 13*12/2, tried)
 }
 
-// What was put into a snapshot, anywhere.
-func TestValidateFindsWhatWasAdded(t *testing.T) {
+// Files, directories and links are added everywhere in a snapshot.
+func TestValidateFindsAddedFiles(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	segment := path.Dir(base.Files()[1])
 	for _, dir := range []string{".", "db", "config", "chroma", segment} {
@@ -465,7 +468,7 @@ func TestValidateFindsWhatWasAdded(t *testing.T) {
 				func(s *backuptest.Snapshot, name string) { require.NoError(s.T, os.Mkdir(s.Path(name), 0o755)) },
 				func(name string) []string {
 					if strings.HasPrefix(name, "chroma/") {
-						return []string{} // documented: the manifest does not cover them
+						return []string{} // as documented, the manifest does not cover them
 					}
 					return []string{"file_unknown: " + name + "/"}
 				},
@@ -495,7 +498,7 @@ func TestValidateFindsWhatWasAdded(t *testing.T) {
 					want = append(want, "chroma_files_mismatch: chroma")
 				}
 				found := backuptest.Brief(s.Validate().Problems)
-				// The bytes of a link or a file count too.
+				// The added bytes are counted as well.
 				found = slices.DeleteFunc(found, func(p string) bool { return p == "chroma_bytes_mismatch: chroma" })
 				require.ElementsMatch(t, want, found)
 			})

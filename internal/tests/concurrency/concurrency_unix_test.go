@@ -1,6 +1,6 @@
 //go:build unix
 
-package backup_test
+package concurrency
 
 import (
 	"syscall"
@@ -12,7 +12,7 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// A stopped process is not a dead one.
+// A process that is stopped is not dead, so its staging is left alone.
 func TestStagingOfAStoppedProcess(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)

@@ -1,4 +1,4 @@
-package backup_test
+package concurrency
 
 import (
 	"context"
@@ -14,10 +14,12 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// roleCreate takes args[1] snapshots of the machine store in args[0] and says
-// their stamps. At the beginning of the phase args[2], if there is one, it says
-// so and waits for a line.
-func roleCreate(p *backuptest.Parent, args []string) error {
+func TestMain(m *testing.M) { backuptest.Main(m, backuptest.Roles{"create": create}) }
+
+// create takes args[1] snapshots of the machine store in args[0] and says their
+// stamps. If there is an args[2], it says when that phase begins and waits for a
+// line.
+func create(p *backuptest.Parent, args []string) error {
 	opts := backuptest.OptionsIn(args[0])
 	n, err := strconv.Atoi(args[1])
 	if err != nil {
@@ -42,8 +44,8 @@ func roleCreate(p *backuptest.Parent, args []string) error {
 	return nil
 }
 
-// startCreate starts a process that takes a snapshot and waits for a line at
-// the beginning of a phase.
+// startCreate starts a process that takes a snapshot. It returns when that
+// waits for a line at the beginning of a phase.
 func startCreate(s *backuptest.Store, phase backup.Phase) *backuptest.Child {
 	s.T.Helper()
 	c := backuptest.Start(s.T, "create", s.Dir, "1", string(phase))
@@ -51,8 +53,8 @@ func startCreate(s *backuptest.Store, phase backup.Phase) *backuptest.Child {
 	return c
 }
 
-// Two processes take 20 snapshots each at once in one directory, and none is
-// lost.
+// Two processes take 20 snapshots each in one backup directory at the same time,
+// and none is lost.
 func TestTwoProcessesCreateAtOnce(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -67,7 +69,7 @@ func TestTwoProcessesCreateAtOnce(t *testing.T) {
 	for _, c := range children {
 		c.Wait()
 	}
-	require.Len(t, stamps, 2*each, "a stamp was given twice")
+	require.Len(t, stamps, 2*each, "a stamp was used twice")
 	list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 	require.NoError(t, err)
 	require.Len(t, list, 2*each)
@@ -76,8 +78,7 @@ func TestTwoProcessesCreateAtOnce(t *testing.T) {
 	}
 }
 
-// Calls at once, and a clock that stands still: every call gets a number of
-// its own, and no number is left out.
+// Concurrent calls with a clock that stands still get consecutive numbers.
 func TestGoroutinesCreateAtOnce(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -102,7 +103,7 @@ func TestGoroutinesCreateAtOnce(t *testing.T) {
 	}
 }
 
-// One call cancels or fails and the others don't care.
+// Calls that are cancelled do not affect those beside them.
 func TestFailuresBesideSuccesses(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -137,8 +138,8 @@ func TestFailuresBesideSuccesses(t *testing.T) {
 	require.Len(t, list, len(errs)/2)
 }
 
-// A create that is killed leaves nothing to see, and the next one removes what
-// it left.
+// A create that is killed leaves no visible snapshot, and the next one removes
+// its staging.
 func TestKilledCreate(t *testing.T) {
 	t.Parallel()
 	for _, phase := range backuptest.CreatePhases {
@@ -153,7 +154,7 @@ func TestKilledCreate(t *testing.T) {
 			}
 			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 			require.NoError(t, err)
-			require.Empty(t, list, "half of a snapshot is visible")
+			require.Empty(t, list, "an incomplete snapshot is visible")
 
 			log := s.Record()
 			s.Create()
@@ -169,8 +170,8 @@ func TestKilledCreate(t *testing.T) {
 	}
 }
 
-// A process that is slow, even one that stands still, keeps its staging, and
-// its snapshot becomes what it would have been.
+// A create in another process leaves the staging of a slow one alone, and both
+// succeed.
 func TestLiveStagingIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	for _, phase := range backuptest.CreatePhases[1:] {
