@@ -194,22 +194,6 @@ func TestRestoreFromAMovedBackupDirectory(t *testing.T) {
 	require.Equal(t, "new", generationOf(t, s.Options))
 }
 
-func TestRestoreASnapshotOfThePythonModule(t *testing.T) {
-	t.Parallel()
-	python := startPython(t)
-	s := backuptest.NewBareStore(t)
-	db := backuptest.OpenDB(t, s.DatabasePath)
-	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 3))
-	python.call("create", s.BackupDir, s.DatabasePath, s.RegistryPath, s.ChromaPath, "2026-01-02T03:04:05+00:00", true)
-	chroma := backuptest.ReadTree(t, s.ChromaPath)
-	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 3))
-	require.NoError(t, db.Close())
-	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "later"), nil, 0o600))
-	s.Restore("20260102T030405Z")
-	require.Equal(t, 1, countRows(t, s.DatabasePath))
-	require.Equal(t, chroma, backuptest.ReadTree(t, s.ChromaPath))
-}
-
 // A journal lies among backups, which may have come from anywhere.
 func TestJournalOfOtherPathsIsNotObeyed(t *testing.T) {
 	t.Parallel()

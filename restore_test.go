@@ -16,15 +16,6 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// countRows counts the transfers in a database that nobody has open.
-func countRows(t *testing.T, path string) (n int) {
-	t.Helper()
-	db := backuptest.OpenDB(t, path)
-	defer db.Close()
-	require.NoError(t, db.QueryRow("SELECT count(*) FROM transfer").Scan(&n))
-	return n
-}
-
 func TestRestoreBringsEverythingBack(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -62,7 +53,7 @@ func TestRestoreBringsEverythingBack(t *testing.T) {
 	for _, suffix := range []string{"-wal", "-shm", "-journal"} {
 		require.NoFileExists(t, s.DatabasePath+suffix)
 	}
-	require.Equal(t, 10, countRows(t, s.DatabasePath))
+	require.Equal(t, 10, backuptest.CountRows(t, s.DatabasePath))
 	s.RequireNoRemains()
 
 	// What was there before is not lost.
@@ -72,11 +63,11 @@ func TestRestoreBringsEverythingBack(t *testing.T) {
 	safety := list[1].Metadata
 	require.Equal(t, r.SafetyStamp, safety.Stamp)
 	require.Equal(t, m.Stamp, safety.SafetyOf)
-	require.Equal(t, 10010, countRows(t, backuptest.CopyOf(t, safety.DBSnapshotPath)))
+	require.Equal(t, 10010, backuptest.CountRows(t, backuptest.CopyOf(t, safety.DBSnapshotPath)))
 
 	// And can be brought back.
 	s.Restore(r.SafetyStamp)
-	require.Equal(t, 10010, countRows(t, s.DatabasePath))
+	require.Equal(t, 10010, backuptest.CountRows(t, s.DatabasePath))
 	require.FileExists(t, filepath.Join(s.ChromaPath, "new"))
 }
 
@@ -317,7 +308,7 @@ func TestRestoreIsUndone(t *testing.T) {
 			require.NotErrorIs(t, err, backup.ErrRestoreUnfinished)
 			require.True(t, once)
 			require.Zero(t, held, "the guard is released")
-			require.Equal(t, 1, countRows(t, s.DatabasePath), "the old database")
+			require.Equal(t, 1, backuptest.CountRows(t, s.DatabasePath), "the old database")
 			now := backuptest.ReadTree(t, s.ChromaPath)
 			delete(now, ".")
 			delete(chroma, ".") // its time has changed

@@ -121,6 +121,17 @@ func CountTransfers(t *testing.T, path string) (n int) {
 	return n
 }
 
+// CountRows returns the number of transfers that a database records, those in
+// its WAL included. It opens the database as any client does, which may change
+// its files.
+func CountRows(t *testing.T, path string) (n int) {
+	t.Helper()
+	db := OpenDB(t, path)
+	defer db.Close()
+	require.NoError(t, db.QueryRow("SELECT count(*) FROM transfer").Scan(&n))
+	return n
+}
+
 // RequireSound checks a database copy: it must pass SQLite's integrity check,
 // and the balances of the accounts must add up.
 func RequireSound(t *testing.T, path string) {

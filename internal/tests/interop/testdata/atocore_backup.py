@@ -2,7 +2,7 @@
 
 It reads and writes the snapshots that AtoCore does, with the same fields and
 the same checks, on the same standard library calls. Each line of standard
-input is a call, and gives a line of standard output, all in JSON:
+input is a call, and the answer is a line of standard output, all in JSON:
 
     ["create", BACKUP_DIR, DATABASE, REGISTRY, CHROMA, TIME, WITH_CHROMA]
     ["list", BACKUP_DIR]

@@ -1,8 +1,9 @@
-package backup_test
+package interop
 
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"database/sql"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -20,7 +23,7 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// A python is a process that stands in for the Python module.
+// A python is a process that plays the Python module.
 type python struct {
 	t      *testing.T
 	stdin  io.Writer
@@ -28,6 +31,7 @@ type python struct {
 	stderr *bytes.Buffer
 }
 
+// startPython starts the stand-in, which ends when the test does.
 func startPython(t *testing.T) *python {
 	t.Helper()
 	program, err := exec.LookPath("python3")
@@ -49,14 +53,15 @@ func startPython(t *testing.T) *python {
 	return p
 }
 
-// call gives the JSON of a result. Arguments are strings and booleans.
+// call calls a function of the module and returns its result in JSON. Arguments
+// are strings and booleans.
 func (p *python) call(args ...any) string {
 	p.t.Helper()
 	texts := make([]string, len(args))
 	for i, arg := range args {
 		texts[i] = fmt.Sprint(arg)
 		if s, ok := arg.(string); ok {
-			texts[i] = backup.QuoteASCII(s)
+			texts[i] = quote(s)
 		}
 	}
 	_, err := fmt.Fprintf(p.stdin, "[%s]\n", strings.Join(texts, ", "))
@@ -66,7 +71,26 @@ func (p *python) call(args ...any) string {
 	return line
 }
 
-// jsonOf gives what a shell would see.
+// quote returns the JSON string that Python decodes to the file name s. A byte
+// that is not UTF-8 becomes a lone surrogate there
+// (https://peps.python.org/pep-0383/).
+func quote(s string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		units := utf16.AppendRune(nil, r)
+		if r == utf8.RuneError && n == 1 {
+			units = []uint16{0xdc00 + uint16(s[0])}
+		}
+		for _, unit := range units {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+		s = s[n:]
+	}
+	return `"` + b.String() + `"`
+}
+
+// jsonOf returns v in JSON, as the command prints it.
 func jsonOf(t *testing.T, v any) string {
 	t.Helper()
 	data, err := json.Marshal(v)
@@ -74,7 +98,7 @@ func jsonOf(t *testing.T, v any) string {
 	return string(data)
 }
 
-// pythonStores are stores of the kinds that both sides must agree on.
+// pythonStores prepare the kinds of stores that both sides must agree on.
 var pythonStores = map[string]func(t *testing.T, s *backuptest.Store){
 	"whole":     func(t *testing.T, s *backuptest.Store) {},
 	"no Chroma": func(t *testing.T, s *backuptest.Store) { s.IncludeChroma = false },
@@ -101,7 +125,8 @@ var pythonStores = map[string]func(t *testing.T, s *backuptest.Store){
 	},
 }
 
-// What we make, Python lists and finds valid, and leaves as it is.
+// Python lists the library's snapshots, finds them valid and does not change
+// them.
 func TestPythonReadsOurSnapshots(t *testing.T) {
 	python := startPython(t)
 	for name, prepare := range pythonStores {
@@ -125,7 +150,7 @@ func TestPythonReadsOurSnapshots(t *testing.T) {
 				require.JSONEq(t, out, jsonOf(t, report))
 				require.Contains(t, out, `"valid": true`)
 			}
-			require.Equal(t, before, s.Snapshot("").State(), "Python changed a snapshot of ours")
+			require.Equal(t, before, s.Snapshot("").State(), "Python changed a snapshot")
 			for _, stamp := range []string{"zzz", "zzz-cut"} {
 				require.NoError(t, os.RemoveAll(s.SnapshotPath(stamp)))
 			}
@@ -133,7 +158,8 @@ func TestPythonReadsOurSnapshots(t *testing.T) {
 	}
 }
 
-// What Python makes, we list and find valid, wherever it has been moved.
+// The library lists Python's snapshots and finds them valid, also after they were
+// moved.
 func TestWeReadPythonsSnapshots(t *testing.T) {
 	python := startPython(t)
 	for name, prepare := range pythonStores {
@@ -144,7 +170,7 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 				"20260102T030405Z": "2026-01-02T03:04:05.678901+00:00",
 				"20260102T030406Z": "2026-01-02T03:04:06+00:00",
 				"20260102T030407Z": "2026-01-02T03:04:07",
-				"20260102T083408Z": "2026-01-02T08:34:08.000001+05:30", // it takes the zone's own time
+				"20260102T083408Z": "2026-01-02T08:34:08.000001+05:30", // its stamp is in the zone's own time
 			}
 			for _, time := range stamps {
 				python.call("create", s.BackupDir, s.DatabasePath, s.RegistryPath, s.ChromaPath, time, s.IncludeChroma)
@@ -175,7 +201,7 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 	}
 }
 
-// Where both look, both find the same.
+// Both report the same damage, as far as Python looks for it.
 func TestPythonAgreesOnDamage(t *testing.T) {
 	python := startPython(t)
 	made := backuptest.NewSmallStore(t)
@@ -195,7 +221,7 @@ func TestPythonAgreesOnDamage(t *testing.T) {
 		{backup.CodeMetadataMissing, func() { s.Remove(backuptest.MetadataFile) }},
 		{backup.CodeSnapshotMissing, func() { s.Remove("") }},
 	} {
-		test.damage() // on top of what was done before
+		test.damage() // in addition to the damage before
 		var theirs struct{ Errors []string }
 		require.NoError(t, json.Unmarshal([]byte(python.call("validate", s.BackupDir, s.Stamp)), &theirs))
 		codes := make(map[string]bool)
@@ -211,4 +237,20 @@ func TestPythonAgreesOnDamage(t *testing.T) {
 		}
 		require.True(t, found, "Python does not find %s but %v", test.code, theirs.Errors)
 	}
+}
+
+func TestRestoreASnapshotOfThePythonModule(t *testing.T) {
+	t.Parallel()
+	python := startPython(t)
+	s := backuptest.NewBareStore(t)
+	db := backuptest.OpenDB(t, s.DatabasePath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 3))
+	python.call("create", s.BackupDir, s.DatabasePath, s.RegistryPath, s.ChromaPath, "2026-01-02T03:04:05+00:00", true)
+	chroma := backuptest.ReadTree(t, s.ChromaPath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 3))
+	require.NoError(t, db.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "later"), nil, 0o600))
+	s.Restore("20260102T030405Z")
+	require.Equal(t, 1, backuptest.CountRows(t, s.DatabasePath))
+	require.Equal(t, chroma, backuptest.ReadTree(t, s.ChromaPath))
 }
