@@ -1,12 +1,9 @@
-package backup_test
+package restore
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,153 +14,168 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-var killStride = flag.Int("kill-stride", 40, "kill a restore at every so many-th of its steps (1: at each)")
-
-func init() {
-	roles["restore"] = func(p *backuptest.Parent, args []string) error {
-		opts := storeAt(args[0])
-		_, err := backup.RestoreRuntimeBackup(context.Background(), opts, args[1])
-		return err
-	}
-}
-
-func storeAt(dir string) backup.Options {
-	return backup.Options{
-		DatabasePath:  filepath.Join(dir, "live", "atocore.db"),
-		RegistryPath:  filepath.Join(dir, "live", "registry.json"),
-		ChromaPath:    filepath.Join(dir, "live", "chroma"),
-		BackupDir:     filepath.Join(dir, "backups"),
-		IncludeChroma: true,
-	}
-}
-
-// writeGeneration makes every part of a small store tell the generation.
-func writeGeneration(t *testing.T, opts backup.Options, gen string) {
-	t.Helper()
-	require.NoError(t, os.MkdirAll(filepath.Join(opts.ChromaPath, "segment-"+gen), 0o755))
-	db := backuptest.OpenDB(t, opts.DatabasePath, "_pragma=journal_mode(wal)", "_pragma=synchronous(off)")
-	_, err := db.Exec(`CREATE TABLE IF NOT EXISTS gen (value TEXT); DELETE FROM gen; INSERT INTO gen VALUES ('` + gen + `')`)
-	require.NoError(t, err)
-	backuptest.KeepWAL(t, db, opts.DatabasePath)
-	for path, text := range map[string]string{
-		opts.RegistryPath:                                        `{"gen":"` + gen + `"}`,
-		filepath.Join(opts.ChromaPath, "same"):                   gen,
-		filepath.Join(opts.ChromaPath, "only-"+gen):              gen,
-		filepath.Join(opts.ChromaPath, "segment-"+gen, "header"): gen,
-	} {
-		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-	}
-}
-
-// generationOf tells the generation of a store, which must be one and the
-// same in all of it.
-func generationOf(t *testing.T, opts backup.Options) string {
-	t.Helper()
-	db := backuptest.OpenDB(t, backuptest.CopyWithWAL(t, opts.DatabasePath))
-	defer db.Close()
-	var gen string
-	require.NoError(t, db.QueryRow("SELECT value FROM gen").Scan(&gen))
-	registry, err := os.ReadFile(opts.RegistryPath)
-	require.NoError(t, err)
-	require.Equal(t, `{"gen":"`+gen+`"}`, string(registry))
-	var names []string
-	entries, err := os.ReadDir(opts.ChromaPath)
-	require.NoError(t, err)
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	require.Equal(t, []string{"only-" + gen, "same", "segment-" + gen}, names)
-	for _, name := range []string{"same", "only-" + gen, "segment-" + gen + "/header"} {
-		data, err := os.ReadFile(filepath.Join(opts.ChromaPath, name))
-		require.NoError(t, err)
-		require.Equal(t, gen, string(data), name)
-	}
-	return gen
-}
-
 // A restore is killed before each of the calls that change anything, one after
-// the other. Whatever is left, the next call makes the store wholly old or
-// wholly new, and until then every call says that a restore is unfinished.
+// the other. Whatever is left, every call reports an unfinished restore, until
+// the next restore makes the store wholly old or wholly new.
 func TestRestoreKilledAtEveryStep(t *testing.T) {
 	t.Parallel()
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("there is no strace, which kills at a chosen system call")
-	}
+	tracer := needStrace(t)
 	calls := []string{"renameat2", "unlinkat", "fsync", "write", "pwrite64"}
 	if *killStride == 1 {
 		calls = append(calls, "renameat", "linkat", "mkdirat", "openat", "ftruncate",
 			"fchmod", "utimensat", "copy_file_range", "flock", "fcntl", "close")
 	}
-	template := t.TempDir()
-	opts := storeAt(template)
-	require.NoError(t, os.MkdirAll(filepath.Dir(opts.DatabasePath), 0o755))
-	writeGeneration(t, opts, "new")
-	m, err := backup.CreateRuntimeBackup(context.Background(), opts)
-	require.NoError(t, err)
-	require.NoError(t, os.RemoveAll(filepath.Dir(opts.DatabasePath)))
-	writeGeneration(t, opts, "old")
-
+	stamp, fresh := newTemplate(t)
 	kills, unfinished := 0, 0
 	outcomes := map[string]int{}
-	// Calls are counted by thread, so a run may end before its n-th.
 	stride := (*killStride + 3) / 4
 	for call, n := 0, 1; call < len(calls); n += stride {
-		dir := t.TempDir()
-		require.NoError(t, os.RemoveAll(dir))
-		require.NoError(t, exec.Command("cp", "-a", template, dir).Run())
-		opts := storeAt(dir)
-		cmd := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace="+calls[call],
-			"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", calls[call], n), os.Args[0], dir, m.Stamp)
-		cmd.Env = append(os.Environ(), backuptest.RoleEnv+"=restore", "GOMAXPROCS=1")
-		stdin, hold, err := os.Pipe() // a role ends when its input does
-		require.NoError(t, err)
-		cmd.Stdin = stdin
-		text, err := cmd.CombinedOutput()
-		require.NoError(t, errors.Join(stdin.Close(), hold.Close()))
+		s := fresh(t)
+		text, _, err := tracer.run(t, calls[call], fmt.Sprintf("signal=SIGKILL:when=%d", n), s.Dir, stamp)
 		if err == nil {
-			require.Equal(t, "new", generationOf(t, opts))
-			require.NoError(t, os.RemoveAll(dir))
+			require.Equal(t, "new", generationOf(t, s.Options))
+			require.NoError(t, os.RemoveAll(s.Dir))
 			call, n = call+1, 1-stride
 			continue
 		}
-		if strings.Contains(string(text), "ptrace") || strings.Contains(string(text), "PTRACE") {
-			t.Skipf("strace may not trace here: %s", text)
-		}
-		require.Empty(t, string(text), "killed, and nothing else")
+		require.Empty(t, text, "it failed before it was killed")
 		kills++
-
-		list, lerr := backup.ListRuntimeBackups(context.Background(), opts)
-		require.NotEmpty(t, list)
-		_, verr := backup.ValidateBackup(context.Background(), opts, m.Stamp)
-		if lerr != nil {
+		if isUnfinished(t, s, stamp) {
 			unfinished++
-			require.ErrorIs(t, lerr, backup.ErrRestoreUnfinished)
-			require.ErrorIs(t, verr, backup.ErrRestoreUnfinished)
-			_, err := backup.CreateRuntimeBackup(context.Background(), opts)
-			require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
-			_, err = backup.PruneRuntimeBackups(context.Background(), opts, backup.Retention{KeepLast: 1})
-			require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
-		} else {
-			require.NoError(t, verr)
 		}
-		// Of a snapshot that is not there, so that only what was cut off is
-		// dealt with.
-		_, err = backup.RestoreRuntimeBackup(context.Background(), opts, "none")
-		require.ErrorIs(t, err, backup.ErrInvalidBackup, "killed at %s number %d", calls[call], n)
-		outcomes[generationOf(t, opts)]++
-		(&backuptest.Store{T: t, Dir: dir, Options: opts}).RequireNoRemains()
+		outcomes[recovered(s)]++
 
-		// And then a whole restore works.
-		_, err = backup.RestoreRuntimeBackup(context.Background(), opts, m.Stamp)
-		require.NoError(t, err)
-		require.Equal(t, "new", generationOf(t, opts))
-		(&backuptest.Store{T: t, Dir: dir, Options: opts}).RequireClean()
-		(&backuptest.Store{T: t, Dir: dir, Options: opts}).RequireNoRemains()
-		require.NoError(t, os.RemoveAll(dir))
+		// Then a whole restore works.
+		s.Restore(stamp)
+		require.Equal(t, "new", generationOf(t, s.Options), "killed at %s number %d", calls[call], n)
+		s.RequireClean()
+		s.RequireNoRemains()
+		require.NoError(t, os.RemoveAll(s.Dir))
 	}
 	if *killStride == 1 {
 		require.NotZero(t, unfinished)
 	}
 	t.Logf("%d kills, %d of them left an unfinished restore; afterwards the store was %v", kills, unfinished, outcomes)
+}
+
+// isUnfinished reports whether the calls say that a restore is unfinished. All
+// of them must agree, and list and validate must do their work all the same.
+func isUnfinished(t *testing.T, s *backuptest.Store, stamp string) bool {
+	t.Helper()
+	ctx := context.Background()
+	list, listErr := backup.ListRuntimeBackups(ctx, s.Options)
+	require.NotEmpty(t, list)
+	_, err := backup.ValidateBackup(ctx, s.Options, stamp)
+	if listErr == nil {
+		require.NoError(t, err)
+		return false
+	}
+	require.ErrorIs(t, listErr, backup.ErrRestoreUnfinished)
+	require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
+	_, err = backup.CreateRuntimeBackup(ctx, s.Options)
+	require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
+	_, err = backup.PruneRuntimeBackups(ctx, s.Options, backup.Retention{KeepLast: 1})
+	require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
+	return true
+}
+
+// Undoing and finishing a restore are killed as well, at each of their steps.
+func TestRecoveryKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
+	tracer := needStrace(t)
+	stamp, fresh := newTemplate(t)
+	for _, tt := range []struct {
+		name string
+		cut  func(t *testing.T, s *backuptest.Store)
+		want string
+	}{
+		{"undo of a whole swap", func(t *testing.T, s *backuptest.Store) {
+			c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "verify")
+			require.Equal(t, "at verify", c.Hear())
+			c.Kill()
+		}, "old"},
+		{"undo of half a swap", func(t *testing.T, s *backuptest.Store) {
+			_, hit, _ := tracer.run(t, "renameat", "signal=SIGKILL:when=1", s.Dir, stamp)
+			require.True(t, hit)
+		}, "old"},
+		{"finish", func(t *testing.T, s *backuptest.Store) {
+			for n := 1; ; n++ {
+				journal, _ := os.ReadFile(journalOf(s))
+				if strings.HasSuffix(string(journal), "done\n") {
+					return
+				}
+				if n > 1 {
+					recovered(s)
+				}
+				_, hit, _ := tracer.run(t, "unlinkat", fmt.Sprintf("signal=SIGKILL:when=%d", n), s.Dir, stamp)
+				require.True(t, hit)
+			}
+		}, "new"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := fresh(t)
+			tt.cut(t, s)
+			half := s.Dir
+			kills := 0
+			for _, call := range []string{"renameat2", "unlinkat", "fsync"} {
+				for n := 1; ; n += (*killStride + 3) / 4 {
+					s := copyStore(t, half)
+					// The journal has absolute paths.
+					data, err := os.ReadFile(journalOf(s))
+					require.NoError(t, err)
+					backuptest.Write(t, journalOf(s), strings.ReplaceAll(string(data), half, s.Dir))
+					_, hit, _ := tracer.run(t, call, fmt.Sprintf("signal=SIGKILL:when=%d", n), s.Dir, "none")
+					if !hit {
+						break
+					}
+					kills++
+					require.Equal(t, tt.want, recovered(s), "killed at %s %d", call, n)
+					require.NoError(t, os.RemoveAll(s.Dir))
+				}
+			}
+			t.Logf("%d kills", kills)
+		})
+	}
+}
+
+// After a restore was cut off while staging, the host creates the Chroma
+// directory that did not exist before. It is the host's.
+func TestChromaCreatedAfterARestoreWasCutOff(t *testing.T) {
+	s, stamp := newStore(t)
+	require.NoError(t, os.RemoveAll(s.ChromaPath))
+	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "stage")
+	require.Equal(t, "at stage", c.Hear())
+	c.Kill()
+	require.NoError(t, os.MkdirAll(s.ChromaPath, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "made"), []byte("x"), 0o600))
+	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+	require.ErrorIs(t, err, backup.ErrInvalidBackup)
+	require.FileExists(t, filepath.Join(s.ChromaPath, "made"))
+	s.Restore(stamp)
+	require.Equal(t, "new", generationOf(t, s.Options))
+}
+
+// Undoing is cut off while it removes the staged files, and then the host creates
+// the database that did not exist before. It is the host's.
+func TestDatabaseCreatedAfterUndoWasCutOff(t *testing.T) {
+	tracer := needStrace(t)
+	s, stamp := newStore(t)
+	for _, suffix := range []string{"", "-wal"} {
+		require.NoError(t, os.Remove(s.DatabasePath+suffix))
+	}
+	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "verify")
+	require.Equal(t, "at verify", c.Hear())
+	c.Kill()
+	staging, err := filepath.Glob(filepath.Join(filepath.Dir(s.DatabasePath), ".atocore-restore-*-db"))
+	require.NoError(t, err)
+	require.Len(t, staging, 1)
+	tracer.path = staging[0]
+	_, hit, _ := tracer.run(t, "unlinkat", "signal=SIGKILL:when=1", s.Dir, "none")
+	require.True(t, hit)
+	require.NoFileExists(t, s.DatabasePath)
+	backuptest.MakeDatabase(t, s.DatabasePath)
+	_, err = backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+	require.ErrorIs(t, err, backup.ErrInvalidBackup)
+	backuptest.RequireSound(t, s.DatabasePath)
+	s.RequireNoRemains()
 }

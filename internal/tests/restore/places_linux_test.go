@@ -1,29 +1,26 @@
-package backup_test
+package restore
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// What was an empty place when a restore began, and is one no longer, is
-// nobody's to replace: no snapshot was taken of it.
+// A place that was empty when a restore began and is not any more must not be
+// replaced: there is no snapshot of what it holds.
 func TestRestoreIntoAPlaceThatFills(t *testing.T) {
 	for name, fill := range map[string]func(t *testing.T, s *backuptest.Store){
 		"a store": func(t *testing.T, s *backuptest.Store) {
@@ -42,7 +39,7 @@ func TestRestoreIntoAPlaceThatFills(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, stamp := smallStore(t)
+			s, stamp := newStore(t)
 			opts := s.Options
 			live := t.TempDir()
 			opts.DatabasePath = filepath.Join(live, "a", "atocore.db")
@@ -67,10 +64,11 @@ func TestRestoreIntoAPlaceThatFills(t *testing.T) {
 	}
 }
 
-// A restore that failed and was undone leaves a Chroma directory alone that is
-// not its own: it must not be taken for a failure of undoing, for ever.
-func TestRestoreWithChromaOnAVolumeThatIsNotThere(t *testing.T) {
-	s, stamp := smallStore(t)
+// A restore whose Chroma directory is a dangling link fails and is undone. That
+// there is no Chroma directory must not look like a failure of undoing, or no
+// call would ever succeed again.
+func TestRestoreWithChromaOnAMissingVolume(t *testing.T) {
+	s, stamp := newStore(t)
 	require.NoError(t, os.Rename(s.ChromaPath, s.ChromaPath+".away"))
 	require.NoError(t, os.Symlink(filepath.Join(s.Dir, "volume"), s.ChromaPath))
 	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
@@ -83,25 +81,8 @@ func TestRestoreWithChromaOnAVolumeThatIsNotThere(t *testing.T) {
 	require.Equal(t, "old", generationOf(t, s.Options))
 }
 
-// While a restore was cut off in staging, the host may have made itself the
-// Chroma directory that was not there before.
-func TestChromaMadeAfterARestoreWasCutOff(t *testing.T) {
-	s, stamp := smallStore(t)
-	require.NoError(t, os.RemoveAll(s.ChromaPath))
-	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "stage")
-	require.Equal(t, "at stage", c.Hear())
-	c.Kill()
-	require.NoError(t, os.MkdirAll(s.ChromaPath, 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "made"), []byte("x"), 0o600))
-	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
-	require.ErrorIs(t, err, backup.ErrInvalidBackup)
-	require.FileExists(t, filepath.Join(s.ChromaPath, "made"))
-	s.Restore(stamp)
-	require.Equal(t, "new", generationOf(t, s.Options))
-}
-
-// SQLite wants room for "-journal" behind the name of a database; what is set
-// aside gets a longer one.
+// SQLite needs room for "-journal" after the name of a database, and what is set
+// aside gets a longer name.
 func TestRestoreOfLongNames(t *testing.T) {
 	for name, breakStore := range map[string]func(t *testing.T, s *backuptest.Store){
 		"replaced": func(*testing.T, *backuptest.Store) {},
@@ -129,122 +110,18 @@ func TestRestoreOfLongNames(t *testing.T) {
 	}
 }
 
-// What comes after a restore is done does not make it fail.
-func TestLoggerThatPanicsAfterARestore(t *testing.T) {
-	s, stamp := smallStore(t)
-	s.Logger = slog.New(panicAt{slog.DiscardHandler, "runtime_backup_restored"})
-	r := s.Restore(stamp)
-	require.Equal(t, stamp, r.Stamp)
-	require.Equal(t, "new", generationOf(t, s.Options))
-}
-
-// panicAt panics at one message.
-type panicAt struct {
-	slog.Handler
-	message string
-}
-
-func (panicAt) Enabled(context.Context, slog.Level) bool { return true }
-
-func (p panicAt) Handle(_ context.Context, r slog.Record) error {
-	if r.Message == p.message {
-		panic("of the logger")
-	}
-	return nil
-}
-
-// If what was replaced cannot be removed, the new store is in place, and the
-// error says so.
-func TestRestoreThatCannotEnd(t *testing.T) {
-	s := backuptest.NewStore(t)
-	m := s.Create()
-	require.NoError(t, os.WriteFile(s.DatabasePath, []byte(strings.Repeat("rubbish ", 1000)), 0o600))
-	var inTheWay string
-	opts := s.Options
-	opts.OnProgress = func(p backup.Progress) {
-		if p.Phase == backup.PhaseVerify && inTheWay == "" {
-			staging, err := filepath.Glob(filepath.Join(filepath.Dir(s.DatabasePath), ".atocore-restore-*-db"))
-			require.NoError(t, err)
-			require.Len(t, staging, 1)
-			id := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(staging[0]), ".atocore-restore-"), "-db")
-			inTheWay = s.DatabasePath + ".set-aside-" + id
-			require.NoError(t, os.Mkdir(inTheWay, 0o700))
-		}
-	}
-	_, err := backup.RestoreRuntimeBackup(context.Background(), opts, m.Stamp)
-	require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
-	backuptest.RequireSound(t, s.DatabasePath)
-	require.NoError(t, os.Remove(inTheWay))
-	require.Equal(t, "finished", s.Restore(m.Stamp).Recovered)
-}
-
-// A list beside a restore that begins does not keep it away.
-func TestListsDoNotKeepARestoreAway(t *testing.T) {
-	s, stamp := smallStore(t)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 4)
-	for range cap(ended) {
-		go func() {
-			for ctx.Err() == nil {
-				if _, err := backup.ListRuntimeBackups(context.Background(), s.Options); err != nil {
-					ended <- err
-					return
-				}
-				runtime.Gosched()
-			}
-			ended <- nil
-		}()
-	}
-	var err error
-	for range 100 {
-		// Of a snapshot that is not there: the locks are the same.
-		_, err = backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
-		if !errors.Is(err, backup.ErrInvalidBackup) {
-			break
-		}
-	}
-	cancel()
-	for range cap(ended) {
-		require.NoError(t, <-ended)
-	}
-	require.ErrorIs(t, err, backup.ErrInvalidBackup)
-	s.Restore(stamp)
-}
-
-func init() {
-	// restore, by a user who is not the superuser.
-	roles["restore-as"] = func(p *backuptest.Parent, args []string) error {
-		uid, err := strconv.Atoi(args[2])
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(syscall.Setgid(uid), syscall.Setuid(uid)); err != nil {
-			return err
-		}
-		_, err = backup.RestoreRuntimeBackup(context.Background(), storeAt(args[0]), args[1])
-		if err != nil {
-			p.Say(err.Error())
-			return nil
-		}
-		p.Say("done")
-		return nil
-	}
-}
-
-const nobody = 65534
-
-// A service may write to its Chroma directory and not to the one above, and
-// what it restores may be read-only.
+// A service may have the right to write to its Chroma directory but not to the
+// directory above, and what it restores may be read-only.
 func TestRestoreByAServiceWithFewRights(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only the superuser can become somebody else")
+		t.Skip("only the superuser can become another user")
 	}
 	for _, tt := range []struct {
 		name   string
-		before func(s *backuptest.Store) // the snapshot is taken
-		after  func(s *backuptest.Store)
+		before func(s *backuptest.Store) // the snapshot is taken; may be nil
+		after  func(s *backuptest.Store) // may be nil
 	}{
-		{"set aside where nothing can be made", nil, func(s *backuptest.Store) {
+		{"set aside where nothing can be created", nil, func(s *backuptest.Store) {
 			require.NoError(t, os.Truncate(s.RegistryPath, 1))
 		}},
 		{"a read-only Chroma directory in the snapshot", func(s *backuptest.Store) {
@@ -260,7 +137,7 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 			for parent := dir; parent != os.TempDir() && parent != "/"; parent = filepath.Dir(parent) {
 				require.NoError(t, os.Chmod(parent, 0o755))
 			}
-			s := &backuptest.Store{T: t, Dir: dir, Options: storeAt(dir)}
+			s := &backuptest.Store{T: t, Dir: dir, Options: optionsIn(dir)}
 			require.NoError(t, os.MkdirAll(filepath.Join(dir, "live"), 0o755))
 			writeGeneration(t, s.Options, "new")
 			if tt.before != nil {
@@ -274,7 +151,7 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 				tt.after(s)
 			}
 			// The database and the registry are links into directories of the
-			// service; the Chroma directory lies in one that is not.
+			// service. The directory above the Chroma directory is root's.
 			for _, path := range []string{s.DatabasePath, s.RegistryPath} {
 				own := filepath.Join(dir, "own-"+filepath.Base(path))
 				require.NoError(t, os.Mkdir(own, 0o755))
@@ -288,9 +165,7 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 			require.NoError(t, exec.Command("chown", "-R", fmt.Sprint(nobody), dir).Run())
 			require.NoError(t, os.Chown(filepath.Join(dir, "live"), 0, 0))
 
-			c := backuptest.Start(t, "restore-as", dir, stamp, fmt.Sprint(nobody))
-			require.Equal(t, "done", c.Hear())
-			c.Wait()
+			backuptest.Start(t, "restore-as", dir, stamp, fmt.Sprint(nobody)).Wait()
 			s.RequireNoRemains()
 			if entries, err := filepath.Glob(filepath.Join(s.ChromaPath, "*.set-aside-*")); len(entries) > 0 {
 				require.NoError(t, err)
@@ -301,8 +176,8 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 	}
 }
 
-// A file that is a mount point, as containers have them, cannot be replaced by
-// a rename: nothing is then.
+// A file that is a mount point, as in containers, cannot be replaced by a rename.
+// Then nothing is replaced.
 func TestRestoreOverAFileThatIsAMountPoint(t *testing.T) {
 	for name, file := range map[string]func(s *backuptest.Store) string{
 		"the database":           func(s *backuptest.Store) string { return s.DatabasePath },
@@ -310,7 +185,7 @@ func TestRestoreOverAFileThatIsAMountPoint(t *testing.T) {
 		"a file in Chroma's own": func(s *backuptest.Store) string { return filepath.Join(s.ChromaPath, "same") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, stamp := smallStore(t)
+			s, stamp := newStore(t)
 			path := file(s)
 			backuptest.MountBind(t, path, path)
 			_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
@@ -322,16 +197,16 @@ func TestRestoreOverAFileThatIsAMountPoint(t *testing.T) {
 	}
 }
 
-// Names are bytes, in the journal too; relative ones are as good as others.
-func TestRestoreOfStrangePaths(t *testing.T) {
+// Paths may have any bytes, in the journal as well, and may be relative.
+func TestRestoreOfAwkwardPaths(t *testing.T) {
 	for _, name := range []string{"\xff\xfe", "new\nline", "q?%#&=", `"\`, "\xed\xb2\x80"} {
 		t.Run(fmt.Sprintf("%q", name), func(t *testing.T) {
 			dir := t.TempDir()
 			t.Chdir(dir)
 			require.NoError(t, os.MkdirAll(filepath.Join(name, "live"), 0o755))
-			abs := &backuptest.Store{T: t, Dir: dir, Options: storeAt(filepath.Join(dir, name))}
+			abs := &backuptest.Store{T: t, Dir: dir, Options: optionsIn(filepath.Join(dir, name))}
 			writeGeneration(t, abs.Options, "new")
-			rel := &backuptest.Store{T: t, Dir: dir, Options: storeAt(name)}
+			rel := &backuptest.Store{T: t, Dir: dir, Options: optionsIn(name)}
 			stamp := rel.Create().Stamp
 			require.NoError(t, os.RemoveAll(filepath.Join(name, "live")))
 			require.NoError(t, os.Mkdir(filepath.Join(name, "live"), 0o755))
@@ -350,27 +225,54 @@ func TestRestoreOfStrangePaths(t *testing.T) {
 	}
 }
 
-// Undoing is cut off while it removes what was staged, and then somebody makes
-// the database that there was none of: it is theirs.
-func TestDatabaseMadeWhileUndoWasCutOff(t *testing.T) {
-	tracer := needStrace(t)
-	s, stamp := smallStore(t)
-	for _, suffix := range []string{"", "-wal"} {
-		require.NoError(t, os.Remove(s.DatabasePath+suffix))
-	}
-	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "verify")
-	require.Equal(t, "at verify", c.Hear())
-	c.Kill()
-	staging, err := filepath.Glob(filepath.Join(filepath.Dir(s.DatabasePath), ".atocore-restore-*-db"))
+func TestRestoreFromAReadOnlyBackupDirectory(t *testing.T) {
+	t.Parallel()
+	s, stamp := newStore(t)
+	readOnly := filepath.Join(s.Dir, "read-only")
+	require.NoError(t, os.Mkdir(readOnly, 0o755))
+	backuptest.MountReadOnly(t, s.BackupDir, readOnly)
+	opts := s.Options
+	opts.BackupDir = readOnly
+	r, err := backup.RestoreRuntimeBackup(context.Background(), opts, stamp)
 	require.NoError(t, err)
-	require.Len(t, staging, 1)
-	tracer.path = staging[0]
-	_, hit, _ := tracer.run(t, "unlinkat", "signal=SIGKILL:when=1", s.Dir, "none")
-	require.True(t, hit)
-	require.NoFileExists(t, s.DatabasePath)
-	backuptest.MakeDatabase(t, s.DatabasePath)
-	_, err = backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
-	require.ErrorIs(t, err, backup.ErrInvalidBackup)
-	backuptest.RequireSound(t, s.DatabasePath)
-	s.RequireNoRemains()
+	require.Empty(t, r.SafetyStamp)
+	require.Len(t, r.SetAside, 3, "without a safety snapshot, the old store is set aside")
+	require.Equal(t, "new", generationOf(t, s.Options))
 }
+
+func TestRestoreFromAMovedBackupDirectory(t *testing.T) {
+	t.Parallel()
+	s, stamp := newStore(t)
+	moved := filepath.Join(s.Dir, "moved")
+	require.NoError(t, os.Rename(s.BackupDir, moved))
+	s.BackupDir = moved
+	s.Restore(stamp)
+	require.Equal(t, "new", generationOf(t, s.Options))
+}
+
+// What the superuser restores belongs to the service's user as before.
+func TestRestoreKeepsOwners(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only the superuser can change owners")
+	}
+	s, stamp := newStore(t)
+	for _, path := range []string{s.DatabasePath, s.RegistryPath, s.ChromaPath} {
+		require.NoError(t, os.Chown(path, 12345, 54321))
+	}
+	s.Restore(stamp)
+	for _, path := range []string{s.DatabasePath, s.RegistryPath, s.ChromaPath, filepath.Join(s.ChromaPath, "same"), filepath.Join(s.ChromaPath, "segment-new", "header")} {
+		uid, gid := ownerOf(t, path)
+		require.Equal(t, []int{12345, 54321}, []int{uid, gid}, path)
+	}
+}
+
+func ownerOf(t *testing.T, path string) (uid, gid int) {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Lstat(path, &st))
+	return int(st.Uid), int(st.Gid)
+}
+
+// nobody is the user and the group without rights.
+const nobody = 65534
