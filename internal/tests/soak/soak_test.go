@@ -2,7 +2,7 @@
 // snapshotting one among them, write to as unkindly as they can, and checks
 // each copy. It has no code but its tests:
 //
-//	go test ./internal/soak -snapshots 2000
+//	go test ./internal/tests/soak -snapshots 2000
 package soak
 
 import (

@@ -1,8 +1,8 @@
-module github.com/atocore/backup/internal/drivertest
+module github.com/atocore/backup/internal/tests/drivers
 
 go 1.26.5
 
-replace github.com/atocore/backup => ../..
+replace github.com/atocore/backup => ../../..
 
 require (
 	github.com/atocore/backup v0.0.0-00010101000000-000000000000

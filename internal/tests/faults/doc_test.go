@@ -13,10 +13,10 @@ import (
 
 // TestGuaranteesNameTests: every test that docs/guarantees.md names is there.
 func TestGuaranteesNameTests(t *testing.T) {
-	text, err := os.ReadFile("../../docs/guarantees.md")
+	text, err := os.ReadFile("../../../docs/guarantees.md")
 	require.NoError(t, err)
 	var tests strings.Builder
-	require.NoError(t, filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
+	require.NoError(t, filepath.WalkDir("../../..", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}

@@ -1,7 +1,7 @@
-// Package drivertest takes snapshots through the handles of hosts that use
+// Package drivers takes snapshots through the handles of hosts that use
 // another SQLite driver than the library does. It is a module of its own, so
 // that the library does not depend on these.
-package drivertest
+package drivers
 
 import (
 	"bufio"

@@ -78,7 +78,7 @@ var builtIn string
 
 // The programs of other packages that tests run.
 var (
-	buildCommand = sync.OnceValues(func() (string, error) { return build("../../cmd/atocore-backup") })
+	buildCommand = sync.OnceValues(func() (string, error) { return build("../../../cmd/atocore-backup") })
 	buildOnline  = sync.OnceValues(func() (string, error) { return build("./testdata/online") })
 )
 
