@@ -159,11 +159,11 @@ func TestDatabaseThroughLinks(t *testing.T) {
 // roleLeaveBehind writes to the database args[1] in journal mode args[0], part
 // of it in a transaction that is not committed, and waits to be killed.
 func roleLeaveBehind(p *backuptest.Parent, args []string) error {
-	db, err := sql.Open("sqlite", "file:"+args[1]+"?_pragma=cache_size(5)&_pragma=cache_spill(5)&_pragma=wal_autocheckpoint(0)&_pragma=journal_mode("+args[0]+")")
+	db, err := backuptest.Open(args[1], "_pragma=cache_size(5)", "_pragma=cache_spill(5)", "_pragma=wal_autocheckpoint(0)",
+		"_pragma=journal_mode("+args[0]+")")
 	if err != nil {
 		return err
 	}
-	db.SetMaxOpenConns(1)
 	if err := backuptest.Transfer(context.Background(), db, 1, 2, 10); err != nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func TestDatabaseOfKilledWriter(t *testing.T) {
 func roleTryLock(p *backuptest.Parent, args []string) error {
 	for {
 		statement := p.Hear()
-		db, err := sql.Open("sqlite", "file:"+args[0]+"?_pragma=busy_timeout(0)")
+		db, err := backuptest.Open(args[0], "_pragma=busy_timeout(0)")
 		if err != nil {
 			return err
 		}
@@ -601,11 +601,10 @@ func TestIdleDatabaseIsLeftAsItIs(t *testing.T) {
 
 // roleWrite makes transfers in the database args[0] until it is killed.
 func roleWrite(p *backuptest.Parent, args []string) error {
-	db, err := sql.Open("sqlite", "file:"+args[0]+"?_pragma=busy_timeout(60000)&_pragma=synchronous(off)&_txlock=immediate")
+	db, err := backuptest.Open(args[0], "_pragma=synchronous(off)", "_txlock=immediate")
 	if err != nil {
 		return err
 	}
-	db.SetMaxOpenConns(1)
 	for i := 0; ; i++ {
 		if err := backuptest.Transfer(context.Background(), db, i%backuptest.Accounts, i*7%backuptest.Accounts, i%1000); err != nil {
 			return err

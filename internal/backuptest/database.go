@@ -29,13 +29,21 @@ func DSN(path string, params ...string) string {
 	return u.String() + "?" + strings.Join(params, "&")
 }
 
-// OpenDB opens a database for the test's own use, with a single connection. It
-// is closed when the test ends.
+// Open opens a database with a single connection. params are those of DSN.
+func Open(path string, params ...string) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", DSN(path, params...))
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	return db, nil
+}
+
+// OpenDB is Open for a test. The database is closed when the test ends.
 func OpenDB(t *testing.T, path string, params ...string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", DSN(path, params...))
+	db, err := Open(path, params...)
 	require.NoError(t, err)
-	db.SetMaxOpenConns(1)
 	t.Cleanup(func() { db.Close() })
 	return db
 }

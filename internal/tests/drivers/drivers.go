@@ -1,46 +1,34 @@
-// Package drivers takes snapshots through the handles of hosts that use
-// another SQLite driver than the library does. It is a module of its own, so
-// that the library does not depend on these.
+// Package drivers takes snapshots through the handles of hosts that use another
+// SQLite driver than the library does. It is a module of its own, so that the
+// library does not depend on these drivers.
 package drivers
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
-	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"modernc.org/sqlite"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-// Opener opens a database with the driver that is under test.
+// An Opener opens a database with the driver under test.
 type Opener func(dsn string) (*sql.DB, error)
-
-const hostEnv = "BACKUP_TEST_HOST"
 
 // Main is the TestMain of a driver's package.
 func Main(m *testing.M, open Opener) {
-	if os.Getenv(hostEnv) != "" {
-		if err := host(open, os.Args[1], os.Args[2]); err != nil {
-			fmt.Println("host:", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
+	backuptest.Main(m, backuptest.Roles{"host": func(p *backuptest.Parent, args []string) error {
+		return host(p, open, args[0], args[1])
+	}})
 }
 
 // host is a service that holds a write lock on its database, takes a snapshot
-// through another connection of its pool, and then still holds the lock. It
-// says a line at each stage and waits for one.
-func host(open Opener, path, backupDir string) error {
+// through another connection of its pool, and then still holds the lock. It says
+// a line at each stage and waits for one.
+func host(p *backuptest.Parent, open Opener, path, backupDir string) error {
 	ctx := context.Background()
 	db, err := open(path)
 	if err != nil {
@@ -57,53 +45,43 @@ func host(open Opener, path, backupDir string) error {
 	if _, err := writer.ExecContext(ctx, "INSERT INTO memory VALUES (NULL, 'not committed')"); err != nil {
 		return err
 	}
-	stdin := bufio.NewReader(os.Stdin)
-	fmt.Println("locked")
-	if _, err := stdin.ReadString('\n'); err != nil {
-		return err
-	}
+	p.Say("locked")
+	p.Hear()
 	m, err := backup.CreateRuntimeBackup(ctx, backup.Options{DB: db, DatabasePath: path, BackupDir: backupDir})
 	if err != nil {
 		return err
 	}
-	fmt.Println(m.Stamp)
-	if _, err := stdin.ReadString('\n'); err != nil {
-		return err
-	}
+	p.Say(m.Stamp)
+	p.Hear()
 	if _, err := writer.ExecContext(ctx, "COMMIT"); err != nil {
 		return err
 	}
-	fmt.Println("committed")
+	p.Say("committed")
 	return nil
 }
 
+// makeDatabase creates a database of 10,000 rows.
 func makeDatabase(t *testing.T, path, mode string) {
-	db, err := sql.Open("sqlite", path)
-	require.NoError(t, err)
-	defer db.Close()
-	_, err = db.Exec("PRAGMA journal_mode=" + mode + `; CREATE TABLE memory (id INTEGER PRIMARY KEY, text TEXT);
+	db := backuptest.OpenDB(t, path)
+	_, err := db.Exec("PRAGMA journal_mode=" + mode + `; CREATE TABLE memory (id INTEGER PRIMARY KEY, text TEXT);
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 10000)
 		INSERT INTO memory SELECT i, hex(randomblob(20)) FROM n`)
 	require.NoError(t, err)
+	require.NoError(t, db.Close())
 }
 
-// requireLocked checks from this process that another one holds the write
-// lock.
+// requireLocked checks that another process holds the write lock.
 func requireLocked(t *testing.T, path string) {
 	t.Helper()
-	db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(0)")
-	require.NoError(t, err)
+	db := backuptest.OpenDB(t, path, "_pragma=busy_timeout(0)")
 	defer db.Close()
-	_, err = db.Exec("BEGIN IMMEDIATE")
-	var serr *sqlite.Error
-	require.ErrorAs(t, err, &serr)
-	require.Equal(t, 5 /* SQLITE_BUSY */, serr.Code()&0xff, "the host's lock")
+	_, err := db.Exec("BEGIN IMMEDIATE")
+	require.Equal(t, 5 /* SQLITE_BUSY */, backuptest.SQLiteCode(err), "the host has lost its lock: %v", err)
 }
 
 func countRows(t *testing.T, path string) (n int) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path+"?mode=ro&immutable=1")
-	require.NoError(t, err)
+	db := backuptest.OpenDB(t, path, "mode=ro", "immutable=1")
 	defer db.Close()
 	require.NoError(t, db.QueryRow("SELECT count(*) FROM memory").Scan(&n))
 	return n
@@ -122,31 +100,15 @@ func testLocks(t *testing.T) {
 			dir := t.TempDir()
 			path, backupDir := filepath.Join(dir, "live.db"), filepath.Join(dir, "backups")
 			makeDatabase(t, path, mode)
-			cmd := exec.Command(os.Args[0], path, backupDir)
-			cmd.Env = append(os.Environ(), hostEnv+"=1")
-			cmd.Stderr = os.Stderr
-			in, err := cmd.StdinPipe()
-			require.NoError(t, err)
-			out, err := cmd.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, cmd.Start())
-			lines := bufio.NewScanner(out)
-			next := func() string {
-				require.True(t, lines.Scan(), "the host ended early")
-				return lines.Text()
-			}
-			require.Equal(t, "locked", next())
+			host := backuptest.Start(t, "host", path, backupDir)
+			require.Equal(t, "locked", host.Hear())
 			requireLocked(t, path)
-			_, err = io.WriteString(in, "\n")
-			require.NoError(t, err)
-			stamp := next()
-			_, err = backup.ValidateBackup(context.Background(), backup.Options{BackupDir: backupDir}, stamp)
+			stamp := host.Ask("take a snapshot")
+			_, err := backup.ValidateBackup(context.Background(), backup.Options{BackupDir: backupDir}, stamp)
 			require.NoError(t, err)
 			requireLocked(t, path)
-			_, err = io.WriteString(in, "\n")
-			require.NoError(t, err)
-			require.Equal(t, "committed", next())
-			require.NoError(t, cmd.Wait())
+			require.Equal(t, "committed", host.Ask("commit"))
+			host.Wait()
 			require.Equal(t, 10000, countRows(t, filepath.Join(backupDir, "snapshots", stamp, "db", "live.db")))
 		})
 	}
@@ -167,7 +129,7 @@ func testMemory(t *testing.T, open Opener) {
 	_, err = backup.ValidateBackup(context.Background(), opts, m.Stamp)
 	require.NoError(t, err)
 	require.NoFileExists(t, "state.db")
-	_, err = db.Exec("INSERT INTO memory VALUES (2, 'the handle works on')")
+	_, err = db.Exec("INSERT INTO memory VALUES (2, 'the handle still works')")
 	require.NoError(t, err)
 }
 

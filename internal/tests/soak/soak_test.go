@@ -1,8 +1,3 @@
-// Package soak takes many snapshots of a database that several processes, the
-// snapshotting one among them, write to as unkindly as they can, and checks
-// each copy. It has no code but its tests:
-//
-//	go test ./internal/tests/soak -snapshots 2000
 package soak
 
 import (
@@ -12,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -23,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
-	_ "modernc.org/sqlite"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var (
@@ -32,38 +25,28 @@ var (
 	writers   = flag.Int("writers", 3, "writer processes")
 )
 
-const (
-	accounts  = 100
-	writerEnv = "SOAK_WRITER"
-)
+func TestMain(m *testing.M) { backuptest.Main(m, backuptest.Roles{"write": beWriter}) }
 
-func TestMain(m *testing.M) {
-	if path := os.Getenv(writerEnv); path != "" {
-		seed, _ := strconv.ParseUint(os.Getenv(writerEnv+"_SEED"), 10, 64)
-		if err := write(context.Background(), open(path), rand.New(rand.NewPCG(seed, 1))); err != nil {
-			fmt.Fprintln(os.Stderr, "writer:", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	flag.Parse()
-	os.Exit(m.Run())
-}
-
-func open(path string, params ...string) *sql.DB {
-	u := url.URL{Scheme: "file", Path: path}
-	params = append(params, "_pragma=busy_timeout(60000)", "_pragma=synchronous(off)")
-	db, err := sql.Open("sqlite", u.String()+"?"+strings.Join(params, "&"))
+// beWriter calls write for the database args[0] with the seed args[1].
+func beWriter(_ *backuptest.Parent, args []string) error {
+	seed, err := strconv.ParseUint(args[1], 10, 64)
 	if err != nil {
-		panic(err)
+		return err
 	}
-	db.SetMaxOpenConns(1)
-	return db
+	db, err := backuptest.Open(args[0], fast...)
+	if err != nil {
+		return err
+	}
+	return write(context.Background(), db, rand.New(rand.NewPCG(seed, 1)))
 }
 
-// write never ends by itself: bursts of small transactions, large ones, and
-// every kind of checkpoint. Within each transaction the balances add up to 0
-// and all generations are equal.
+// fast are the parameters of a writer. Immediate transactions do not fail when
+// another one has committed since they began.
+var fast = []string{"_txlock=immediate", "_pragma=synchronous(off)", "_pragma=busy_timeout(60000)"}
+
+// write writes until ctx ends: bursts of small transactions, large ones, and
+// every kind of checkpoint. After each transaction the balances add up to 0 and
+// all generations are equal.
 func write(ctx context.Context, db *sql.DB, random *rand.Rand) error {
 	defer db.Close()
 	for ctx.Err() == nil {
@@ -71,7 +54,8 @@ func write(ctx context.Context, db *sql.DB, random *rand.Rand) error {
 		switch n := random.IntN(10); {
 		case n < 5:
 			for range 1 + random.IntN(30) {
-				if err = transfer(ctx, db, random); err != nil {
+				from, to := random.IntN(backuptest.Accounts), random.IntN(backuptest.Accounts)
+				if err = backuptest.Move(ctx, db, from, to, random.IntN(1000)); err != nil {
 					break
 				}
 			}
@@ -100,15 +84,6 @@ func write(ctx context.Context, db *sql.DB, random *rand.Rand) error {
 	return nil
 }
 
-func transfer(ctx context.Context, db *sql.DB, random *rand.Rand) error {
-	from, to, amount := random.IntN(accounts), random.IntN(accounts), random.IntN(1000)
-	_, err := db.ExecContext(ctx, fmt.Sprintf(`BEGIN IMMEDIATE;
-		UPDATE account SET balance = balance - %d WHERE id = %d;
-		UPDATE account SET balance = balance + %d WHERE id = %d;
-		COMMIT;`, amount, from, amount, to))
-	return err
-}
-
 func TestSoak(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		for _, online := range []bool{false, true} {
@@ -122,34 +97,28 @@ func TestSoak(t *testing.T) {
 func soak(t *testing.T, mode string, online bool) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "live.db")
-	db := open(path, "_pragma=journal_mode("+mode+")")
-	_, err := db.Exec(fmt.Sprintf(`CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL);
-		CREATE TABLE bulk (id INTEGER PRIMARY KEY, gen INTEGER NOT NULL, pad BLOB NOT NULL);
+	db := backuptest.OpenDB(t, path, append(fast, "_pragma=journal_mode("+mode+")")...)
+	backuptest.FillDatabase(t, db)
+	_, err := db.Exec(fmt.Sprintf(`CREATE TABLE bulk (id INTEGER PRIMARY KEY, gen INTEGER NOT NULL, pad BLOB NOT NULL);
 		CREATE INDEX bulk_gen ON bulk (gen);
 		CREATE TABLE extra (pad BLOB);
-		WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i < %d) INSERT INTO account SELECT i, 0 FROM n;
 		WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d) INSERT INTO bulk SELECT i, 0, randomblob(1000) FROM n;`,
-		accounts-1, *rows))
+		*rows))
 	require.NoError(t, err)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	inProcess := make(chan error, 1)
 	go func() { inProcess <- write(ctx, db, rand.New(rand.NewPCG(0, 2))) }()
-	var processes []*exec.Cmd
+	var processes []*backuptest.Child
 	for i := range *writers {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), writerEnv+"="+path, fmt.Sprintf("%s_SEED=%d", writerEnv, i+1))
-		cmd.Stderr = os.Stderr
-		require.NoError(t, cmd.Start())
-		processes = append(processes, cmd)
+		processes = append(processes, backuptest.Start(t, "write", path, fmt.Sprint(i+1)))
 	}
 	defer func() {
 		cancel()
 		require.NoError(t, <-inProcess, "the writer in this process")
-		for _, cmd := range processes {
-			require.NoError(t, cmd.Process.Kill())
-			err := cmd.Wait()
-			require.ErrorContains(t, err, "killed", "a writer process")
+		for _, process := range processes {
+			require.NoError(t, process.Cmd.Process.Kill())
+			require.ErrorContains(t, process.Cmd.Wait(), "killed", "a writer process ended by itself: %s", process.Stderr)
 		}
 	}()
 
@@ -164,41 +133,36 @@ func soak(t *testing.T, mode string, online bool) {
 	t.Logf("%d snapshots of %d generations", *snapshots, len(generations))
 }
 
-// requireSound checks one copy and returns its generation.
+// requireSound checks a copy and returns its generation.
 func requireSound(t *testing.T, path string) (generation int) {
 	t.Helper()
-	db := open(path, "mode=ro", "immutable=1")
+	backuptest.RequireSound(t, path)
+	db := backuptest.OpenDB(t, path, "mode=ro", "immutable=1")
 	defer db.Close()
-	var text string
-	require.NoError(t, db.QueryRow("PRAGMA integrity_check").Scan(&text))
-	require.Equal(t, "ok", text)
-	var sum, kinds int
-	require.NoError(t, db.QueryRow("SELECT sum(balance) FROM account").Scan(&sum))
-	require.Zero(t, sum, "the balances do not add up")
+	var kinds int
 	require.NoError(t, db.QueryRow("SELECT count(DISTINCT gen), max(gen) FROM bulk").Scan(&kinds, &generation))
-	require.Equal(t, 1, kinds, "half of a transaction")
+	require.Equal(t, 1, kinds, "the copy has a part of a transaction")
 	return generation
 }
 
-// TestRestartedWAL begins the WAL anew while it is being copied, after all of it
-// had been checkpointed. The beginning of the old WAL before the new one's
-// frames would put old versions of pages over newer ones.
+// TestRestartedWAL makes SQLite start the WAL over while it is being copied, after
+// all of it was checkpointed. A copy with the beginning of the old WAL and the end
+// of the new one would put old versions of pages over newer ones.
 func TestRestartedWAL(t *testing.T) {
 	const (
 		customers = 6000    // each has a page of its own
-		copyStep  = 8 << 20 // of the copy; only between two of them can we act
+		copyStep  = 8 << 20 // progress is reported between two steps of the copy
 	)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "live.db")
-	db := open(path, "_pragma=journal_mode(wal)", "_pragma=wal_autocheckpoint(0)")
-	defer db.Close()
+	db := backuptest.OpenDB(t, path, append(fast, "_pragma=journal_mode(wal)", "_pragma=wal_autocheckpoint(0)")...)
 	_, err := db.Exec(fmt.Sprintf(`CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL, pad BLOB);
 		WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i < %d) INSERT INTO account SELECT i, 0, zeroblob(3000) FROM n;
 		PRAGMA wal_checkpoint(TRUNCATE)`, customers))
 	require.NoError(t, err)
 
-	// The bank, account 0, pays one customer after the other, so that each
-	// commit has a new version of its page and the first one of a customer's.
+	// The bank, account 0, pays one customer after the other. So each commit
+	// writes a new version of the bank's page and one of a customer's.
 	paid := 0
 	pay := func(bytes int64) {
 		for range bytes / (2 * 4096) {
@@ -211,7 +175,7 @@ func TestRestartedWAL(t *testing.T) {
 		}
 	}
 	random := rand.New(rand.NewPCG(1, 3))
-	inTheMidst := 0
+	restarted := 0
 	for range max(3, *snapshots/5) {
 		pay(3 * copyStep)
 		_, err := db.Exec("PRAGMA wal_checkpoint(PASSIVE)")
@@ -228,18 +192,16 @@ func TestRestartedWAL(t *testing.T) {
 			}
 			if steps++; steps == act {
 				pay(int64(act)*copyStep + random.Int64N(2*copyStep)) // past where the copy is
-				require.NotEqual(t, before, walHeader(t, path), "the WAL did not begin anew")
-				inTheMidst++
+				require.NotEqual(t, before, walHeader(t, path), "the WAL did not start over")
+				restarted++
 			}
 		}
 		paidBefore := paid
 		meta, err := backup.CreateRuntimeBackup(context.Background(), opts)
 		require.NoError(t, err)
 
-		copied := open(meta.DBSnapshotPath, "mode=ro", "immutable=1")
-		var text string
-		require.NoError(t, copied.QueryRow("PRAGMA integrity_check").Scan(&text))
-		require.Equal(t, "ok", text)
+		copied := backuptest.OpenDB(t, meta.DBSnapshotPath, "mode=ro", "immutable=1")
+		backuptest.RequireIntegrity(t, copied)
 		var sum, bank int
 		require.NoError(t, copied.QueryRow("SELECT sum(balance), max(-balance) FROM account").Scan(&sum, &bank))
 		require.Zero(t, sum, "the balances do not add up")
@@ -247,16 +209,16 @@ func TestRestartedWAL(t *testing.T) {
 		require.NoError(t, copied.Close())
 		require.NoError(t, os.RemoveAll(meta.BackupRoot))
 	}
-	if inTheMidst == 0 {
-		t.Skip("here a WAL is copied at one blow, or not at all")
+	if restarted == 0 {
+		t.Skip("here a WAL is copied in one step, or not at all")
 	}
-	t.Logf("the WAL began anew in the midst of %d copies", inTheMidst)
+	t.Logf("the WAL started over during %d copies", restarted)
 }
 
-// walHeader is the part of the WAL that changes when it begins anew.
+// walHeader returns the part of the WAL that changes when it starts over.
 func walHeader(t *testing.T, path string) string {
 	t.Helper()
-	f, err := os.Open(path + "-wal") // it carries no locks
+	f, err := os.Open(path + "-wal") // SQLite locks nothing in it, so closing it drops no locks
 	require.NoError(t, err)
 	defer f.Close()
 	header := make([]byte, 32)
