@@ -6,30 +6,28 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var intrusions = flag.Int("intrusions", 40, "how many snapshots to take while a writer ignores the guard")
 
-func init() { roles["intruder"] = beIntruder }
+func init() { roles["intrude"] = beIntruder }
 
-// An intruder changes the files of a directory, one after the other. All that
-// it does follows from its seed, so that whoever knows that knows every state
-// in which the directory ever was.
+// An intruder changes the files of a directory, one after the other. Everything
+// it does follows from its seed, so that a second intruder of the same seed goes
+// through every state in which the directory ever was.
 type intruder struct {
 	random *rand.Rand
 	step   int
@@ -43,7 +41,7 @@ type intruder struct {
 // A version of a file is the step that wrote it, and its size.
 type version struct{ step, size int }
 
-// bytes are what a file of that version holds.
+// bytes returns the content of a file of that version.
 func (v version) bytes() []byte {
 	data := make([]byte, v.size)
 	_, _ = rand.NewChaCha8([32]byte(fmt.Appendf(nil, "%016d%016d", v.step, v.size))).Read(data)
@@ -82,7 +80,7 @@ func (in *intruder) decide() change {
 	case !there:
 		c.kind = "add"
 	case choice < 4:
-		c.kind, c.size = "overwrite", old.size // which a look at the file gives away least
+		c.kind, c.size = "overwrite", old.size // the change that is hardest to notice
 	case choice < 5:
 		c.kind = "replace"
 	case choice < 7:
@@ -101,13 +99,13 @@ func (in *intruder) decide() change {
 	return c
 }
 
-// piece is how much is written at once. The kernel stamps a file with the time
-// when a write begins, so the part of a write that comes after the first look
-// at the file goes unseen: a hole in the net, as wide as one write is long.
+// piece is how much is written at once. The kernel gives a file the time at which
+// a write begins, so the library cannot notice the part of a write that comes
+// after its first look at the file.
 const piece = 4096
 
-// isPartial tells whether data is what the file holds at some moment in the
-// course of the change.
+// isPartial reports whether data is the content of the file at some moment during
+// the change.
 func (c change) isPartial(old version, data []byte) bool {
 	var before []byte
 	switch c.kind {
@@ -124,7 +122,7 @@ func (c change) isPartial(old version, data []byte) bool {
 	return bytes.Equal(data[n:], before[min(n, len(before)):])
 }
 
-// do makes the change in dir. It writes in pieces, with a pause between them.
+// do makes the change in dir. It writes in pieces and calls pause between them.
 func (c change) do(dir string, pause func()) error {
 	name := filepath.Join(dir, c.name)
 	flags := os.O_WRONLY | os.O_CREATE
@@ -164,26 +162,22 @@ func (c change) do(dir string, pause func()) error {
 	return f.Close()
 }
 
-// beIntruder changes a directory until its standard input ends.
-func beIntruder() error {
-	seed, err := strconv.ParseUint(os.Getenv("FAULTS_SEED"), 10, 64)
+// beIntruder changes the directory args[0], with the seed args[1], until it is told
+// to stop, and says how many steps it made.
+func beIntruder(p *backuptest.Parent, args []string) error {
+	dir := args[0]
+	seed, err := strconv.ParseUint(args[1], 10, 64)
 	if err != nil {
 		return err
 	}
-	dir := os.Getenv("FAULTS_DIR")
-	var ended atomic.Bool
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		ended.Store(true)
-	}()
 	var between time.Duration
 	if !fineClock(filepath.Dir(dir)) {
-		// Two writes within one tick of the file system's clock look the same;
-		// the guard's net has holes there, and this test is not about them.
+		// Two writes within one tick of the file system's clock look the same.
+		// The library does not promise to notice them.
 		between = 20 * time.Millisecond
 	}
 	in, idle := newIntruder(seed), rand.New(rand.NewPCG(seed, 2))
-	for !ended.Load() {
+	for !p.Heard() {
 		for range 1 + idle.IntN(5) {
 			if err := in.next().do(dir, func() { time.Sleep(between / 10) }); err != nil {
 				return err
@@ -192,11 +186,11 @@ func beIntruder() error {
 		}
 		time.Sleep(time.Duration(idle.IntN(30)) * time.Millisecond)
 	}
-	fmt.Println(in.step)
+	p.Say(fmt.Sprint(in.step))
 	return nil
 }
 
-// fineClock tells whether two writes in a row give a file different times.
+// fineClock reports whether two writes in a row give a file different times.
 func fineClock(dir string) bool {
 	path := filepath.Join(dir, "clock")
 	defer os.Remove(path)
@@ -218,43 +212,36 @@ func fineClock(dir string) bool {
 // truncates, replaces, renames and removes files of the Chroma directory all
 // the time. Each attempt must end in ErrSourceChanged, or in a copy of the
 // directory as it was at one moment. That may be a moment in the middle of a
-// change, if the writer stood still there: nobody can see that but the guard.
+// change, if the writer paused there: only the guard can prevent that.
 func TestBrokenGuard(t *testing.T) {
 	s := newStore(t, t.TempDir(), "wal")
-	s.chroma = filepath.Join(s.dir, "written-to")
-	require.NoError(t, os.Mkdir(s.chroma, 0o755))
-	self, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), roleEnv+"=intruder", "FAULTS_DIR="+s.chroma, fmt.Sprintf("FAULTS_SEED=%d", *seed))
-	stdin, err := cmd.StdinPipe()
-	require.NoError(t, err)
-	require.NoError(t, start(cmd))
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	s.ChromaPath = filepath.Join(s.Dir, "written-to")
+	require.NoError(t, os.Mkdir(s.ChromaPath, 0o755))
+	writer := backuptest.Start(t, "intrude", s.ChromaPath, fmt.Sprint(*seed))
 
 	model := newIntruder(*seed)
 	caught, right := 0, 0
 	for range *intrusions {
-		meta, err := backup.CreateRuntimeBackup(context.Background(), s.options())
+		meta, err := backup.CreateRuntimeBackup(context.Background(), s.Options)
 		if err != nil {
 			require.ErrorIs(t, err, backup.ErrSourceChanged)
-			require.Empty(t, s.staging())
-			require.Empty(t, s.stamps())
+			require.Empty(t, s.Staging())
+			require.Empty(t, s.Stamps())
 			caught++
 			continue
 		}
 		model.requireOnce(t, filepath.Join(meta.BackupRoot, "chroma"))
-		s.requireValid()
+		s.RequireValid()
 		require.NoError(t, os.RemoveAll(meta.BackupRoot))
 		right++
 	}
-	require.NoError(t, stdin.Close())
-	t.Logf("%d attempts: %d noticed the writer, %d are right; it changed %s", *intrusions, caught, right, wait(t, cmd).requireDone(t).stdout)
+	t.Logf("%d attempts: %d noticed the writer, %d are right; it made %s steps", *intrusions, caught, right, writer.Ask("stop"))
+	writer.Wait()
 	require.Positive(t, caught, "the writer was never in the way")
 }
 
 // requireOnce checks that the files in dir are those of one moment, not before
-// the model's, and brings the model there.
+// that of in, and advances in to that moment.
 func (in *intruder) requireOnce(t *testing.T, dir string) {
 	t.Helper()
 	found, last := map[string]version{}, 0
@@ -297,7 +284,7 @@ func (in *intruder) requireOnce(t *testing.T, dir string) {
 			}
 		}
 		// Steps that only remove and rename leave no trace of their number.
-		require.LessOrEqual(t, in.step, last+1000, "the copy shows no moment there ever was: torn %q, whole %v", torn, found)
+		require.LessOrEqual(t, in.step, last+1000, "the directory was never like the copy: torn %q, whole %v", torn, found)
 		in.next()
 	}
 }

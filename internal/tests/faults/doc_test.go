@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestGuaranteesNameTests: every test that docs/guarantees.md names is there.
+// TestGuaranteesNameTests checks that every test which docs/guarantees.md names
+// exists.
 func TestGuaranteesNameTests(t *testing.T) {
 	text, err := os.ReadFile("../../../docs/guarantees.md")
 	require.NoError(t, err)
@@ -27,6 +28,6 @@ func TestGuaranteesNameTests(t *testing.T) {
 	names := regexp.MustCompile(`Test[A-Z]\w+`).FindAllString(string(text), -1)
 	require.NotEmpty(t, names)
 	for _, name := range names {
-		require.Contains(t, tests.String(), "\nfunc "+name+"(t *testing.T)", "docs/guarantees.md names a test that is not there")
+		require.Contains(t, tests.String(), "\nfunc "+name+"(t *testing.T)", "docs/guarantees.md names a test that does not exist")
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var fills = flag.Int("fills", 4, "to how many levels to fill a disk")
@@ -21,18 +21,12 @@ var fills = flag.Int("fills", 4, "to how many levels to fill a disk")
 // newTmpfs mounts a file system in memory.
 func newTmpfs(t *testing.T, dir, options string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
 	require.NoError(t, os.Mkdir(dir, 0o700))
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", options, "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("mount: %v: %s", err, out)
-	}
-	t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() })
+	backuptest.MountTmpfs(t, dir, options)
 }
 
-// fill takes all space of a file system but about left bytes, and returns how
-// to give it back.
+// fill takes all space of a file system but about left bytes, and returns a
+// function that frees it again.
 func fill(dir string, left int64) (empty func() error, err error) {
 	name := filepath.Join(dir, "filler")
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -40,8 +34,8 @@ func fill(dir string, left int64) (empty func() error, err error) {
 		return nil, err
 	}
 	defer f.Close()
-	// In ever smaller pieces: what a file system says is free is not what one
-	// file can get.
+	// In smaller and smaller pieces, since one file cannot get everything that the
+	// file system reports as free.
 	for piece := int64(64 << 20); piece >= 4<<10; {
 		var st unix.Statfs_t
 		if err := unix.Statfs(dir, &st); err != nil {
@@ -65,13 +59,13 @@ func fill(dir string, left int64) (empty func() error, err error) {
 }
 
 // TestFullDisk takes snapshots onto a disk that has too little room, or just
-// enough: they fail early or late, but cleanly.
+// enough. They may fail early or late, but cleanly.
 func TestFullDisk(t *testing.T) {
 	const size = 48 << 20
 	for _, test := range []struct {
 		name   string
 		mount  func(t *testing.T, parent string) (dir string)
-		inside bool // the live store is on that disk too
+		inside bool // the live store is on the disk too
 	}{
 		{"tmpfs", mountTmpfs(size), false},
 		{"tmpfs, with the store", mountTmpfs(size), true},
@@ -87,7 +81,7 @@ func TestFullDisk(t *testing.T) {
 				where = dir
 			}
 			s := newStore(t, where, "wal").addFiles(100)
-			s.backups = filepath.Join(dir, "backups")
+			s.BackupDir = filepath.Join(dir, "backups")
 			need := s.sizeOfOne()
 
 			exits := map[string]int{}
@@ -95,12 +89,12 @@ func TestFullDisk(t *testing.T) {
 				step := 3 * need / 2 / int64(*fills)
 				empty, err := fill(dir, int64(i)*step+random.Int64N(step))
 				require.NoError(t, err)
-				o := do(t, s.create())
+				o := do(t, s.createCmd())
 				exits[s.judgeFull(t, o)]++
 				require.NoError(t, empty())
 				s.requireLiveSound()
-				do(t, s.create()).requireDone(t)
-				s.removeAll()
+				do(t, s.createCmd()).requireDone(t)
+				s.removeSnapshots()
 			}
 			t.Logf("a snapshot of %d bytes, %d levels: %v", need, *fills, exits)
 		})
@@ -121,31 +115,32 @@ func mountExt4(size int64) func(t *testing.T, parent string) string {
 	}
 }
 
-// sizeOfOne takes a snapshot and tells by how much it fills the disk.
+// sizeOfOne takes a snapshot and returns how much of the disk it fills.
 func (s *store) sizeOfOne() int64 {
-	t := s.t
-	require.NoError(t, os.MkdirAll(s.backups, 0o700))
+	t := s.T
+	require.NoError(t, os.MkdirAll(s.BackupDir, 0o700))
 	var before, after unix.Statfs_t
-	require.NoError(t, unix.Statfs(s.backups, &before))
-	do(t, s.create()).requireDone(t)
-	require.NoError(t, unix.Statfs(s.backups, &after))
-	s.requireValid()
-	s.removeAll()
+	require.NoError(t, unix.Statfs(s.BackupDir, &before))
+	do(t, s.createCmd()).requireDone(t)
+	require.NoError(t, unix.Statfs(s.BackupDir, &after))
+	s.RequireValid()
+	s.removeSnapshots()
 	return int64(before.Bfree-after.Bfree) * int64(before.Bsize)
 }
 
-func (s *store) removeAll() {
-	for _, stamp := range s.stamps() {
-		require.NoError(s.t, os.RemoveAll(s.snapshot(stamp)))
+// removeSnapshots removes all snapshots.
+func (s *store) removeSnapshots() {
+	for _, stamp := range s.Stamps() {
+		require.NoError(s.T, os.RemoveAll(s.SnapshotPath(stamp)))
 	}
 }
 
-// judgeFull checks that nothing is left but valid snapshots, and says how the
-// run ended.
+// judgeFull checks that nothing is left but valid snapshots, and returns how the run
+// ended.
 func (s *store) judgeFull(t *testing.T, o outcome) string {
 	t.Helper()
-	require.Empty(t, s.staging(), o.stderr)
-	visible := s.requireValid()
+	require.Empty(t, s.Staging(), o.stderr)
+	visible := s.RequireValid()
 	if o.code == 0 {
 		require.Len(t, visible, 1)
 		return "done"
@@ -156,13 +151,13 @@ func (s *store) judgeFull(t *testing.T, o outcome) string {
 	return lastWords(o.stderr)
 }
 
-// TestOutOfInodes is TestFullDisk for names instead of bytes.
+// TestOutOfInodes is TestFullDisk for inodes instead of bytes.
 func TestOutOfInodes(t *testing.T) {
 	parent := memoryDir(t)
 	dir := filepath.Join(parent, "tmpfs")
 	newTmpfs(t, dir, "nr_inodes=60")
 	s := newStore(t, parent, "wal")
-	s.backups = filepath.Join(dir, "backups")
+	s.BackupDir = filepath.Join(dir, "backups")
 	s.sizeOfOne()
 	exits := map[string]int{}
 	for left := 0; left < 40; left += max(1, 40 / *fills) {
@@ -171,12 +166,12 @@ func TestOutOfInodes(t *testing.T) {
 			fillers = append(fillers, filepath.Join(dir, fmt.Sprint(free)))
 			require.NoError(t, os.WriteFile(fillers[len(fillers)-1], nil, 0o600))
 		}
-		exits[s.judgeFull(t, do(t, s.create()))]++
+		exits[s.judgeFull(t, do(t, s.createCmd()))]++
 		for _, name := range fillers {
 			require.NoError(t, os.Remove(name))
 		}
-		do(t, s.create()).requireDone(t)
-		s.removeAll()
+		do(t, s.createCmd()).requireDone(t)
+		s.removeSnapshots()
 	}
 	t.Logf("%v", exits)
 }
@@ -188,19 +183,18 @@ func inodes(t *testing.T, dir string) int {
 	return int(st.Ffree)
 }
 
-// TestDiskFillsUp fills the disk while a snapshot is under way, when the look
-// at the free space is past.
+// TestDiskFillsUp fills the disk while a snapshot is being taken, after the free
+// space was checked.
 func TestDiskFillsUp(t *testing.T) {
 	for name, mount := range map[string]func(*testing.T, string) string{"tmpfs": mountTmpfs(48 << 20), "ext4": mountExt4(48 << 20)} {
 		t.Run(name, func(t *testing.T) {
 			parent := memoryDir(t)
 			dir := mount(t, parent)
 			s := newStore(t, parent, "wal").addFiles(100)
-			s.backups = filepath.Join(dir, "backups")
+			s.BackupDir = filepath.Join(dir, "backups")
 			need := s.sizeOfOne()
 			ends := map[string]int{}
-			for _, phase := range []backup.Phase{backup.PhaseInit, backup.PhaseGuard, backup.PhaseDatabase, backup.PhaseRegistry,
-				backup.PhaseChroma, backup.PhaseSeal, backup.PhaseHash, backup.PhaseSync, backup.PhasePublish} {
+			for _, phase := range backuptest.CreatePhases {
 				for _, left := range []int64{0, need / 8, need / 2} {
 					ends[s.createWhileFilling(t, dir, phase, left)]++
 				}
@@ -211,12 +205,12 @@ func TestDiskFillsUp(t *testing.T) {
 	}
 }
 
-// createWhileFilling takes a snapshot, leaves so many bytes free in dir when
-// the phase begins, and says how it ended.
+// createWhileFilling takes a snapshot, fills dir up to left bytes when the phase
+// begins, and returns how the call ended.
 func (s *store) createWhileFilling(t *testing.T, dir string, phase backup.Phase, left int64) (end string) {
 	t.Helper()
 	filled, empty := false, func() error { return nil }
-	opts := s.options()
+	opts := s.Options
 	opts.Locker = backup.LockerFunc(func(context.Context) (func(), error) { return func() {}, nil })
 	opts.OnProgress = func(p backup.Progress) {
 		if p.Phase == phase && !filled {
@@ -228,8 +222,8 @@ func (s *store) createWhileFilling(t *testing.T, dir string, phase backup.Phase,
 	}
 	_, err := backup.CreateRuntimeBackup(context.Background(), opts)
 	require.True(t, filled, phase)
-	require.Empty(t, s.staging())
-	visible := s.requireValid()
+	require.Empty(t, s.Staging())
+	visible := s.RequireValid()
 	if err == nil {
 		require.Len(t, visible, 1)
 		end = "done"
@@ -239,6 +233,6 @@ func (s *store) createWhileFilling(t *testing.T, dir string, phase backup.Phase,
 		end = lastWords(err.Error())
 	}
 	require.NoError(t, empty())
-	s.removeAll()
+	s.removeSnapshots()
 	return end
 }

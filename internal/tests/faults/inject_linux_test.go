@@ -14,19 +14,22 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var injected = []unix.Errno{unix.EIO, unix.ENOSPC, unix.EDQUOT, unix.EACCES, unix.EMFILE, unix.EINTR}
 
-// kill is no error: the process ends instead of making the call.
+// kill stands for no error: the process is killed instead of making the call.
 const kill = unix.Errno(0xffff)
 
-// A fault is one call that fails, counted over all threads from the start.
+// A fault is one call that fails, counted over all threads from the start of the
+// process.
 type fault struct {
 	call   string
 	n      int
 	err    unix.Errno
-	onward bool // every later one fails as well
+	onward bool // every later call fails as well
 }
 
 func (f fault) String() string {
@@ -41,11 +44,11 @@ func (f fault) String() string {
 	return fmt.Sprintf("%s %d%s: %s", f.call, f.n, onward, what)
 }
 
-// looks are the calls that look at a file by its name.
+// looks are the calls that stat a file by its name.
 var looks = []string{"stat", "lstat", "newfstatat", "statx"}
 
-// calls are those that can fail. An inode that cannot be read fails all looks
-// at it.
+// calls returns the calls that fail. If an inode cannot be read, all calls that
+// stat it fail.
 func (f fault) calls() []string {
 	if f.onward && slices.Contains(looks, f.call) {
 		return looks
@@ -53,13 +56,13 @@ func (f fault) calls() []string {
 	return []string{f.call}
 }
 
-// A hit is the call that a fault met.
+// A hit is the call that failed.
 type hit struct {
 	call
-	on string // what it works on
+	on string // the file that it works on
 }
 
-// in makes f happen in a run. met is nil if the run made too few calls for it.
+// in injects f into a run. met is nil if the run made too few calls for it.
 func (f fault) in(run func(decide func(*call) verdict) outcome) (o outcome, met *hit) {
 	count := 0
 	o = run(func(c *call) verdict {
@@ -70,7 +73,7 @@ func (f fault) in(run func(decide func(*call) verdict) outcome) (o outcome, met 
 			return f.err
 		}
 		if f.onward && strings.HasPrefix(f.call, "write") && c.args[0] <= 2 {
-			return 0 // or nobody would hear of it
+			return 0 // so that the error can be printed
 		}
 		count++
 		if count != f.n && (!f.onward || count < f.n) {
@@ -88,7 +91,7 @@ func (f fault) in(run func(decide func(*call) verdict) outcome) (o outcome, met 
 	return o, met
 }
 
-// on names what a call works on, for messages.
+// on returns the file that a call works on, for messages.
 func (c *call) on() string {
 	switch c.name() {
 	case "openat", "newfstatat", "mkdirat", "unlinkat", "statx", "utimensat", "faccessat":
@@ -103,17 +106,17 @@ func (c *call) on() string {
 	return c.fd(0)
 }
 
-// A scenario is a command that faults are let loose on.
+// A scenario is a command into which faults are injected.
 type scenario struct {
 	store *store
 	calls []string // nil: all
-	// sample is how many faults there are without -inject-all.
+	// sample is the number of faults without -inject-all.
 	sample int
-	// reset puts the store back to what it was.
+	// reset restores the store to what it was.
 	reset func()
-	// run does it.
+	// run runs the command.
 	run func(decide func(*call) verdict, calls []string) outcome
-	// judge says whether the outcome keeps the promises.
+	// judge checks that the outcome keeps the promises.
 	judge func(t *testing.T, f fault, h *hit, o outcome)
 }
 
@@ -121,13 +124,12 @@ func everyCall() []string {
 	return slices.Compact(slices.Sorted(maps.Values(callNames)))
 }
 
-// locks are the calls by which SQLite takes locks. That it never gets one looks
-// to it like a database that is busy, and a busy one is waited for until the
-// context ends.
+// locks are the calls by which SQLite takes locks. If they always fail, it looks
+// like a database that is busy, and create waits for that until its context ends.
 var locks = map[string]bool{"fcntl": true}
 
-// torment lets every fault of a scenario happen, or a sample of them.
-func (sc *scenario) torment(t *testing.T) {
+// inject injects every fault into the scenario, or a sample of them.
+func (sc *scenario) inject(t *testing.T) {
 	calls := sc.calls
 	if calls == nil {
 		calls = everyCall()
@@ -138,7 +140,7 @@ func (sc *scenario) torment(t *testing.T) {
 
 	random := random(t)
 	faults, exits := 0, map[int]int{}
-	// try tells whether the fault met a call.
+	// try reports whether the run made the call that fails.
 	try := func(f fault) (met bool) {
 		sc.reset()
 		o, h := f.in(func(decide func(*call) verdict) outcome { return sc.run(decide, f.calls()) })
@@ -148,11 +150,11 @@ func (sc *scenario) torment(t *testing.T) {
 		faults++
 		exits[o.code]++
 		t.Run(f.String(), func(t *testing.T) {
-			sc.store.t = t
+			sc.store.T = t
 			t.Logf("on %s\nexit %d\n%s", h.on, o.code, o.stderr)
 			sc.judge(t, f, h, o)
 		})
-		sc.store.t = t
+		sc.store.T = t
 		return true
 	}
 	errs := slices.Concat(injected, []unix.Errno{kill})
@@ -190,14 +192,13 @@ func (sc *scenario) torment(t *testing.T) {
 	t.Logf("%d faults in %d calls, by exit status: %v", faults, len(counts), exits)
 }
 
-// files are the contents of the live database's files, to be put back.
-type files map[string][]byte
-
+// keepDatabase returns a function that brings the files of the live database back
+// to what they are now.
 func (s *store) keepDatabase() (restore func()) {
-	t := s.t
-	kept := files{}
+	t := s.T
+	kept := map[string][]byte{}
 	for _, suffix := range []string{"", "-wal", "-journal"} {
-		data, err := os.ReadFile(s.db + suffix)
+		data, err := os.ReadFile(s.DatabasePath + suffix)
 		if !os.IsNotExist(err) {
 			require.NoError(t, err)
 			kept[suffix] = data
@@ -205,9 +206,9 @@ func (s *store) keepDatabase() (restore func()) {
 	}
 	return func() {
 		for _, suffix := range []string{"", "-wal", "-journal", "-shm"} {
-			require.NoError(t, ignoreNotExist(os.Remove(s.db+suffix)))
+			require.NoError(t, ignoreNotExist(os.Remove(s.DatabasePath+suffix)))
 			if data, ok := kept[suffix]; ok {
-				require.NoError(t, os.WriteFile(s.db+suffix, data, 0o644))
+				require.NoError(t, os.WriteFile(s.DatabasePath+suffix, data, 0o644))
 			}
 		}
 	}
@@ -220,18 +221,18 @@ func ignoreNotExist(err error) error {
 	return err
 }
 
-// clearBackups empties the backup directory but for what a dead process might
-// have left.
+// clearBackups empties the backup directory, except for staging as a dead process
+// leaves it.
 func (s *store) clearBackups() {
-	require.NoError(s.t, os.RemoveAll(s.backups))
-	dead := filepath.Join(s.backups, deadStaging, "chroma", "sub")
-	require.NoError(s.t, os.MkdirAll(dead, 0o700))
-	require.NoError(s.t, os.WriteFile(filepath.Join(dead, "file"), nil, 0o600))
+	require.NoError(s.T, os.RemoveAll(s.BackupDir))
+	dead := filepath.Join(s.BackupDir, deadStaging, "chroma", "sub")
+	require.NoError(s.T, os.MkdirAll(dead, 0o700))
+	require.NoError(s.T, os.WriteFile(filepath.Join(dead, "file"), nil, 0o600))
 }
 
 const deadStaging = ".atocore-staging-00000000000000dd"
 
-// createScenario lets faults loose on create.
+// createScenario injects faults into create.
 func createScenario(s *store, sample int) *scenario {
 	restore := s.keepDatabase()
 	return &scenario{
@@ -239,28 +240,28 @@ func createScenario(s *store, sample int) *scenario {
 		sample: sample,
 		reset:  func() { restore(); s.clearBackups() },
 		run: func(decide func(*call) verdict, calls []string) outcome {
-			return intercept(s.t, s.create(), calls, decide)
+			return intercept(s.T, s.createCmd(), calls, decide)
 		},
 		judge: s.judgeCreate,
 	}
 }
 
-// judgeCreate: either a snapshot that validates, or an error that names step
-// and path and nothing left.
+// judgeCreate checks that there is a snapshot that validates, or an error that
+// names step and path and nothing left.
 func (s *store) judgeCreate(t *testing.T, f fault, h *hit, o outcome) {
-	stamps := s.requireValid()
+	stamps := s.RequireValid()
 	switch {
 	case f.err == kill:
 		require.Equal(t, -1, o.code)
 	case o.code == 0:
 		require.Equal(t, []string{o.stamp(t)}, stamps)
-		do(t, s.validate(stamps[0])).requireDone(t)
+		do(t, s.validateCmd(stamps[0])).requireDone(t)
 		require.Subset(t, []string{deadStaging}, s.dead())
 		if s.inBackups(h) {
-			// It may have taken the only report of a lost write.
+			// The failed call may have been the only one to report a lost write.
 			waits := h.name() == "sync_file_range" && h.args[3]&unix.SYNC_FILE_RANGE_WAIT_AFTER != 0
 			require.False(t, waits || slices.Contains([]string{"fsync", "fdatasync", "syncfs"}, h.name()),
-				"a failed sync was taken for a success")
+				"create succeeded though a sync failed")
 		}
 	case strings.Contains(o.stderr, " is complete: print the result: "):
 		require.Equal(t, 2, o.code)
@@ -268,28 +269,28 @@ func (s *store) judgeCreate(t *testing.T, f fault, h *hit, o outcome) {
 	case strings.Contains(o.stderr, " is visible but may not survive a power cut: "):
 		require.Equal(t, 2, o.code)
 		require.Len(t, stamps, 1)
-		require.True(t, f.onward, "one fault is no reason")
+		require.True(t, f.onward, "a single fault must not lead to this")
 	default:
 		require.Equal(t, 2, o.code)
 		require.Empty(t, o.stdout)
-		if o.stderr != "" || h.name() != "write" || !f.onward && h.args[0] != 2 { // or it could not say anything
+		if o.stderr != "" || h.name() != "write" || !f.onward && h.args[0] != 2 { // or the message could not be printed
 			require.Regexp(t, failure, o.stderr)
 		}
 		require.Empty(t, stamps)
 		left := slices.DeleteFunc(s.dead(), func(name string) bool { return name == deadStaging })
 		if len(left) > 0 {
-			require.Contains(t, o.stderr, "remove staging: ", "left behind without a word")
+			require.Contains(t, o.stderr, "remove staging: ", "left behind without a message")
 		}
 	}
 	s.requireLiveSound()
-	// The next one is not impaired, and clears what is left.
-	do(t, s.create()).requireDone(t)
+	// The next create succeeds and removes what is left.
+	do(t, s.createCmd()).requireDone(t)
 	require.Empty(t, s.dead())
 }
 
-// inBackups tells whether a call worked on the backup directory.
+// inBackups reports whether a call worked on the backup directory.
 func (s *store) inBackups(h *hit) bool {
-	return strings.Contains(h.on, s.backups+"/") || strings.HasSuffix(h.on, s.backups)
+	return strings.Contains(h.on, s.BackupDir+"/") || strings.HasSuffix(h.on, s.BackupDir)
 }
 
 // TestInjectCreate fails system calls of create, one at a time.
@@ -297,47 +298,47 @@ func TestInjectCreate(t *testing.T) {
 	t.Run("idle WAL database", func(t *testing.T) {
 		// The command's connection is the only one: it recovers the WAL, and
 		// checkpoints it when it is closed.
-		createScenario(newStore(t, memoryDir(t), "wal"), 20).torment(t)
+		createScenario(newStore(t, memoryDir(t), "wal"), 20).inject(t)
 	})
 	t.Run("online backup", func(t *testing.T) {
 		s := newStore(t, memoryDir(t), "wal")
 		sc := createScenario(s, 8)
 		sc.run = func(decide func(*call) verdict, calls []string) outcome {
-			return intercept(s.t, program(s.t, buildOnline, s.db, s.registry, s.chroma, s.backups), calls, decide)
+			return intercept(s.T, program(s.T, buildOnline, s.DatabasePath, s.RegistryPath, s.ChromaPath, s.BackupDir), calls, decide)
 		}
-		sc.torment(t)
+		sc.inject(t)
 	})
 	t.Run("hot journal", func(t *testing.T) {
 		s := newStore(t, memoryDir(t), "delete")
-		leaveHotJournal(t, s.db)
-		createScenario(s, 8).torment(t)
+		leaveHotJournal(t, s.DatabasePath)
+		createScenario(s, 8).inject(t)
 	})
 	t.Run("many files", func(t *testing.T) {
 		sc := createScenario(newStore(t, memoryDir(t), "wal").addFiles(1000), 7)
 		sc.calls = []string{"syncfs", "fsync", "write", "pwrite64", "renameat2", "ftruncate", "flock"}
-		sc.torment(t)
+		sc.inject(t)
 	})
 	t.Run("large file", func(t *testing.T) {
 		s := newStore(t, memoryDir(t), "wal")
-		require.NoError(t, os.WriteFile(filepath.Join(s.chroma, "large"), make([]byte, 17<<20), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "large"), make([]byte, 17<<20), 0o600))
 		sc := createScenario(s, 5)
 		sc.calls = []string{"sync_file_range", "copy_file_range", "fallocate", "fsync", "ftruncate"}
-		sc.torment(t)
+		sc.inject(t)
 	})
-	t.Run("in vain", func(t *testing.T) {
-		// It fails anyway, so that faults meet the clearing up.
+	t.Run("create that fails anyway", func(t *testing.T) {
+		// So that faults are injected into the cleanup.
 		s := newStore(t, memoryDir(t), "wal")
-		require.NoError(t, unix.Mkfifo(filepath.Join(s.chroma, "zzz"), 0o600))
+		require.NoError(t, unix.Mkfifo(filepath.Join(s.ChromaPath, "zzz"), 0o600))
 		sc := createScenario(s, 10)
 		sc.judge = func(t *testing.T, f fault, h *hit, o outcome) {
 			if f.err != kill {
 				require.Equal(t, 2, o.code)
 			}
-			require.NoError(t, os.Remove(filepath.Join(s.chroma, "zzz")))
+			require.NoError(t, os.Remove(filepath.Join(s.ChromaPath, "zzz")))
 			s.judgeCreate(t, f, h, o)
-			require.NoError(t, unix.Mkfifo(filepath.Join(s.chroma, "zzz"), 0o600))
+			require.NoError(t, unix.Mkfifo(filepath.Join(s.ChromaPath, "zzz"), 0o600))
 		}
-		sc.torment(t)
+		sc.inject(t)
 	})
 }
 
@@ -354,13 +355,13 @@ func TestInjectOnePath(t *testing.T) {
 		t.Run("the database's "+test.suffix, func(t *testing.T) {
 			s := newStore(t, memoryDir(t), test.mode)
 			if test.mode == "delete" {
-				leaveHotJournal(t, s.db)
+				leaveHotJournal(t, s.DatabasePath)
 			}
 			met := 0
-			o := intercept(t, s.create(), everyCall(), func(c *call) verdict {
+			o := intercept(t, s.createCmd(), everyCall(), func(c *call) verdict {
 				for arg := range 2 {
 					if slices.Contains(looks, c.name()) || strings.HasPrefix(c.name(), "open") || c.name() == "access" {
-						if c.text(arg) == s.db+test.suffix {
+						if c.text(arg) == s.DatabasePath+test.suffix {
 							met++
 							return unix.EIO
 						}
@@ -371,20 +372,20 @@ func TestInjectOnePath(t *testing.T) {
 			require.Positive(t, met)
 			require.Equal(t, 2, o.code, o.stderr)
 			require.Regexp(t, failure, o.stderr)
-			require.Empty(t, s.stamps())
-			require.Empty(t, s.staging())
+			require.Empty(t, s.Stamps())
+			require.Empty(t, s.Staging())
 			s.requireLiveSound()
-			do(t, s.create()).requireDone(t)
-			s.requireValid()
+			do(t, s.createCmd()).requireDone(t)
+			s.RequireValid()
 		})
 	}
 }
 
-// leaveHotJournal gives the database the files that a writer leaves that died
-// in the midst of writing a transaction to it.
+// leaveHotJournal leaves the files of a writer that died while it was writing a
+// transaction to the database.
 func leaveHotJournal(t *testing.T, path string) {
 	t.Helper()
-	db := openDB(t, path, "_pragma=cache_size(1)", "_pragma=synchronous(full)")
+	db := backuptest.OpenDB(t, path, "_pragma=cache_size(1)", "_pragma=synchronous(full)")
 	before, err := os.ReadFile(path)
 	require.NoError(t, err)
 	tx, err := db.Begin()
@@ -396,7 +397,7 @@ func leaveHotJournal(t *testing.T, path string) {
 		torn[suffix], err = os.ReadFile(path + suffix)
 		require.NoError(t, err)
 	}
-	require.NotEqual(t, before, torn[""], "nothing was written yet")
+	require.NotEqual(t, before, torn[""], "the transaction was not written to the file yet")
 	require.NoError(t, tx.Rollback())
 	require.NoError(t, db.Close())
 	for suffix, data := range torn {
@@ -404,8 +405,8 @@ func leaveHotJournal(t *testing.T, path string) {
 	}
 }
 
-// TestInjectValidate fails system calls of validate, one at a time: a snapshot
-// that cannot be read is neither valid nor invalid.
+// TestInjectValidate fails system calls of validate, one at a time. A snapshot that
+// cannot be read is neither valid nor invalid.
 func TestInjectValidate(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -436,16 +437,16 @@ func TestInjectValidate(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newStore(t, memoryDir(t), "wal")
-			stamp := do(t, s.create()).requireDone(t).stamp(t)
-			test.damage(t, s.snapshot(stamp))
-			require.Equal(t, test.right, do(t, s.validate(stamp)).code)
-			before := picture(t, s.snapshot(stamp), nil)
+			stamp := do(t, s.createCmd()).requireDone(t).stamp(t)
+			test.damage(t, s.SnapshotPath(stamp))
+			require.Equal(t, test.right, do(t, s.validateCmd(stamp)).code)
+			before := backuptest.ReadTree(t, s.SnapshotPath(stamp))
 			sc := scenario{
 				store:  s,
 				sample: 6,
 				reset:  func() {},
 				run: func(decide func(*call) verdict, calls []string) outcome {
-					return intercept(s.t, s.validate(stamp), calls, decide)
+					return intercept(s.T, s.validateCmd(stamp), calls, decide)
 				},
 				judge: func(t *testing.T, f fault, h *hit, o outcome) {
 					switch {
@@ -459,8 +460,8 @@ func TestInjectValidate(t *testing.T) {
 					}
 				},
 			}
-			sc.torment(t)
-			require.Equal(t, before, picture(t, s.snapshot(stamp), nil))
+			sc.inject(t)
+			require.Equal(t, before, backuptest.ReadTree(t, s.SnapshotPath(stamp)))
 		})
 	}
 }
@@ -479,8 +480,8 @@ func flip(t *testing.T, path string, offset int64) {
 	require.NoError(t, err)
 }
 
-// asPython makes a snapshot one of the Python module, which has no manifest:
-// only SQLite's checks can find damage.
+// asPython turns a snapshot into one of the Python module. It has no manifest, so
+// that only SQLite's checks can find damage.
 func asPython(t *testing.T, dir string) {
 	t.Helper()
 	require.NoError(t, os.Remove(filepath.Join(dir, "SHA256SUMS")))

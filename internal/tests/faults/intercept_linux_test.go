@@ -16,12 +16,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // An intercepted process asks this one before each system call of a chosen set
-// (seccomp_unotify(2)): all its threads' calls come in one order, so that "the
-// N-th" has a meaning. The fault injection of strace counts for each thread by
-// itself, and the threads of a Go program change places all the time.
+// (seccomp_unotify(2)). The calls of all its threads come in one order, so that
+// "the N-th call" has a meaning. The fault injection of strace counts the calls of
+// each thread by themselves, and a Go program moves between threads all the time.
 
 // A call is a system call that waits for its verdict. Its layout is that of
 // struct seccomp_notif.
@@ -45,7 +47,7 @@ type reply struct {
 
 func (c *call) name() string { return callNames[uint32(c.nr)] }
 
-// fd is what an argument that is a descriptor refers to.
+// fd returns the path that an argument refers to which is a descriptor.
 func (c *call) fd(arg int) string {
 	if int32(c.args[arg]) == unix.AT_FDCWD {
 		return "."
@@ -57,7 +59,7 @@ func (c *call) fd(arg int) string {
 	return target
 }
 
-// text is what an argument that is a string points to.
+// text returns an argument that is a string.
 func (c *call) text(arg int) string {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/mem", c.pid))
 	if err != nil {
@@ -70,8 +72,8 @@ func (c *call) text(arg int) string {
 	return text
 }
 
-// callNames are the calls that take part: those that work on files. oldCalls has
-// those that not every machine has.
+// callNames are the calls that can be intercepted: those that work on files.
+// oldCalls has those that not every architecture has.
 var callNames = map[uint32]string{
 	unix.SYS_OPENAT:          "openat",
 	unix.SYS_READ:            "read",
@@ -112,8 +114,8 @@ func init() {
 	}
 }
 
-// ours tells whether a call is the program's own: the Go runtime ends the
-// process when its memory or its event queue fails it.
+// ours reports whether a call is the program's own. Failing a call of the Go
+// runtime for memory or its event queue would end the process.
 func (c *call) ours() bool {
 	switch c.name() {
 	case "mmap":
@@ -131,7 +133,7 @@ func (c *call) ours() bool {
 // A verdict is 0 to let the kernel do the call, or the error it fails with.
 type verdict = unix.Errno
 
-// intercept runs cmd and lets decide judge every call of the set, one by one.
+// intercept runs cmd and lets decide judge each of the named calls, one by one.
 func intercept(t *testing.T, cmd *exec.Cmd, names []string, decide func(*call) verdict) outcome {
 	t.Helper()
 	var numbers []string
@@ -151,7 +153,7 @@ func intercept(t *testing.T, cmd *exec.Cmd, names []string, decide func(*call) v
 
 	cmd.Args = append([]string{self, cmd.Path, strings.Join(numbers, ",")}, cmd.Args...)
 	cmd.Path = self
-	cmd.Env = append(cmd.Env, roleEnv+"=intercepted")
+	cmd.Env = append(cmd.Env, backuptest.RoleEnv+"=intercepted")
 	cmd.ExtraFiles = []*os.File{theirs}
 	err = start(cmd)
 	theirs.Close()
@@ -173,9 +175,9 @@ func intercept(t *testing.T, cmd *exec.Cmd, names []string, decide func(*call) v
 	return o
 }
 
-// serve answers until the last process that can call is gone.
+// serve answers until the last process that can make calls has ended.
 func serve(listener int, decide func(*call) verdict) error {
-	running := false // the program itself, no longer the one that starts it
+	running := false // the program itself, not the role that becomes it
 	for {
 		fds := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
 		switch _, err := unix.Poll(fds, -1); {
@@ -239,18 +241,17 @@ func receive(socket int) (listener int, err error) {
 
 var errNoSeccomp = errors.New("this system cannot intercept calls (seccomp_unotify(2), Linux 5.19)")
 
-// beIntercepted becomes the program os.Args[1] with the arguments from
-// os.Args[3] on, after it has sent its listener for the calls os.Args[2] on
-// descriptor 3.
-func beIntercepted() error {
-	runtime.LockOSThread() // a filter is the thread's, and so is what it becomes
+// beIntercepted becomes the program args[0] with the arguments from args[2] on,
+// after it has sent the listener for the calls args[1] on descriptor 3.
+func beIntercepted(_ *backuptest.Parent, args []string) error {
+	runtime.LockOSThread() // the filter belongs to the thread, which must be the one that execs
 	const (
 		offsetNr   = 0
 		offsetArch = 4
 	)
 	statement := func(code uint16, k uint32) unix.SockFilter { return unix.SockFilter{Code: code, K: k} }
 	program := []unix.SockFilter{statement(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, offsetNr)}
-	numbers := strings.Split(os.Args[2]+","+fmt.Sprint(unix.SYS_EXECVE), ",")
+	numbers := strings.Split(args[1]+","+fmt.Sprint(unix.SYS_EXECVE), ",")
 	for _, text := range numbers {
 		nr, err := strconv.ParseUint(text, 10, 32)
 		if err != nil {
@@ -265,8 +266,9 @@ func beIntercepted() error {
 		return err
 	}
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	// From here on this thread's calls wait for whoever gets the listener. So it
-	// makes none before that is sent, the Go runtime's for memory included.
+	// From here on the calls of this thread wait for the receiver of the listener.
+	// So it must make none before the listener is sent, not even the Go runtime
+	// for memory.
 	text, rights := []byte("listener"), unix.UnixRights(0)
 	sent := (*int32)(unsafe.Pointer(&rights[unix.CmsgLen(0)]))
 	part := unix.Iovec{Base: &text[0]}
@@ -275,7 +277,7 @@ func beIntercepted() error {
 	message.SetIovlen(1)
 	message.SetControllen(len(rights))
 	listener, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
-		// Once a call is judged, no signal but a fatal one makes it begin anew.
+		// Once a call is received, only a fatal signal interrupts it.
 		unix.SECCOMP_FILTER_FLAG_NEW_LISTENER|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 		uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
@@ -287,10 +289,10 @@ func beIntercepted() error {
 	}
 	var env []string
 	for _, entry := range os.Environ() {
-		if !strings.HasPrefix(entry, roleEnv+"=") {
+		if !strings.HasPrefix(entry, backuptest.RoleEnv+"=") {
 			env = append(env, entry)
 		}
 	}
 	unix.CloseOnExec(3)
-	return syscall.Exec(os.Args[1], os.Args[3:], env)
+	return syscall.Exec(args[0], args[2:], env)
 }

@@ -1,7 +1,11 @@
 package faults
 
 import (
+	"bufio"
+	"bytes"
+	"context"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,16 +15,19 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var kills = flag.Int("kills", 20, "how often to kill the command")
 
-// plant fills the backup directory with what is not ours, some of it with names
-// that look so, and returns a check that all of it is as it was.
+// plant adds files to the backup directory that do not belong to the library, some
+// of them with names like its own. It returns a check that nothing happened to
+// them.
 func (s *store) plant() (requireUntouched func()) {
-	t := s.t
+	t := s.T
 	t.Helper()
-	outside := filepath.Join(s.dir, "outside")
+	outside := filepath.Join(s.Dir, "outside")
 	for _, dir := range []string{
 		outside,
 		"notes",
@@ -33,30 +40,33 @@ func (s *store) plant() (requireUntouched func()) {
 		".atocore-staging-0123456789abcdef.old",
 	} {
 		if !filepath.IsAbs(dir) {
-			dir = filepath.Join(s.backups, dir)
+			dir = filepath.Join(s.BackupDir, dir)
 		}
 		require.NoError(t, os.MkdirAll(dir, 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "keep"), []byte(dir), 0o644))
 	}
 	file, link := ".atocore-staging-00000000000000aa", ".atocore-staging-00000000000000bb"
-	require.NoError(t, os.WriteFile(filepath.Join(s.backups, file), []byte("a file"), 0o600))
-	require.NoError(t, os.Symlink(outside, filepath.Join(s.backups, link)))
-	require.NoError(t, os.WriteFile(filepath.Join(s.backups, "SHA256SUMS"), nil, 0o600))
-	require.NoError(t, os.MkdirAll(filepath.Join(s.backups, "snapshots"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(s.backups, "snapshots", "README"), []byte("hello"), 0o600))
-	require.NoError(t, os.Symlink(outside, filepath.Join(s.backups, "snapshots", "20200101T000000Z")))
+	require.NoError(t, os.WriteFile(filepath.Join(s.BackupDir, file), []byte("a file"), 0o600))
+	require.NoError(t, os.Symlink(outside, filepath.Join(s.BackupDir, link)))
+	require.NoError(t, os.WriteFile(filepath.Join(s.BackupDir, "SHA256SUMS"), nil, 0o600))
+	require.NoError(t, os.MkdirAll(filepath.Join(s.BackupDir, "snapshots"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(s.BackupDir, "snapshots", "README"), []byte("hello"), 0o600))
+	require.NoError(t, os.Symlink(outside, filepath.Join(s.BackupDir, "snapshots", "20200101T000000Z")))
 
-	look := func() [2]map[string]string {
-		made := s.stamps()
-		staging := s.dead()
-		return [2]map[string]string{
-			picture(t, outside, nil),
-			picture(t, s.backups, func(path string) bool {
-				return path == "snapshots" || // its time changes; what is in it is looked at
-					slices.Contains(staging, path) ||
-					filepath.Dir(path) == "snapshots" && slices.Contains(made, filepath.Base(path))
-			}),
+	look := func() [2]map[string]backuptest.File {
+		tree := backuptest.ReadTree(t, s.BackupDir)
+		// These change with every call, whose snapshots and staging are no part
+		// of what was planted.
+		delete(tree, ".")
+		delete(tree, "snapshots")
+		changing := s.dead()
+		for _, stamp := range s.Stamps() {
+			changing = append(changing, "snapshots/"+stamp)
 		}
+		maps.DeleteFunc(tree, func(path string, _ backuptest.File) bool {
+			return slices.ContainsFunc(changing, func(dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") })
+		})
+		return [2]map[string]backuptest.File{backuptest.ReadTree(t, outside), tree}
 	}
 	before := look()
 	return func() {
@@ -65,11 +75,11 @@ func (s *store) plant() (requireUntouched func()) {
 	}
 }
 
-// dead lists the directories whose names are those of staging.
+// dead returns the names of the directories that have exactly the form of staging.
 func (s *store) dead() (names []string) {
-	s.t.Helper()
-	entries, err := os.ReadDir(s.backups)
-	require.NoError(s.t, err)
+	s.T.Helper()
+	entries, err := os.ReadDir(s.BackupDir)
+	require.NoError(s.T, err)
 	for _, entry := range entries {
 		digits, ok := strings.CutPrefix(entry.Name(), ".atocore-staging-")
 		if ok && entry.IsDir() && len(digits) == 16 && strings.Trim(digits, "0123456789abcdef") == "" {
@@ -84,44 +94,44 @@ func TestKill(t *testing.T) {
 	random := random(t)
 	s := newStore(t, t.TempDir(), "wal")
 	requireUntouched := s.plant()
-	db := openDB(t, s.db) // the host goes on working
+	db := backuptest.OpenDB(t, s.DatabasePath) // the host keeps working
 
-	// What a run takes when no other work holds up the disk, and a bit.
+	// How long a run takes when nothing else uses the disk, and a bit more.
 	took := time.Hour
 	for range 5 {
 		began := now()
-		do(t, s.create()).requireDone(t)
+		do(t, s.createCmd()).requireDone(t)
 		took = min(took, 3*(now()-began)/2)
 	}
-	for _, stamp := range s.requireValid() {
-		require.NoError(t, os.RemoveAll(s.snapshot(stamp)))
+	for _, stamp := range s.RequireValid() {
+		require.NoError(t, os.RemoveAll(s.SnapshotPath(stamp)))
 	}
 
 	killed, remains, visible := 0, 0, 0
 	for i := range *kills {
-		require.NoError(t, transfer(db, random.IntN(accounts), random.IntN(accounts), i))
-		cmd := s.create()
+		require.NoError(t, backuptest.Move(context.Background(), db, random.IntN(backuptest.Accounts), random.IntN(backuptest.Accounts), i))
+		cmd := s.createCmd()
 		require.NoError(t, start(cmd))
 		moment := time.NewTimer(time.Duration(random.Int64N(int64(took))))
 		<-moment.C
 		require.NoError(t, ignore(cmd.Process.Kill(), os.ErrProcessDone))
 		if wait(t, cmd).code == -1 {
 			killed++
-			visible += len(s.stamps())
+			visible += len(s.Stamps())
 		}
 		remains += len(s.dead())
-		s.requireValid()
+		s.RequireValid()
 		requireUntouched()
 
-		stamp := do(t, s.create()).requireDone(t).stamp(t)
-		require.Empty(t, s.dead(), "the next create did not clear what was left")
+		stamp := do(t, s.createCmd()).requireDone(t).stamp(t)
+		require.Empty(t, s.dead(), "the next create did not remove the staging")
 		requireUntouched()
-		require.Contains(t, s.requireValid(), stamp)
-		for _, stamp := range s.stamps() {
-			require.NoError(t, os.RemoveAll(s.snapshot(stamp)))
+		require.Contains(t, s.RequireValid(), stamp)
+		for _, stamp := range s.Stamps() {
+			require.NoError(t, os.RemoveAll(s.SnapshotPath(stamp)))
 		}
 	}
-	requireSound(t, db)
+	backuptest.RequireBalanced(t, db)
 	require.Positive(t, remains, "no kill came at a moment that matters")
 	t.Logf("%d runs of up to %v: %d were killed; %d left staging, %d a snapshot", *kills, took, killed, remains, visible)
 }
@@ -133,46 +143,41 @@ func ignore(err, harmless error) error {
 	return err
 }
 
-// TestStoppedProcess: the staging of a process that lives is left alone,
-// whatever it does.
+// TestStoppedProcess stops a create. The staging of a process that is alive must be
+// left alone.
 func TestStoppedProcess(t *testing.T) {
 	s := newStore(t, t.TempDir(), "wal")
-	guard := filepath.Join(s.dir, "guard")
+	guard := filepath.Join(s.Dir, "guard")
 	f, err := os.Create(guard)
 	require.NoError(t, err)
 	defer f.Close()
 	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
 
-	// It waits for the guard when it has made its staging.
-	waiting := s.create()
+	// It says that it waits for the guard after it has created and locked its
+	// staging.
+	waiting := s.createCmd()
 	waiting.Args = append(waiting.Args, "--guard-file", guard)
-	require.NoError(t, start(waiting))
-	for len(s.staging()) == 0 {
-		require.Zero(t, exited(waiting.Process.Pid))
-		time.Sleep(time.Millisecond)
-	}
+	waiting.Stdout = new(bytes.Buffer)
+	stderr, err := waiting.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, waiting.Start())
+	line, err := bufio.NewReader(stderr).ReadString('\n')
+	require.NoError(t, err)
+	require.Contains(t, line, "Waiting for the guard file")
 	requireStopped(t, waiting.Process)
-	staging := s.staging()
-	before := picture(t, staging[0], nil)
+	staging := s.Staging()
+	require.Len(t, staging, 1)
+	before := backuptest.ReadTree(t, staging[0])
 
-	first := do(t, s.create()).requireDone(t).stamp(t)
-	require.Equal(t, staging, s.staging())
-	require.Equal(t, before, picture(t, staging[0], nil))
+	first := do(t, s.createCmd()).requireDone(t).stamp(t)
+	require.Equal(t, staging, s.Staging())
+	require.Equal(t, before, backuptest.ReadTree(t, staging[0]))
 
 	require.NoError(t, f.Close())
 	require.NoError(t, waiting.Process.Signal(unix.SIGCONT))
 	second := wait(t, waiting).requireDone(t).stamp(t)
-	require.ElementsMatch(t, []string{first, second}, s.requireValid())
-	require.Empty(t, s.staging())
-}
-
-// exited is the process's number if it has ended, or 0.
-func exited(pid int) int {
-	var info unix.Siginfo
-	if err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil || info.Signo == 0 {
-		return 0
-	}
-	return pid
+	require.ElementsMatch(t, []string{first, second}, s.RequireValid())
+	require.Empty(t, s.Staging())
 }
 
 // requireStopped stops a process and waits until it stands still.

@@ -13,22 +13,24 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var leaks = flag.Int("leaks", 50, "how often to take, check and fail to take a snapshot in one process")
 
-// usage is what a process holds.
+// usage describes the resources that a process holds.
 type usage struct {
 	descriptors, goroutines, threads int
 	heap, resident                   int64
 }
 
+// use returns the usage of this process.
 func use(t *testing.T) (u usage) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	runtime.GC()
-	runtime.GC() // what the first one finalised
+	runtime.GC() // for what the first one finalized
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	status, err := os.ReadFile("/proc/self/status")
@@ -49,17 +51,17 @@ func (u usage) String() string {
 		u.descriptors, u.goroutines, u.threads, u.heap>>10, u.resident>>10)
 }
 
-// TestLeaks: a host that runs for years takes many snapshots, some of which
-// fail.
+// TestLeaks takes many snapshots in one process, some of which fail, as a host does
+// that runs for years.
 func TestLeaks(t *testing.T) {
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary)
 	s := newStore(t, memoryDir(t), "wal")
-	db := openDB(t, s.db)
+	db := backuptest.OpenDB(t, s.DatabasePath)
 	ctx := context.Background()
 	round := func(i int) {
-		require.NoError(t, transfer(db, i%accounts, (i+1)%accounts, i))
-		opts := s.options()
+		require.NoError(t, backuptest.Move(context.Background(), db, i%backuptest.Accounts, (i+1)%backuptest.Accounts, i))
+		opts := s.Options
 		opts.OnlineBackup = i%2 == 1
 		meta, err := backup.CreateRuntimeBackup(ctx, opts)
 		require.NoError(t, err)
@@ -106,5 +108,5 @@ func TestLeaks(t *testing.T) {
 	left, err := os.ReadDir(temporary)
 	require.NoError(t, err)
 	require.Empty(t, left)
-	require.Empty(t, s.staging())
+	require.Empty(t, s.Staging())
 }

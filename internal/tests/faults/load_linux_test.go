@@ -7,18 +7,16 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"strconv"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 var (
@@ -26,21 +24,21 @@ var (
 	loadRows = flag.Int("load-rows", 2000, "rows of 1 KB that one large transaction rewrites")
 )
 
-func init() { roles["writer"] = beWriter }
+func init() { roles["write"] = beWriter }
 
-// A tally is what a writer did.
+// A tally counts what a writer did.
 type tally struct {
 	Commits int
-	Longest time.Duration // from asking for a transaction to its commit
+	Longest time.Duration // from the beginning of a transaction to its commit
 }
 
-// writeUntil writes small and large transactions until stop says so. In each
-// the balances add up to 0 and all generations are the same.
+// writeUntil writes small and large transactions until stop returns true. After
+// each, the balances add up to 0 and all generations are the same.
 func writeUntil(db *sql.DB, random *rand.Rand, stop func() bool) (done tally, err error) {
 	for !stop() {
 		began := now()
 		if random.IntN(20) > 0 {
-			err = transfer(db, random.IntN(accounts), random.IntN(accounts), random.IntN(1000))
+			err = backuptest.Move(context.Background(), db, random.IntN(backuptest.Accounts), random.IntN(backuptest.Accounts), random.IntN(1000))
 		} else {
 			_, err = db.Exec("UPDATE generation SET gen = gen + 1, pad = randomblob(1000)")
 		}
@@ -49,7 +47,7 @@ func writeUntil(db *sql.DB, random *rand.Rand, stop func() bool) (done tally, er
 		}
 		done.Commits++
 		done.Longest = max(done.Longest, now()-began)
-		time.Sleep(time.Millisecond) // SQLite's locks are not fair: whoever never pauses keeps the others out
+		time.Sleep(time.Millisecond) // SQLite's locks are not fair: a writer that never pauses keeps the others out
 	}
 	return done, nil
 }
@@ -58,29 +56,30 @@ func (c tally) String() string {
 	return fmt.Sprintf("%d commits, the longest took %v", c.Commits, c.Longest)
 }
 
-// beWriter writes until its standard input ends, and prints its tally.
-func beWriter() error {
-	seed, err := strconv.ParseUint(os.Getenv("FAULTS_SEED"), 10, 64)
+// writing are the parameters of the databases that are written to. Immediate
+// transactions do not fail when another one has committed since they began.
+var writing = []string{"_txlock=immediate", "_pragma=synchronous(normal)"}
+
+// beWriter writes to the database args[0], with the seed args[1], until it is told
+// to stop, and says its tally.
+func beWriter(p *backuptest.Parent, args []string) error {
+	seed, err := strconv.ParseUint(args[1], 10, 64)
 	if err != nil {
 		return err
 	}
-	var ended atomic.Bool
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		ended.Store(true)
-	}()
-	db, err := sql.Open("sqlite", dsn(os.Getenv("FAULTS_DB"), "_pragma=synchronous(normal)"))
+	db, err := backuptest.Open(args[0], writing...)
 	if err != nil {
 		return err
 	}
-	db.SetMaxOpenConns(1)
-	done, err := writeUntil(db, rand.New(rand.NewPCG(seed, 0)), ended.Load)
+	done, err := writeUntil(db, rand.New(rand.NewPCG(seed, 0)), p.Heard)
 	if err != nil {
 		return err
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(done); err != nil {
+	text, err := json.Marshal(done)
+	if err != nil {
 		return err
 	}
+	p.Say(string(text))
 	return db.Close()
 }
 
@@ -90,35 +89,26 @@ func TestLoad(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		t.Run(mode, func(t *testing.T) {
 			s := newStore(t, t.TempDir(), mode)
-			db := openDB(t, s.db, "_pragma=synchronous(normal)")
+			db := backuptest.OpenDB(t, s.DatabasePath, writing...)
 			_, err := db.Exec(fmt.Sprintf(`CREATE TABLE generation (gen INTEGER NOT NULL, pad BLOB NOT NULL);
 				WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d)
 				INSERT INTO generation SELECT 0, randomblob(1000) FROM n`, *loadRows))
 			require.NoError(t, err)
 			s.underLoad(t, db, "alone", *load/4, nil)
 			s.underLoad(t, db, "with snapshots", *load, s.createAndCheck)
-			requireSound(t, db)
-			require.Empty(t, s.staging())
+			backuptest.RequireBalanced(t, db)
+			require.Empty(t, s.Staging())
 		})
 	}
 }
 
-// underLoad lets two processes and this one write for some time, and does the
-// work over and over meanwhile.
+// underLoad lets two processes and this one write for some time, and calls work
+// over and over meanwhile.
 func (s *store) underLoad(t *testing.T, db *sql.DB, name string, d time.Duration, work func(context.Context, *testing.T)) {
 	t.Helper()
-	self, err := os.Executable()
-	require.NoError(t, err)
-	var writers []*exec.Cmd
-	var stops []io.Closer
+	var writers []*backuptest.Child
 	for i := range 2 {
-		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), roleEnv+"=writer", "FAULTS_DB="+s.db, fmt.Sprintf("FAULTS_SEED=%d", i))
-		stdin, err := cmd.StdinPipe()
-		require.NoError(t, err)
-		require.NoError(t, start(cmd))
-		t.Cleanup(func() { _ = cmd.Process.Kill() })
-		writers, stops = append(writers, cmd), append(stops, stdin)
+		writers = append(writers, backuptest.Start(t, "write", s.DatabasePath, fmt.Sprint(i)))
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
@@ -146,13 +136,13 @@ func (s *store) underLoad(t *testing.T, db *sql.DB, name string, d time.Duration
 	<-ended
 	require.NoError(t, ownErr)
 	t.Logf("%s, the host's writer: %v", name, own)
-	for i, cmd := range writers {
-		require.NoError(t, stops[i].Close())
+	for _, writer := range writers {
 		var done tally
-		require.NoError(t, json.Unmarshal([]byte(wait(t, cmd).requireDone(t).stdout), &done))
+		require.NoError(t, json.Unmarshal([]byte(writer.Ask("stop")), &done))
+		writer.Wait()
 		t.Logf("%s, a process that writes: %v", name, done)
 	}
-	info, err := os.Stat(s.db)
+	info, err := os.Stat(s.DatabasePath)
 	require.NoError(t, err)
 	t.Logf("%s: database of %d bytes, WAL of up to %d bytes", name, info.Size(), s.wal)
 	if work != nil {
@@ -160,9 +150,9 @@ func (s *store) underLoad(t *testing.T, db *sql.DB, name string, d time.Duration
 	}
 }
 
-// lookAtWAL notes how large the WAL is.
+// lookAtWAL records the largest size of the WAL.
 func (s *store) lookAtWAL() {
-	if info, err := os.Stat(s.db + "-wal"); err == nil {
+	if info, err := os.Stat(s.DatabasePath + "-wal"); err == nil {
 		s.wal = max(s.wal, info.Size())
 	}
 }
@@ -170,7 +160,7 @@ func (s *store) lookAtWAL() {
 // createAndCheck takes a snapshot, checks and removes it.
 func (s *store) createAndCheck(ctx context.Context, t *testing.T) {
 	t.Helper()
-	opts := s.options()
+	opts := s.Options
 	opts.OnProgress = func(backup.Progress) { s.lookAtWAL() }
 	meta, err := backup.CreateRuntimeBackup(ctx, opts)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -179,11 +169,11 @@ func (s *store) createAndCheck(ctx context.Context, t *testing.T) {
 	require.NoError(t, err)
 	_, err = backup.ValidateBackup(context.Background(), opts, meta.Stamp)
 	require.NoError(t, err)
-	copied := openDB(t, meta.DBSnapshotPath, "mode=ro", "immutable=1")
-	requireSound(t, copied)
+	copied := backuptest.OpenDB(t, meta.DBSnapshotPath, "mode=ro", "immutable=1")
+	backuptest.RequireBalanced(t, copied)
 	var kinds, generation int
 	require.NoError(t, copied.QueryRow("SELECT count(DISTINCT gen), max(gen) FROM generation").Scan(&kinds, &generation))
-	require.Equal(t, 1, kinds, "half of a transaction")
+	require.Equal(t, 1, kinds, "the copy has a part of a transaction")
 	if s.generations == nil {
 		s.generations = map[int]bool{}
 	}

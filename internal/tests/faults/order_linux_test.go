@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 func init() { roles["host"] = beHost }
@@ -95,7 +96,7 @@ func record(t *testing.T, cmd *exec.Cmd) (events []*event) {
 	return events
 }
 
-// fd gives the first argument, a descriptor, and its path.
+// fd returns the first argument, a descriptor, and its path.
 func (e *event) fd() (number, path string) {
 	if m := descriptor.FindStringSubmatch(e.args); m != nil {
 		return m[1], m[2]
@@ -103,7 +104,7 @@ func (e *event) fd() (number, path string) {
 	return "", ""
 }
 
-// places gives the paths that a call names, descriptor and name joined.
+// places returns the paths that a call names, descriptor and name joined.
 func (e *event) places() (paths []string) {
 	rest := e.args
 	for rest != "" {
@@ -125,8 +126,8 @@ func (e *event) places() (paths []string) {
 	return paths
 }
 
-// A ledger knows when what lies below a directory was last changed and last
-// synced.
+// A ledger records when each file and directory below root was last changed and
+// last synced.
 type ledger struct {
 	root    string
 	changed map[string]int    // files and directories: the end of the last change
@@ -139,7 +140,7 @@ func (l *ledger) change(path string, moment int) {
 	}
 }
 
-// follow keeps the ledger up to one event.
+// follow records what an event changes or syncs.
 func (l *ledger) follow(e *event) {
 	if e.ret < 0 {
 		return
@@ -186,8 +187,7 @@ func (l *ledger) follow(e *event) {
 	}
 }
 
-// durable tells whether what path was after its last change is on the disk at
-// the moment.
+// durable reports whether the last change of path was synced before the moment.
 func (l *ledger) durable(path string, moment int) bool {
 	for _, key := range []string{path, ""} {
 		if sync, ok := l.synced[key]; ok && sync[0] > l.changed[path] && sync[1] < moment {
@@ -211,9 +211,9 @@ func TestOrder(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newStore(t, memoryDir(t), "wal").addFiles(test.files)
-			cmd := s.create()
+			cmd := s.createCmd()
 			events := record(t, cmd)
-			stamp := s.requireValid()[0]
+			stamp := s.RequireValid()[0]
 
 			var publish *event
 			for _, e := range events {
@@ -249,26 +249,27 @@ func TestOrder(t *testing.T) {
 			require.Positive(t, metadataSynced)
 			require.Greater(t, lastManifestChange, metadataSynced, "the manifest is complete before the metadata are durable")
 
-			after := ledger{root: s.backups, changed: map[string]int{}, synced: map[string][2]int{}}
+			after := ledger{root: s.BackupDir, changed: map[string]int{}, synced: map[string][2]int{}}
 			for _, e := range events {
 				if e.begin >= publish.begin {
 					after.follow(e)
 				}
 			}
-			require.Contains(t, after.changed, s.backups)
-			require.Contains(t, after.changed, s.backups+"/snapshots")
+			require.Contains(t, after.changed, s.BackupDir)
+			require.Contains(t, after.changed, s.BackupDir+"/snapshots")
 			for path := range after.changed {
-				if filepath.Base(path) != stamp { // the rename changes nothing of it
+				if filepath.Base(path) != stamp { // the rename does not change it
 					require.True(t, after.durable(path, events[len(events)-1].end+1), "%s is not durable in the end", path)
 				}
 			}
-			requireNoneClosed(t, events, s.db, false)
+			requireNoneClosed(t, events, s.DatabasePath, false)
 		})
 	}
 }
 
-// requireNoneClosed checks that no descriptor of the live database and its
-// -shm was closed. SQLite may do so with its own if the process holds no locks.
+// requireNoneClosed checks that no descriptor of the live database or its -shm was
+// closed. SQLite may close its own ones if the process holds no locks, which
+// bySQLite forbids.
 func requireNoneClosed(t *testing.T, events []*event, db string, bySQLite bool) {
 	t.Helper()
 	opened := map[string]string{} // the way a descriptor was opened
@@ -292,36 +293,25 @@ func requireNoneClosed(t *testing.T, events []*event, db string, bySQLite bool) 
 	require.Equal(t, 1, ours, "the record was not understood, or the descriptor is not kept")
 }
 
-// TestHostKeepsItsDescriptors records a process that holds locks of its own on
-// the live database while it takes snapshots of it: nobody may close a
-// descriptor of it there, SQLite included.
+// TestHostKeepsItsDescriptors records a process that holds locks of its own on the
+// live database while it takes snapshots of it. No descriptor of the database may
+// be closed there, by SQLite neither.
 func TestHostKeepsItsDescriptors(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		t.Run(mode, func(t *testing.T) {
 			s := newStore(t, memoryDir(t), mode)
-			self, err := os.Executable()
-			require.NoError(t, err)
-			cmd := exec.Command(self)
-			cmd.Env = append(os.Environ(), roleEnv+"=host", "FAULTS_STORE="+s.dir)
-			events := record(t, cmd)
-			require.Len(t, s.requireValid(), 4)
-			requireNoneClosed(t, events, s.db, true)
+			events := record(t, backuptest.Command(t, "host", s.Dir))
+			require.Len(t, s.RequireValid(), 4)
+			requireNoneClosed(t, events, s.DatabasePath, true)
 		})
 	}
 }
 
-// beHost holds locks on a store's database and takes snapshots of it in every
-// way.
-func beHost() error {
-	dir := os.Getenv("FAULTS_STORE")
-	opts := backup.Options{
-		DatabasePath:  filepath.Join(dir, "data", "atocore.db"),
-		RegistryPath:  filepath.Join(dir, "config", "project-registry.json"),
-		ChromaPath:    filepath.Join(dir, "data", "chroma"),
-		BackupDir:     filepath.Join(dir, "backups"),
-		IncludeChroma: true,
-	}
-	db, err := sql.Open("sqlite", dsn(opts.DatabasePath))
+// beHost holds locks on the database of the store in args[0] and takes snapshots
+// of it in every way.
+func beHost(_ *backuptest.Parent, args []string) error {
+	opts := backuptest.OptionsIn(args[0])
+	db, err := sql.Open("sqlite", backuptest.DSN(opts.DatabasePath))
 	if err != nil {
 		return err
 	}

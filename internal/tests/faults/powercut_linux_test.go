@@ -24,8 +24,8 @@ type disk struct {
 	image, mountedAt string
 }
 
-// newDisk makes and mounts a file system of at most size bytes; its image is
-// in the directory where. What it lacks to do so, it skips for.
+// newDisk creates and mounts a file system of at most size bytes. Its image is in
+// the directory where. If a tool or a right is missing, it skips the test.
 func newDisk(t *testing.T, where, kind string, size int64) *disk {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -41,7 +41,7 @@ func newDisk(t *testing.T, where, kind string, size int64) *disk {
 	require.NoError(t, os.WriteFile(d.image, nil, 0o600))
 	require.NoError(t, os.Truncate(d.image, size))
 	args := map[string][]string{
-		"ext4": {"-q", "-m", "0"},       // or root, which we are, has more room than it is told
+		"ext4": {"-q", "-m", "0"},       // root has no more room than others
 		"xfs":  {"-q", "--unsupported"}, // for less than 300 MB
 	}[kind]
 	d.run(mkfs, append(args, d.image)...)
@@ -62,9 +62,9 @@ func (d *disk) run(name string, args ...string) {
 func (d *disk) mount()   { d.t.Helper(); d.run("mount", "-o", "loop", d.image, d.mountedAt) }
 func (d *disk) unmount() { d.t.Helper(); d.run("umount", d.mountedAt) }
 
-// cut ends all writing to the disk at once: what was not written out, the
-// journal included, is lost. It is what FS_IOC_SHUTDOWN is for (ext4 and XFS
-// share the number; FS_SHUTDOWN_FLAGS_NOLOGFLUSH is 2).
+// cut ends all writing to the disk at once. What was not written out is lost, the
+// journal included. That is the purpose of the ioctl FS_IOC_SHUTDOWN, whose number
+// ext4 and XFS share; FS_SHUTDOWN_FLAGS_NOLOGFLUSH is 2.
 func (d *disk) cut() error {
 	dir, err := os.Open(d.mountedAt)
 	if err != nil {
@@ -88,8 +88,8 @@ func (d *disk) sync() {
 	require.NoError(d.t, unix.Syncfs(int(dir.Fd())))
 }
 
-// A directory is not synced when its file system has shut down, whatever the
-// file system says.
+// TestNoSyncAfterShutdown syncs a directory after its file system has shut down,
+// which must fail whatever the file system says.
 func TestNoSyncAfterShutdown(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
@@ -111,8 +111,8 @@ func TestNoSyncAfterShutdown(t *testing.T) {
 }
 
 // TestPowerCut cuts the power at random moments, and right after create has
-// returned. Each snapshot whose create has returned must survive; whatever
-// else is visible must be whole.
+// returned. Each snapshot whose create succeeded must survive, and any other
+// visible snapshot must be whole.
 func TestPowerCut(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) { cutPower(t, kind) })
@@ -124,14 +124,14 @@ func cutPower(t *testing.T, kind string) {
 	d := newDisk(t, memory, kind, 256<<20)
 	random := random(t)
 
-	// From elsewhere and from the same file system, where XFS clones; with few
-	// files, which are synced one by one, and many, which are so together.
+	// Stores on another file system and on the same one, where XFS clones; with few
+	// files, which are synced one by one, and many, which are synced together.
 	var stores []*store
 	for _, where := range []string{memory, d.mountedAt} {
 		for _, files := range []int{0, 1000} {
 			name := fmt.Sprintf("store-%d", files)
 			s := newStore(t, filepath.Join(where, name), "wal").addFiles(files)
-			s.backups = filepath.Join(d.mountedAt, fmt.Sprintf("backups-%d", len(stores)))
+			s.BackupDir = filepath.Join(d.mountedAt, fmt.Sprintf("backups-%d", len(stores)))
 			stores = append(stores, s)
 		}
 	}
@@ -146,19 +146,19 @@ func cutPower(t *testing.T, kind string) {
 		s, mine := stores[i/2%len(stores)], returned[i/2%len(stores)]
 
 		began := now()
-		mine[do(t, s.create()).requireDone(t).stamp(t)] = true
+		mine[do(t, s.createCmd()).requireDone(t).stamp(t)] = true
 		took := now() - began
-		require.Empty(t, s.staging(), "what the last cut left was not cleared")
+		require.Empty(t, s.Staging(), "what the last cut left was not cleared")
 
 		if i%2 == 0 {
 			require.NoError(t, d.cut())
 		} else {
-			// The outcome of a create counts whenever it comes: none can
-			// succeed after the cut that was not durable before.
+			// A create may only succeed if it was durable before the cut, so
+			// every success counts, whenever it comes.
 			cut := make(chan error, 1)
 			moment := time.AfterFunc(time.Duration(random.Int64N(int64(3*took))), func() { cut <- d.cut() })
 			for {
-				o := do(t, s.create())
+				o := do(t, s.createCmd())
 				if o.code != 0 {
 					require.Regexp(t, failure, o.stderr)
 					failed++
@@ -172,7 +172,7 @@ func cutPower(t *testing.T, kind string) {
 		d.unmount()
 		d.mount()
 
-		visible := s.requireValid()
+		visible := s.RequireValid()
 		for stamp := range mine {
 			require.Contains(t, visible, stamp, "its create had returned")
 		}
@@ -181,10 +181,10 @@ func cutPower(t *testing.T, kind string) {
 		s.requireLiveSound()
 		if len(visible) > 5 {
 			for _, stamp := range visible {
-				require.NoError(t, os.RemoveAll(s.snapshot(stamp)))
+				require.NoError(t, os.RemoveAll(s.SnapshotPath(stamp)))
 			}
 			clear(mine)
-			d.sync() // or the next cut brings half of them back
+			d.sync() // or the next cut would bring some of them back
 		}
 	}
 	t.Logf("%d cuts, %d in a create; %d times a snapshot survived whose create had returned, %d times another one did",

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,54 +15,39 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-func init() {
-	// Restores the snapshot $FAULTS_STAMP of the store in $FAULTS_DIR, and says
-	// when a phase begins.
-	roles["restore"] = func() error {
-		opts := storeOn(os.Getenv("FAULTS_DIR"))
-		last := backup.Phase("")
-		opts.OnProgress = func(p backup.Progress) {
-			if p.Phase != last {
-				last = p.Phase
-				fmt.Println(p.Phase)
-			}
+func init() { roles["restore"], roles["create"] = beRestore, beCreate }
+
+// beRestore restores the snapshot args[1] of the store in args[0], and says each
+// phase when it begins.
+func beRestore(p *backuptest.Parent, args []string) error {
+	opts := backuptest.OptionsIn(args[0])
+	last := backup.Phase("")
+	opts.OnProgress = func(now backup.Progress) {
+		if now.Phase != last {
+			last = now.Phase
+			p.Say(string(now.Phase))
 		}
-		_, err := backup.RestoreRuntimeBackup(context.Background(), opts, os.Getenv("FAULTS_STAMP"))
-		return err
 	}
-	roles["create"] = func() error {
-		m, err := backup.CreateRuntimeBackup(context.Background(), storeOn(os.Getenv("FAULTS_DIR")))
-		if err == nil {
-			fmt.Println(m.Stamp)
-		}
-		return err
-	}
+	_, err := backup.RestoreRuntimeBackup(context.Background(), opts, args[1])
+	return err
 }
 
-func storeOn(dir string) backup.Options {
-	return backup.Options{
-		DatabasePath:  filepath.Join(dir, "data", "atocore.db"),
-		RegistryPath:  filepath.Join(dir, "config", "registry.json"),
-		ChromaPath:    filepath.Join(dir, "data", "chroma"),
-		BackupDir:     filepath.Join(dir, "backups"),
-		IncludeChroma: true,
+// beCreate takes a snapshot of the store in args[0] and says its stamp.
+func beCreate(p *backuptest.Parent, args []string) error {
+	m, err := backup.CreateRuntimeBackup(context.Background(), backuptest.OptionsIn(args[0]))
+	if err == nil {
+		p.Say(m.Stamp)
 	}
-}
-
-// onStore prepares a process of its own: one that held a descriptor of a
-// database would keep the disk from being unmounted.
-func onStore(role, dir, stamp string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), roleEnv+"="+role, "FAULTS_DIR="+dir, "FAULTS_STAMP="+stamp)
-	return cmd
+	return err
 }
 
 const markedFiles = 40
 
-// mark makes every part of a store tell id. What is new in the database is in
-// its WAL only.
+// mark writes a store in which every part names id. In the database, id is only in
+// the WAL.
 func mark(t *testing.T, opts backup.Options, id string) {
 	t.Helper()
 	for _, dir := range []string{filepath.Dir(opts.DatabasePath), filepath.Dir(opts.RegistryPath)} {
@@ -77,39 +61,21 @@ func mark(t *testing.T, opts backup.Options, id string) {
 		require.NoError(t, os.WriteFile(filepath.Join(opts.ChromaPath, fmt.Sprint(i)), []byte(id), 0o600))
 	}
 	require.NoError(t, os.WriteFile(opts.RegistryPath, []byte(`"`+id+`"`), 0o600))
-	db := openDB(t, opts.DatabasePath, "_pragma=journal_mode(wal)", "_pragma=synchronous(off)")
+	db := backuptest.OpenDB(t, opts.DatabasePath, "_pragma=journal_mode(wal)", "_pragma=synchronous(off)")
 	_, err := db.Exec(`CREATE TABLE IF NOT EXISTS mark (id TEXT); PRAGMA wal_checkpoint(TRUNCATE);
 		DELETE FROM mark; INSERT INTO mark VALUES ('` + id + `')`)
 	require.NoError(t, err)
-	kept := map[string][]byte{}
-	for _, suffix := range []string{"", "-wal"} {
-		kept[suffix], err = os.ReadFile(opts.DatabasePath + suffix)
-		require.NoError(t, err)
-	}
-	require.NoError(t, db.Close())
-	for suffix, data := range kept {
-		require.NoError(t, os.WriteFile(opts.DatabasePath+suffix, data, 0o600))
-	}
+	backuptest.KeepWAL(t, db, opts.DatabasePath)
 }
 
-// markOf tells the id of a store or a snapshot, which must be the same in all
-// of it.
+// markOf returns the id of a store or a snapshot, which must be the same in all its
+// parts.
 func markOf(t *testing.T, database, registry, chroma string) string {
 	t.Helper()
-	copied := filepath.Join(t.TempDir(), "copy.db")
-	for _, suffix := range []string{"", "-wal"} {
-		data, err := os.ReadFile(database + suffix)
-		if suffix == "-wal" && errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(copied+suffix, data, 0o600))
-	}
-	db := openDB(t, copied)
-	var id, sound string
+	db := backuptest.OpenDB(t, backuptest.CopyWithWAL(t, database))
+	var id string
 	require.NoError(t, db.QueryRow("SELECT id FROM mark").Scan(&id))
-	require.NoError(t, db.QueryRow("PRAGMA integrity_check").Scan(&sound))
-	require.Equal(t, "ok", sound)
+	backuptest.RequireIntegrity(t, db)
 	require.NoError(t, db.Close())
 	data, err := os.ReadFile(registry)
 	require.NoError(t, err)
@@ -136,7 +102,7 @@ func markOf(t *testing.T, database, registry, chroma string) string {
 
 // TestPowerCutInRestore cuts the power at random moments of a restore. The next
 // call makes the store wholly old or wholly new; if it is new, the safety
-// snapshot has the old one.
+// snapshot holds the old one.
 func TestPowerCutInRestore(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) { cutRestore(t, kind) })
@@ -147,16 +113,16 @@ func cutRestore(t *testing.T, kind string) {
 	d := newDisk(t, memoryDir(t), kind, 256<<20)
 	random := random(t)
 	dir := filepath.Join(d.mountedAt, "store")
-	opts := storeOn(dir)
+	opts := backuptest.OptionsIn(dir)
 	stamps := map[string]string{}
 	for _, id := range []string{"A", "B"} {
 		mark(t, opts, id)
-		out := do(t, onStore("create", dir, "")).requireDone(t)
+		out := do(t, backuptest.Command(t, "create", dir)).requireDone(t)
 		stamps[id] = strings.TrimSpace(out.stdout)
 	}
 	mark(t, opts, "timed")
 	began := now()
-	do(t, onStore("restore", dir, stamps["A"])).requireDone(t)
+	do(t, backuptest.Command(t, "restore", dir, stamps["A"])).requireDone(t)
 	took := now() - began
 	d.sync()
 
@@ -166,8 +132,8 @@ func cutRestore(t *testing.T, kind string) {
 		mark(t, opts, old)
 		d.sync()
 
-		// Every second time the moment is within the swap and what follows it.
-		cmd := onStore("restore", dir, stamps[target])
+		// Half of the time the moment is within the swap or what follows it.
+		cmd := backuptest.Command(t, "restore", dir, stamps[target])
 		said, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		stderr := new(strings.Builder)
@@ -205,11 +171,11 @@ func cutRestore(t *testing.T, kind string) {
 				safety[markOf(t, m.DBSnapshotPath, m.RegistrySnapshotPath, m.ChromaSnapshotPath)] = true
 			}
 		}
-		require.Contains(t, do(t, onStore("restore", dir, "none")).stderr, "invalid backup")
+		require.Contains(t, do(t, backuptest.Command(t, "restore", dir, "none")).stderr, "invalid backup")
 		id := markOf(t, opts.DatabasePath, opts.RegistryPath, opts.ChromaPath)
 		if id != old {
 			require.Equal(t, target, id)
-			require.True(t, safety[old], "nothing has the store that was replaced")
+			require.True(t, safety[old], "no safety snapshot holds the store that was replaced")
 		}
 		if whole {
 			finished++
