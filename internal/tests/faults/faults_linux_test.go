@@ -262,8 +262,7 @@ func (s *store) validateCmd(stamp string) *exec.Cmd {
 	return command(s.T, append([]string{"validate", stamp}, s.flags()...)...)
 }
 
-// requireLiveSound checks the live database: SQLite's own check, and the
-// backuptest.Accounts.
+// requireLiveSound checks that the live database is sound.
 func (s *store) requireLiveSound() {
 	s.T.Helper()
 	db := backuptest.OpenDB(s.T, s.DatabasePath)

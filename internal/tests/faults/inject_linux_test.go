@@ -3,7 +3,6 @@
 package faults
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -410,35 +409,27 @@ func leaveHotJournal(t *testing.T, path string) {
 func TestInjectValidate(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		damage func(t *testing.T, dir string)
-		right  int
+		damage func(s *backuptest.Snapshot)
+		right  int // the exit status that no fault may turn into another verdict
 	}{
-		{"good", func(*testing.T, string) {}, 0},
-		{"good, of the Python module", asPython, 0},
-		{"a flipped bit", func(t *testing.T, dir string) { flip(t, filepath.Join(dir, "db", "atocore.db"), 40_000) }, 1},
-		{"a torn database of the Python module", func(t *testing.T, dir string) {
-			asPython(t, dir)
-			f, err := os.OpenFile(filepath.Join(dir, "db", "atocore.db"), os.O_WRONLY, 0)
-			require.NoError(t, err)
-			_, err = f.WriteAt(make([]byte, 4096), 3*4096)
-			require.NoError(t, err)
-			require.NoError(t, f.Close())
+		{"good", func(*backuptest.Snapshot) {}, 0},
+		{"good, of the Python module", (*backuptest.Snapshot).MakePython, 0},
+		{"a flipped bit", func(s *backuptest.Snapshot) { s.Flip(backuptest.DBFile, 40_000) }, 1},
+		{"a torn database of the Python module", func(s *backuptest.Snapshot) {
+			s.MakePython() // without a manifest, only SQLite's checks can find the damage
+			data := s.Read(backuptest.DBFile)
+			clear(data[3*4096 : 4*4096])
+			s.Write(backuptest.DBFile, data)
 		}, 1},
-		{"a missing file", func(t *testing.T, dir string) {
-			require.NoError(t, os.Remove(filepath.Join(dir, "chroma", "closed", "a", "b", "c", "new\nline")))
-		}, 1},
-		{"an added file", func(t *testing.T, dir string) {
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "config", "z"), nil, 0o600))
-		}, 1},
-		{"no manifest", func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "SHA256SUMS"))) }, 1},
-		{"a journal beside the database", func(t *testing.T, dir string) {
-			require.NoError(t, os.WriteFile(filepath.Join(dir, "db", "atocore.db-journal"), nil, 0o600))
-		}, 1},
+		{"a missing file", func(s *backuptest.Snapshot) { s.Remove("chroma/closed/a/b/c/new\nline") }, 1},
+		{"an added file", func(s *backuptest.Snapshot) { s.Write("config/z", nil) }, 1},
+		{"no manifest", func(s *backuptest.Snapshot) { s.Remove(backuptest.ManifestFile) }, 1},
+		{"a journal beside the database", func(s *backuptest.Snapshot) { s.Write(backuptest.DBFile+"-journal", nil) }, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newStore(t, memoryDir(t), "wal")
 			stamp := do(t, s.createCmd()).requireDone(t).stamp(t)
-			test.damage(t, s.SnapshotPath(stamp))
+			test.damage(s.Snapshot(stamp))
 			require.Equal(t, test.right, do(t, s.validateCmd(stamp)).code)
 			before := backuptest.ReadTree(t, s.SnapshotPath(stamp))
 			sc := scenario{
@@ -464,35 +455,4 @@ func TestInjectValidate(t *testing.T) {
 			require.Equal(t, before, backuptest.ReadTree(t, s.SnapshotPath(stamp)))
 		})
 	}
-}
-
-// flip inverts one byte of a file.
-func flip(t *testing.T, path string, offset int64) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer f.Close()
-	var b [1]byte
-	_, err = f.ReadAt(b[:], offset)
-	require.NoError(t, err)
-	b[0] = ^b[0]
-	_, err = f.WriteAt(b[:], offset)
-	require.NoError(t, err)
-}
-
-// asPython turns a snapshot into one of the Python module. It has no manifest, so
-// that only SQLite's checks can find damage.
-func asPython(t *testing.T, dir string) {
-	t.Helper()
-	require.NoError(t, os.Remove(filepath.Join(dir, "SHA256SUMS")))
-	path := filepath.Join(dir, "backup-metadata.json")
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	var meta map[string]any
-	require.NoError(t, json.Unmarshal(data, &meta))
-	delete(meta, "format_version")
-	delete(meta, "stamp")
-	data, err = json.Marshal(meta)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, data, 0o600))
 }

@@ -70,7 +70,7 @@ func TestLeaks(t *testing.T) {
 		_, err = backup.ValidateBackup(ctx, opts, meta.Stamp)
 		require.NoError(t, err)
 
-		flip(t, meta.DBSnapshotPath, 5000)
+		s.Snapshot(meta.Stamp).Flip(backuptest.DBFile, 5000)
 		_, err = backup.ValidateBackup(ctx, opts, meta.Stamp)
 		require.ErrorIs(t, err, backup.ErrInvalidBackup)
 		require.NoError(t, os.RemoveAll(meta.BackupRoot))
