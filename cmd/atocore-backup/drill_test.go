@@ -17,7 +17,7 @@ func requireEmpty(t *testing.T, dir string) {
 	require.Empty(t, entries)
 }
 
-// A drill brings everything back, beside a service at work, and leaves nothing.
+// A drill restores everything while the service is running, and leaves nothing.
 func TestDrill(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
@@ -26,7 +26,7 @@ func TestDrill(t *testing.T) {
 		cmd := command(t, append(args, s.flags()...)...)
 		temp := t.TempDir()
 		if len(args) == 2 {
-			require.NoError(t, os.Remove(temp)) // where it would be made otherwise
+			require.NoError(t, os.Remove(temp)) // where the scratch directory would be otherwise
 		}
 		if len(args) == 4 {
 			temp = filepath.Join(scratch, "absent")
@@ -63,7 +63,7 @@ func TestDrillOfADatabaseOnly(t *testing.T) {
 	require.Equal(t, drillResult{Stamp: stamp, DBOK: true, Files: 1, Bytes: got.Bytes}, got)
 }
 
-// Where nothing came back, the exit status says so, and nothing is left.
+// The exit status of a drill that failed says why, and nothing is left.
 func TestDrillFails(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
@@ -85,8 +85,8 @@ func TestDrillFails(t *testing.T) {
 	require.Equal(t, []string{"file_changed: chroma/segment/data.bin"}, decode[report](t, o).Errors)
 }
 
-// What was restored is opened and checked, and not taken on trust.
-func TestDrillChecksWhatCameBack(t *testing.T) {
+// The restored database is opened and checked.
+func TestDrillChecksTheDatabase(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good ?%#.db")
 	db := makeDatabase(t, filepath.Join(dir, "good.db"))

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hold takes the guard as another process would.
+// hold takes the guard as another process does.
 func hold(t *testing.T, path string) (release func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -28,18 +28,20 @@ func hold(t *testing.T, path string) (release func()) {
 	return func() { require.NoError(t, f.Close()) }
 }
 
-// A waiter is a command that waits for a guard that is held.
+// A waiter is a command that waits for the guard.
 type waiter struct {
 	cmd    *exec.Cmd
 	stdout bytes.Buffer
 	stderr chan string // the rest, once it has ended
 }
 
+// createGuarded starts a create that waits for the guard.
 func (s store) createGuarded(t *testing.T, guard string) *waiter {
 	t.Helper()
 	return s.guarded(t, guard, "create", "--include-chroma")
 }
 
+// guarded starts a command that waits for the guard.
 func (s store) guarded(t *testing.T, guard string, args ...string) *waiter {
 	t.Helper()
 	w := &waiter{stderr: make(chan string, 1)}
@@ -64,7 +66,7 @@ func (w *waiter) signal(t *testing.T, sig os.Signal) {
 	require.NoError(t, w.cmd.Process.Signal(sig))
 }
 
-// requireWaiting checks for long enough to see several polls.
+// requireWaiting checks that the command keeps waiting for the time of several polls.
 func (w *waiter) requireWaiting(t *testing.T) {
 	t.Helper()
 	select {
@@ -74,11 +76,12 @@ func (w *waiter) requireWaiting(t *testing.T) {
 	}
 }
 
+// end waits for the command to end.
 func (w *waiter) end(t *testing.T) outcome {
 	t.Helper()
 	select {
 	case stderr := <-w.stderr:
-		_ = w.cmd.Wait() // its exit code is looked at
+		_ = w.cmd.Wait() // the exit status is in the outcome
 		return outcome{w.cmd.ProcessState.ExitCode(), w.stdout.String(), stderr}
 	case <-time.After(time.Minute):
 		t.Fatal("still running after a minute")
@@ -171,7 +174,7 @@ func TestGuardFileIsMadeIfMissing(t *testing.T) {
 	require.Zero(t, info.Size())
 }
 
-// A lock on a file that is no longer the guard file excludes nobody.
+// A lock on a file that is no longer the guard file does not count.
 func TestGuardFileMayBeReplaced(t *testing.T) {
 	s := newStore(t)
 	dir := t.TempDir()

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"database/sql"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 type restored struct {
@@ -29,7 +29,7 @@ func (s store) restore(t *testing.T, args ...string) outcome {
 	return atocore(t, append(append([]string{"restore"}, args...), s.flags()...)...)
 }
 
-// snapshot makes one with Chroma and returns its stamp.
+// snapshot takes a snapshot with Chroma and returns its stamp.
 func (s store) snapshot(t *testing.T) string {
 	t.Helper()
 	o := atocore(t, append([]string{"create", "--include-chroma"}, s.flags()...)...)
@@ -37,7 +37,7 @@ func (s store) snapshot(t *testing.T) string {
 	return decode[struct{ Stamp string }](t, o).Stamp
 }
 
-// change does something to each part, and ends the use of the database.
+// change changes each part, and closes the database.
 func (s store) change(t *testing.T) {
 	t.Helper()
 	_, err := s.live.Exec("INSERT INTO notes VALUES ('second')")
@@ -47,11 +47,10 @@ func (s store) change(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(s.chroma, "segment", "data.bin"), []byte("newer vectors"), 0o600))
 }
 
-// requireNotes checks what the database holds.
+// requireNotes checks the notes in a database.
 func requireNotes(t *testing.T, path string, want ...string) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path+"?mode=rw")
-	require.NoError(t, err)
+	db := backuptest.OpenDB(t, path, "mode=rw")
 	defer db.Close()
 	rows, err := db.Query("SELECT text FROM notes ORDER BY rowid")
 	require.NoError(t, err)
@@ -65,6 +64,7 @@ func requireNotes(t *testing.T, path string, want ...string) {
 	require.Equal(t, want, got)
 }
 
+// requireFile checks the content of a file.
 func requireFile(t *testing.T, path, want string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -85,15 +85,7 @@ func (s store) stamps(t *testing.T) (stamps []string) {
 // rewrite changes a field of a snapshot's metadata, which makes it invalid.
 func (s store) rewrite(t *testing.T, stamp, field string, value any) {
 	t.Helper()
-	path := filepath.Join(s.backups, "snapshots", stamp, "backup-metadata.json")
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	var fields map[string]any
-	require.NoError(t, json.Unmarshal(data, &fields))
-	fields[field] = value
-	data, err = json.Marshal(fields)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, data, 0o600))
+	s.snapshots(t).Snapshot(stamp).Set(map[string]any{field: value})
 }
 
 func TestRestoreBringsTheStoreBack(t *testing.T) {
@@ -114,8 +106,7 @@ func TestRestoreBringsTheStoreBack(t *testing.T) {
 	require.Contains(t, o.stderr, fmt.Sprintf("Snapshot %s is restored: 3 files, ", stamp))
 	require.Contains(t, o.stderr, fmt.Sprintf("What was there before is snapshot %s.\n", r.SafetyStamp))
 
-	// Nothing was lost, and that is no reason to take what there was for the
-	// latest.
+	// The old store is in a safety snapshot, which "latest" does not choose.
 	require.ElementsMatch(t, []string{stamp, r.SafetyStamp}, s.stamps(t))
 	o = s.restore(t, "latest", "--into", filepath.Join(t.TempDir(), "new"))
 	require.Equal(t, stamp, decode[restored](t, o).Stamp)
@@ -125,9 +116,8 @@ func TestRestoreBringsTheStoreBack(t *testing.T) {
 	requireFile(t, filepath.Join(s.chroma, "segment", "data.bin"), "newer vectors")
 }
 
-// Without somebody to ask, --yes is demanded, but only where something would be
-// replaced.
-func TestRestoreDemandsConsent(t *testing.T) {
+// Without a terminal --yes is needed, but only if something would be replaced.
+func TestRestoreNeedsConfirmation(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
 	s.change(t)
@@ -165,7 +155,7 @@ func TestRestoreDemandsConsent(t *testing.T) {
 		for _, path := range parts {
 			require.NoError(t, os.RemoveAll(path))
 		}
-		require.NoError(t, os.Mkdir(s.chroma, 0o700), "an empty directory is nothing")
+		require.NoError(t, os.Mkdir(s.chroma, 0o700), "an empty directory needs no confirmation")
 		o := s.restore(t, stamp)
 		require.Equal(t, exitDone, o.code, o.stderr)
 		require.Empty(t, decode[restored](t, o).SafetyStamp)
@@ -207,7 +197,7 @@ func TestRestoreInto(t *testing.T) {
 	requireNotes(t, s.db, "first")
 }
 
-// A live database stays as it is, and so does one whose snapshot is damaged.
+// A restore that is refused leaves the database as it is.
 func TestRestoreRefuses(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
@@ -260,7 +250,8 @@ func TestRestoreRefuses(t *testing.T) {
 	require.Equal(t, []string{stamp}, s.stamps(t))
 }
 
-func TestRestoreOfWhatItCanSaysWhatItLeaves(t *testing.T) {
+// A snapshot may lack parts. The live ones are left alone, and that is reported.
+func TestRestoreOfASnapshotThatLacksParts(t *testing.T) {
 	s := newStore(t)
 	bare := s
 	bare.registry = filepath.Join(t.TempDir(), "absent.json")
@@ -277,7 +268,7 @@ func TestRestoreOfWhatItCanSaysWhatItLeaves(t *testing.T) {
 
 	require.NoError(t, os.Remove(s.db))
 	o = s.restore(t, stamp)
-	require.Equal(t, exitDone, o.code, "what is left alone needs no --yes: %s", o.stderr)
+	require.Equal(t, exitDone, o.code, "only the database is replaced: %s", o.stderr)
 	requireNotes(t, s.db, "first")
 	requireFile(t, s.registry, `{"projects": ["new"]}`)
 }
@@ -299,8 +290,8 @@ func TestRestoreOverABrokenStore(t *testing.T) {
 	requireNotes(t, s.db, "first")
 }
 
-// The latest is the newest by the time that it records, among those that tell
-// one and that nobody wanted to be rid of.
+// "latest" is the snapshot with the newest recorded time. Snapshots without
+// readable metadata and safety snapshots do not count.
 func TestLatest(t *testing.T) {
 	s := newStore(t)
 	into := func(t *testing.T) outcome {
@@ -339,7 +330,7 @@ func TestLatest(t *testing.T) {
 	o.requireFailed(t, "a snapshot called latest", "rename")
 }
 
-// Of the same instant the last stamp is the latest.
+// Of snapshots of the same instant, "latest" is the one with the last stamp.
 func TestLatestOfOneInstant(t *testing.T) {
 	s := newStore(t)
 	for _, stamp := range []string{"20260101T000000Z-1000", "20260101T000000Z-999", "20260101T000000Z"} {
@@ -352,9 +343,9 @@ func TestLatestOfOneInstant(t *testing.T) {
 	require.Equal(t, "20260101T000000Z-1000", decode[report](t, o).Stamp)
 }
 
-// What can be told beside an unfinished restore is told, and that it is
-// unfinished; nothing else is done.
-func TestUnfinishedRestoreIsToldByEveryCommand(t *testing.T) {
+// While a restore is unfinished, list and validate print their results and report
+// it. All other commands only report it.
+func TestUnfinishedRestoreIsReportedByEveryCommand(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
 	s.change(t)
@@ -381,7 +372,7 @@ func TestUnfinishedRestoreIsToldByEveryCommand(t *testing.T) {
 	}
 	requireNotes(t, s.db, "first", "second")
 
-	// One that was cut off before it began is dealt with.
+	// One that was cut off before it began is undone.
 	require.NoError(t, os.WriteFile(journal, nil, 0o600))
 	for _, path := range []string{s.db, s.registry, s.chroma} {
 		require.NoError(t, os.RemoveAll(path))

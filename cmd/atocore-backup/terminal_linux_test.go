@@ -15,31 +15,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A terminal is a pseudo-terminal with a person at it.
+// A terminal is a pseudo-terminal with a user at it.
 type terminal struct {
 	t      *testing.T
-	person *os.File // the other end
+	user   *os.File // the user's end
 	device *os.File
 	seen   strings.Builder
 }
 
 func newTerminal(t *testing.T) *terminal {
 	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
 		t.Skipf("no pseudo-terminals here: %v", err)
 	}
-	t.Cleanup(func() { person.Close() })
-	require.NoError(t, unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0))
-	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
+	t.Cleanup(func() { user.Close() })
+	require.NoError(t, unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPTN)
 	require.NoError(t, err)
 	device, err := os.OpenFile(filepath.Join("/dev/pts", strconv.Itoa(n)), os.O_RDWR|syscall.O_NOCTTY, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { device.Close() })
-	return &terminal{t: t, person: person, device: device}
+	return &terminal{t: t, user: user, device: device}
 }
 
-// start starts a command at the terminal. Only standard output goes elsewhere.
+// start starts a command at the terminal. Only its standard output goes elsewhere.
 func (tm *terminal) start(args ...string) (cmd *exec.Cmd, stdout *bytes.Buffer) {
 	tm.t.Helper()
 	cmd, stdout = command(tm.t, args...), new(bytes.Buffer)
@@ -50,13 +50,13 @@ func (tm *terminal) start(args ...string) (cmd *exec.Cmd, stdout *bytes.Buffer) 
 	return cmd, stdout
 }
 
-// see reads what the command writes, until text comes or it has ended.
+// see reads what the command writes until it writes text or ends.
 func (tm *terminal) see(text string) string {
 	buf := make([]byte, 4096)
 	for !strings.Contains(tm.seen.String(), text) {
-		n, err := tm.person.Read(buf)
+		n, err := tm.user.Read(buf)
 		tm.seen.Write(buf[:n])
-		if err != nil { // EIO: nobody has the device open any more
+		if err != nil { // EIO: no process has the device open any more
 			break
 		}
 	}
@@ -64,15 +64,15 @@ func (tm *terminal) see(text string) string {
 	return tm.seen.String()
 }
 
+// rest reads everything that the command writes until it ends.
 func (tm *terminal) rest() string {
-	_, _ = io.Copy(&tm.seen, tm.person)
+	_, _ = io.Copy(&tm.seen, tm.user)
 	return tm.seen.String()
 }
 
 const question = "Type yes to go on:"
 
-// A person is asked before anything is replaced, and told what; only "yes"
-// means yes.
+// The user is told what would be replaced and has to confirm it with "yes".
 func TestRestoreAsks(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
@@ -89,7 +89,7 @@ func TestRestoreAsks(t *testing.T) {
 			} {
 				require.Contains(t, seen, words)
 			}
-			_, err := tm.person.WriteString(answer)
+			_, err := tm.user.WriteString(answer)
 			require.NoError(t, err)
 			require.Contains(t, tm.rest(), "not confirmed; nothing was done")
 			require.Error(t, cmd.Wait())
@@ -113,7 +113,7 @@ func TestRestoreAsks(t *testing.T) {
 		tm := newTerminal(t)
 		cmd, stdout := tm.start(restore...)
 		tm.see(question)
-		_, err := tm.person.WriteString("yes\n")
+		_, err := tm.user.WriteString("yes\n")
 		require.NoError(t, err)
 		require.Contains(t, tm.rest(), "is restored")
 		require.NoError(t, cmd.Wait())
@@ -122,23 +122,23 @@ func TestRestoreAsks(t *testing.T) {
 	})
 }
 
-// With --yes, or with nothing to be replaced, there is no question.
-func TestRestoreAsksOnlyIfItMust(t *testing.T) {
+// With --yes, or if nothing would be replaced, there is no question.
+func TestRestoreAsksOnlyIfNeeded(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
 	s.change(t)
 	for _, args := range [][]string{{"--yes"}, {"--into", filepath.Join(t.TempDir(), "new")}} {
 		tm := newTerminal(t)
 		cmd, _ := tm.start(append(append([]string{"restore", stamp}, args...), s.flags()...)...)
-		_, err := tm.person.WriteString("no\n")
+		_, err := tm.user.WriteString("no\n")
 		require.NoError(t, err)
 		require.NotContains(t, tm.rest(), question)
 		require.NoError(t, cmd.Wait())
 	}
 }
 
-// Somebody who cannot see the question, or cannot answer it, is not asked.
-func TestRestoreAsksNobody(t *testing.T) {
+// A user who cannot see the question or cannot answer it is not asked.
+func TestRestoreDoesNotAskWithoutATerminal(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
 	s.change(t)
@@ -153,7 +153,7 @@ func TestRestoreAsksNobody(t *testing.T) {
 		}
 		require.NoError(t, cmd.Start())
 		require.NoError(t, tm.device.Close())
-		_, err := tm.person.WriteString("no\n")
+		_, err := tm.user.WriteString("no\n")
 		require.NoError(t, err)
 		seen := tm.rest()
 		require.Error(t, cmd.Wait())
@@ -163,7 +163,7 @@ func TestRestoreAsksNobody(t *testing.T) {
 	}
 }
 
-// The bar names the phases of each command.
+// The progress bar names the phases of each command.
 func TestBarOnATerminal(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)

@@ -17,8 +17,8 @@ import (
 	"github.com/atocore/backup"
 )
 
-// useTempDir makes an empty directory the one for temporary files, and checks
-// in the end that nothing was left in it.
+// useTempDir uses an empty directory for temporary files, and checks at the end
+// that nothing is left in it.
 func useTempDir(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -32,15 +32,15 @@ func useTempDir(t *testing.T) {
 	})
 }
 
-// tell runs the example and returns what it printed.
-func tell(t *testing.T, keep string) string {
+// output runs the example and returns what it printed.
+func output(t *testing.T, keep string) string {
 	t.Helper()
 	var out bytes.Buffer
 	require.NoError(t, run(context.Background(), &out, keep))
 	return out.String()
 }
 
-// numbers gives the numbers in the only line of text that matches pattern.
+// numbers returns the numbers in the only line of text that matches pattern.
 func numbers(t *testing.T, text, pattern string) (n []int) {
 	t.Helper()
 	matches := regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1)
@@ -55,11 +55,11 @@ func numbers(t *testing.T, text, pattern string) (n []int) {
 
 func TestSnapshotIsOneMoment(t *testing.T) {
 	useTempDir(t)
-	out := tell(t, "")
+	out := output(t, "")
 
 	n := numbers(t, out, `Transfers: +([\d,]+) before, ([\d,]+) in the snapshot, ([\d,]+) after`)
 	require.IsNonDecreasing(t, n)
-	require.Less(t, n[0], n[2], "the writer stood still")
+	require.Less(t, n[0], n[2], "nothing was written meanwhile")
 	require.Equal(t, []int{n[2] - n[0]}, numbers(t, out, `booked ([\d,]+) more`))
 	require.Equal(t, []int{0}, numbers(t, out, `sum in the snapshot is (-?\d+)`))
 
@@ -71,7 +71,7 @@ func TestSnapshotIsOneMoment(t *testing.T) {
 
 func TestGuardCoversTheCaptureOnly(t *testing.T) {
 	useTempDir(t)
-	require.Contains(t, tell(t, ""), strings.Join([]string{
+	require.Contains(t, output(t, ""), strings.Join([]string{
 		"     everything goes on:    init, guard",
 		"     ingestion is held off: database, registry, chroma",
 		"     ingestion goes on:     seal, hash, sync, publish",
@@ -80,7 +80,7 @@ func TestGuardCoversTheCaptureOnly(t *testing.T) {
 
 func TestDamageIsFound(t *testing.T) {
 	useTempDir(t)
-	out := tell(t, "")
+	out := output(t, "")
 	require.Contains(t, out, ": valid true, database true, registry true, Chroma true, problems 0\n")
 
 	_, out, _ = strings.Cut(out, "Damage is found\n\n")
@@ -100,9 +100,9 @@ func TestDamageIsFound(t *testing.T) {
 	}, strings.Split(out, "\n"))
 }
 
-func TestStoreIsBroughtBack(t *testing.T) {
+func TestStoreIsRestored(t *testing.T) {
 	useTempDir(t)
-	out := tell(t, "")
+	out := output(t, "")
 	n := numbers(t, out, `Transfers: +([\d,]+) when the service stopped, ([\d,]+) after the script, ([\d,]+) now`)
 	taken := numbers(t, out, `before, ([\d,]+) in the snapshot`)
 	require.Equal(t, []int{0, taken[0]}, n[1:])
@@ -116,7 +116,7 @@ func TestStoreIsBroughtBack(t *testing.T) {
 func TestKeep(t *testing.T) {
 	useTempDir(t)
 	dir := filepath.Join(t.TempDir(), "kept")
-	require.Contains(t, tell(t, dir), "stay in "+dir)
+	require.Contains(t, output(t, dir), "stay in "+dir)
 
 	opts := backup.Options{BackupDir: filepath.Join(dir, "backups")}
 	snapshots, err := backup.ListRuntimeBackups(context.Background(), opts)
@@ -129,10 +129,10 @@ func TestKeep(t *testing.T) {
 	}
 	require.FileExists(t, filepath.Join(dir, "data", "atocore.db"))
 
-	require.ErrorIs(t, run(context.Background(), io.Discard, dir), fs.ErrExist, "a directory that is there is left alone")
+	require.ErrorIs(t, run(context.Background(), io.Discard, dir), fs.ErrExist, "an existing directory is left alone")
 }
 
-// cancelAt cancels when it is told a text.
+// cancelAt is a writer that cancels when text is written to it.
 type cancelAt struct {
 	text   string
 	cancel func()
@@ -162,7 +162,7 @@ func TestInterrupted(t *testing.T) {
 	})
 }
 
-func TestFailureOfTheServiceIsTold(t *testing.T) {
+func TestFailureOfTheServiceIsReported(t *testing.T) {
 	useTempDir(t)
 	svc, ctx, err := startService(context.Background(), t.TempDir())
 	require.NoError(t, err)
@@ -171,6 +171,6 @@ func TestFailureOfTheServiceIsTold(t *testing.T) {
 	svc.ingestion.Unlock()
 	<-ctx.Done()
 	err = svc.stop()
-	require.ErrorIs(t, err, fs.ErrNotExist, "the ingestion has nowhere to write to")
+	require.ErrorIs(t, err, fs.ErrNotExist, "the directory that ingestion writes to is gone")
 	require.NotErrorIs(t, err, context.Canceled)
 }

@@ -83,12 +83,13 @@ func (p *Parent) Heard() bool {
 }
 
 // Command prepares a run of the test binary in a role that does not hear its
-// parent. Its standard input, output and error are the caller's to set.
+// parent. Its standard input, output and error are the caller's to set. The
+// process is killed when the test ends.
 func Command(t *testing.T, role string, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.Command(self, args...)
+	cmd := exec.CommandContext(t.Context(), self, args...)
 	cmd.Env = append(os.Environ(), RoleEnv+"="+role)
 	return cmd
 }
