@@ -271,3 +271,109 @@ func TestCopyTouchedBeforeItIsHashed(t *testing.T) {
 		require.Equal(t, "Xontent of "+file, string(content))
 	}
 }
+
+// The copy equals the real directory in bytes, modes and times, directories
+// included.
+func TestChromaCopy(t *testing.T) {
+	s := backuptest.NewStore(t)
+	// Times and modes that a copy does not get by itself.
+	n := int64(0)
+	require.NoError(t, filepath.WalkDir(s.ChromaPath, func(path string, d fs.DirEntry, err error) error {
+		n++
+		mtime := time.Unix(1600000000+n, 123456789+n)
+		return errors.Join(err,
+			os.Chmod(path, map[bool]fs.FileMode{true: 0o751, false: 0o640}[d.IsDir()]),
+			os.Chtimes(path, mtime, mtime))
+	}))
+	before := backuptest.ReadTree(t, s.ChromaPath)
+	require.Len(t, before, 1+2+9)
+	meta := s.Create()
+	require.Equal(t, before, backuptest.ReadTree(t, meta.ChromaSnapshotPath))
+	require.Equal(t, before, backuptest.ReadTree(t, s.ChromaPath), "the source was changed")
+}
+
+func TestChromaRoot(t *testing.T) {
+	t.Parallel()
+	t.Run("a link to a directory", func(t *testing.T) {
+		s := backuptest.NewStore(t)
+		require.NoError(t, os.Rename(s.ChromaPath, filepath.Join(s.Dir, "elsewhere")))
+		require.NoError(t, os.Symlink("../elsewhere", s.ChromaPath))
+		meta := s.Create()
+		require.Equal(t, backuptest.ReadTree(t, filepath.Join(s.Dir, "elsewhere")), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
+		require.True(t, backuptest.ReadTree(t, meta.BackupRoot)["chroma"].Mode.IsDir())
+	})
+	t.Run("a dangling link", func(t *testing.T) {
+		s := backuptest.NewStore(t)
+		s.RemoveAll(s.ChromaPath)
+		require.NoError(t, os.Symlink("../elsewhere", s.ChromaPath))
+		err := s.CreateFails()
+		require.ErrorIs(t, err, fs.ErrNotExist)
+		require.ErrorContains(t, err, s.ChromaPath)
+	})
+	t.Run("a file", func(t *testing.T) {
+		s := backuptest.NewStore(t)
+		s.ChromaPath = s.RegistryPath
+		require.ErrorContains(t, s.CreateFails(), s.ChromaPath)
+	})
+	t.Run("empty", func(t *testing.T) {
+		s := backuptest.NewStore(t)
+		s.RemoveAll(s.ChromaPath)
+		require.NoError(t, os.Mkdir(s.ChromaPath, 0o755))
+		meta := s.Create()
+		require.True(t, meta.ChromaSnapshotIncluded)
+		require.Zero(t, meta.ChromaSnapshotFiles)
+		require.DirExists(t, meta.ChromaSnapshotPath)
+	})
+}
+
+// With files beyond the number from which one syncfs is called instead of many
+// fsyncs.
+func TestManyFiles(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	for dir := range 4 {
+		path := filepath.Join(s.ChromaPath, fmt.Sprint("dir-", dir))
+		require.NoError(t, os.Mkdir(path, 0o755))
+		for file := range 250 {
+			require.NoError(t, os.WriteFile(filepath.Join(path, fmt.Sprint(file)), fmt.Appendf(nil, "%d", file), 0o644))
+		}
+	}
+	meta := s.Create()
+	require.EqualValues(t, 1009, meta.ChromaSnapshotFiles)
+	require.Equal(t, backuptest.ReadTree(t, s.ChromaPath), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
+}
+
+// What is mounted below the Chroma directory is not Chroma's.
+func TestTreeWithMountPoint(t *testing.T) {
+	for name, mount := range map[string]func(t *testing.T, s *backuptest.Store){
+		"another file system": func(t *testing.T, s *backuptest.Store) { backuptest.MountTmpfs(t, s.InChroma("b/c"), "") },
+		"another mount of one": func(t *testing.T, s *backuptest.Store) {
+			backuptest.MountBind(t, filepath.Join(s.Dir, "config"), s.InChroma("b/c"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newTree(t)
+			mount(t, s)
+			err := s.CreateFails()
+			require.ErrorIs(t, err, backup.ErrUnsupportedFile)
+			require.ErrorContains(t, err, s.InChroma("b/c")+" is a mount point")
+		})
+	}
+	t.Run("a file", func(t *testing.T) {
+		s := newTree(t)
+		other := filepath.Join(s.Dir, "other")
+		require.NoError(t, os.Mkdir(other, 0o755))
+		backuptest.MountTmpfs(t, other, "")
+		backuptest.Write(t, filepath.Join(other, "file"), "x")
+		backuptest.MountBind(t, filepath.Join(other, "file"), s.InChroma("b/3"))
+		err := s.CreateFails()
+		require.ErrorIs(t, err, backup.ErrUnsupportedFile)
+		require.ErrorContains(t, err, s.InChroma("b/3")+" is a mount point")
+	})
+	t.Run("the root", func(t *testing.T) {
+		s := newTree(t)
+		backuptest.MountTmpfs(t, s.ChromaPath, "")
+		backuptest.Write(t, s.InChroma("file"), "x")
+		require.EqualValues(t, 1, s.Create().ChromaSnapshotFiles)
+	})
+}

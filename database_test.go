@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -651,4 +652,88 @@ func TestLargeDatabaseUnderWriters(t *testing.T) {
 			require.Empty(t, writer.Stderr.String())
 		}
 	})
+}
+
+// A database that is missing is not made, by nobody and nowhere.
+func TestDatabaseMissing(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*backuptest.Store){
+		"file":      func(s *backuptest.Store) { s.RemoveAll(s.DatabasePath) },
+		"directory": func(s *backuptest.Store) { s.DatabasePath = filepath.Join(s.Dir, "no", "atocore.db") },
+		"dangling link": func(s *backuptest.Store) {
+			s.RemoveAll(s.DatabasePath)
+			require.NoError(s.T, os.Symlink("nowhere", s.DatabasePath))
+		},
+		"file as parent": func(s *backuptest.Store) { s.DatabasePath = filepath.Join(s.RegistryPath, "atocore.db") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := backuptest.NewStore(t)
+			change(s)
+			before := backuptest.ReadTree(t, s.Dir)
+			err := s.CreateFails()
+			if name != "file as parent" { // that is ENOTDIR
+				require.ErrorIs(t, err, fs.ErrNotExist)
+			}
+			require.ErrorContains(t, err, s.DatabasePath)
+			require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was made")
+		})
+	}
+}
+
+// What cannot be a database is refused, and nothing of it kept.
+func TestDatabaseInvalid(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	whole, err := os.ReadFile(s.DatabasePath)
+	require.NoError(t, err)
+	garbage := bytes.Repeat([]byte("no database "), 1000)
+	for _, tt := range []struct {
+		name    string
+		content []byte
+		want    error
+	}{
+		{"0 bytes", nil, backup.ErrSourceInvalid},
+		{"1 byte", whole[:1], backup.ErrSourceInvalid},
+		{"text", garbage, backup.ErrSourceInvalid},
+		{"less than a header", whole[:99], backup.ErrSourceInvalid},
+		{"only a header", whole[:100], backup.ErrSourceInvalid},
+		{"half of its pages", whole[:len(whole)/2/4096*4096], backup.ErrSourceInvalid},
+		{"garbage behind the header", append(whole[:100:100], garbage...), backup.ErrSourceInvalid},
+		{"a directory", nil, nil},
+	} {
+		for _, online := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,online=%t", tt.name, online), func(t *testing.T) {
+				s := backuptest.NewStore(t)
+				s.OnlineBackup = online
+				s.RemoveAll(s.DatabasePath)
+				if tt.want == nil {
+					require.NoError(t, os.Mkdir(s.DatabasePath, 0o755))
+				} else {
+					require.NoError(t, os.WriteFile(s.DatabasePath, tt.content, 0o600))
+				}
+				err := s.CreateFails()
+				if tt.want != nil {
+					require.ErrorIs(t, err, tt.want)
+				}
+				require.ErrorContains(t, err, s.DatabasePath)
+			})
+		}
+	}
+}
+
+// A database that is gone is let go when another one is copied.
+func TestRemovedDatabasesAreLetGo(t *testing.T) {
+	for range 5 {
+		s := backuptest.NewStore(t)
+		s.IncludeChroma = false
+		s.Create()
+		s.RemoveAll(s.DatabasePath)
+	}
+	gone := 0
+	for _, file := range backuptest.OpenFiles(t) {
+		if strings.HasSuffix(file, "atocore.db (deleted)") {
+			gone++
+		}
+	}
+	require.LessOrEqual(t, gone, 1)
 }

@@ -3,6 +3,7 @@ package backup_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,7 +15,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -503,140 +503,162 @@ func TestNothingStaysOpen(t *testing.T) {
 	require.Fail(t, "goroutines were left", "%s", stacks[:runtime.Stack(stacks, true)])
 }
 
-// Stamps of one second are numbered, and the clock may be in any zone, stand
-// still or go back.
-func TestStamps(t *testing.T) {
+// The host makes its schema before anything is looked at.
+func TestInitDB(t *testing.T) {
 	t.Parallel()
-	s := backuptest.NewStore(t)
-	s.IncludeChroma = false
-	east := time.FixedZone("east", 14*3600)
-	west := time.FixedZone("west", -12*3600)
-	for _, tt := range []struct {
-		now  time.Time
-		want string
-	}{
-		{backuptest.Noon.Time, "20261124T120000Z"},
-		{backuptest.Noon.Time, "20261124T120000Z-002"},
-		{backuptest.Noon.Time.Add(999 * time.Millisecond).Truncate(time.Second), "20261124T120001Z"},
-		{backuptest.Noon.Time.In(east), "20261124T120000Z-003"},
-		{backuptest.Noon.Time.In(west).Add(time.Second), "20261124T120001Z-002"},
-		{backuptest.Noon.Time.Add(-time.Hour), "20261124T110000Z"},
-		{time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC), "20261231T235959Z"},
-		{time.Date(2027, 1, 1, 13, 59, 59, 0, east), "20261231T235959Z-002"},
-		{time.Date(2028, 2, 29, 0, 0, 0, 0, time.UTC), "20280229T000000Z"},
-		{time.Unix(0, 0), "19700101T000000Z"},
-		{time.Time{}, "00010101T000000Z"},
-		{time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), "99991231T235959Z"},
-		{time.Date(10000, 1, 1, 0, 0, 0, 0, east), "99991231T100000Z"},
-		{time.Date(0, 12, 31, 23, 0, 0, 0, west), "00010101T110000Z"},
-	} {
-		s.Clock = backuptest.Clock{Time: tt.now}
-		meta := s.Create()
-		require.Equal(t, tt.want, meta.Stamp, tt.now)
-		require.True(t, meta.CreatedAt.Equal(tt.now.Truncate(time.Microsecond)), tt.now)
-	}
-}
-
-func TestClockOutOfRange(t *testing.T) {
-	for _, now := range []time.Time{
-		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
-		time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("west", -12*3600)),
-		time.Date(0, 12, 31, 23, 59, 59, 0, time.UTC),
-		time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC),
-		time.Unix(1<<60, 0),
-	} {
+	t.Run("makes the database", func(t *testing.T) {
 		s := backuptest.NewStore(t)
-		s.Clock = backuptest.Clock{Time: now}
-		require.ErrorContains(t, s.CreateFails(), "year", now.String())
-	}
-}
-
-// What is returned is what a reader of the file gets: UTC, microseconds, no
-// monotonic reading.
-func TestCreatedAt(t *testing.T) {
-	s := backuptest.NewStore(t)
-	s.IncludeChroma = false
-	for _, clock := range []backup.Clock{
-		nil, // the system's, which has a monotonic reading and nanoseconds
-		backuptest.Clock{Time: time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.FixedZone("east", 5*3600))},
-		backuptest.Clock{Time: time.Date(2026, 1, 2, 3, 4, 5, 999, time.UTC)},
-		backuptest.Clock{Time: time.Date(1969, 1, 2, 3, 4, 5, 999999999, time.UTC)},
-	} {
-		s.Clock = clock
-		meta := s.Create()
-		list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+		s.RemoveAll(s.DatabasePath)
+		type key struct{}
+		calls := 0
+		s.InitDB = func(ctx context.Context) error {
+			calls++
+			require.Equal(t, "mine", ctx.Value(key{}))
+			backuptest.MakeDatabase(t, s.DatabasePath)
+			return nil
+		}
+		meta, err := backup.CreateRuntimeBackup(context.WithValue(t.Context(), key{}, "mine"), s.Options)
 		require.NoError(t, err)
-		i := slices.IndexFunc(list, func(l backup.Snapshot) bool { return l.Stamp == meta.Stamp })
-		require.Equal(t, *meta, *list[i].Metadata)
-		require.Equal(t, time.UTC, meta.CreatedAt.Location())
-		require.Zero(t, meta.CreatedAt.Nanosecond()%1000)
-	}
-}
-
-func TestSyncLocker(t *testing.T) {
-	for name, l := range map[string]sync.Locker{
-		"Mutex":   new(sync.Mutex),
-		"RWMutex": new(sync.RWMutex),
-	} {
-		t.Run(name+" is free", func(t *testing.T) {
-			unlock, err := backup.SyncLocker(l).Lock(t.Context())
-			require.NoError(t, err)
-			require.False(t, l.(interface{ TryLock() bool }).TryLock(), "it is not locked")
-			unlock()
-			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it is still locked")
-			l.Unlock()
-		})
-		t.Run(name+" is released", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				l.Lock()
-				time.AfterFunc(time.Minute, l.Unlock)
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Second)
-				defer cancel()
-				unlock, err := backup.SyncLocker(l).Lock(ctx)
-				require.NoError(t, err, "it was not noticed within a second")
-				unlock()
-			})
-		})
-		t.Run(name+" is never released", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				l.Lock()
-				defer l.Unlock()
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
-				_, err := backup.SyncLocker(l).Lock(ctx)
-				require.ErrorIs(t, err, context.DeadlineExceeded)
-			})
-		})
-		t.Run(name+" and ctx is done", func(t *testing.T) {
-			ctx, cancel := context.WithCancel(t.Context())
-			cancel()
-			_, err := backup.SyncLocker(l).Lock(ctx)
-			require.ErrorIs(t, err, context.Canceled)
-			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it was locked though ctx was done")
-			l.Unlock()
-		})
-	}
-	t.Run("without TryLock", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			l := plainLocker{make(chan struct{}, 1)}
-			l.Lock()
-			time.AfterFunc(time.Hour, l.Unlock)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			unlock, err := backup.SyncLocker(l).Lock(ctx)
-			require.NoError(t, err, "it cannot be cancelled, and what it got must be kept")
-			unlock()
-			select {
-			case l.c <- struct{}{}:
-			default:
-				require.Fail(t, "it is still locked")
-			}
-		})
+		require.Equal(t, 1, calls)
+		backuptest.RequireSound(t, meta.DBSnapshotPath)
+	})
+	t.Run("its rows are in the copy", func(t *testing.T) {
+		s := backuptest.NewStore(t)
+		s.InitDB = func(ctx context.Context) error {
+			db := backuptest.OpenDB(t, s.DatabasePath)
+			defer db.Close()
+			return backuptest.Transfer(ctx, db, 3, 4, 1)
+		}
+		require.Equal(t, 1, backuptest.CountTransfers(t, s.Create().DBSnapshotPath))
+	})
+	t.Run("its error is returned", func(t *testing.T) {
+		s := backuptest.NewStore(t)
+		broken := errors.New("migration 7 failed")
+		s.InitDB = func(context.Context) error { return broken }
+		before := backuptest.ReadTree(t, s.Dir)
+		err := s.CreateFails()
+		require.ErrorIs(t, err, broken)
+		require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was made")
 	})
 }
 
-// A plainLocker can do no more than a sync.Locker must.
-type plainLocker struct{ c chan struct{} }
+func TestCaptureThroughTheHostsHandle(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	db := backuptest.OpenDB(t, s.DatabasePath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 5))
+	s.DB = db
+	m := s.Create()
+	backuptest.RequireSound(t, m.DBSnapshotPath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 5), "the handle works on")
+}
 
-func (l plainLocker) Lock()   { l.c <- struct{}{} }
-func (l plainLocker) Unlock() { <-l.c }
+// memoryStore makes a store whose database is in memory, in a pool of one
+// connection: losing that loses the database.
+func memoryStore(t *testing.T) *backuptest.Store {
+	s := backuptest.NewStore(t)
+	require.NoError(t, os.Remove(s.DatabasePath))
+	db, err := sql.Open("sqlite", ":memory:")
+	require.NoError(t, err)
+	db.SetMaxOpenConns(1)
+	t.Cleanup(func() { db.Close() })
+	backuptest.FillDatabase(t, db)
+	s.DB = db
+	return s
+}
+
+func TestCaptureOfADatabaseInMemory(t *testing.T) {
+	t.Parallel()
+	s := memoryStore(t)
+	m := s.Create()
+	backuptest.RequireSound(t, m.DBSnapshotPath)
+	require.Equal(t, filepath.Base(s.DatabasePath), filepath.Base(m.DBSnapshotPath))
+	require.NoFileExists(t, s.DatabasePath)
+	require.NoError(t, backuptest.Transfer(context.Background(), s.DB, 1, 2, 5))
+}
+
+func TestDatabaseInMemorySurvivesAFailedCapture(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		fail func(s *backuptest.Store, cancel func())
+		want error
+	}{
+		{"panic", func(s *backuptest.Store, _ func()) {
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseDatabase && p.Bytes > 0 {
+					panic("of the host")
+				}
+			}
+		}, backup.ErrPanic},
+		{"cancelled before", func(s *backuptest.Store, cancel func()) {
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseDatabase {
+					cancel()
+				}
+			}
+		}, context.Canceled},
+		{"cancelled within", func(s *backuptest.Store, cancel func()) {
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseDatabase && p.Bytes > 0 {
+					cancel()
+				}
+			}
+		}, context.Canceled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := memoryStore(t)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			tt.fail(s, cancel)
+			_, err := backup.CreateRuntimeBackup(ctx, s.Options)
+			require.ErrorIs(t, err, tt.want)
+			require.NoError(t, backuptest.Transfer(context.Background(), s.DB, 1, 2, 5), "the database is still there, with no transaction open")
+			s.OnProgress = nil
+			backuptest.RequireSound(t, s.Create().DBSnapshotPath)
+		})
+	}
+}
+
+func TestHandleInsideATransactionIsRefused(t *testing.T) {
+	t.Parallel()
+	s := memoryStore(t)
+	_, err := s.DB.Exec("BEGIN")
+	require.NoError(t, err)
+	_, err = backup.CreateRuntimeBackup(context.Background(), s.Options)
+	require.ErrorContains(t, err, "within a transaction")
+	_, err = s.DB.Exec("COMMIT")
+	require.NoError(t, err, "the host's transaction is left to the host")
+}
+
+func TestHandleOfAnotherFileIsRefused(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	other := filepath.Join(s.Dir, "other.db")
+	backuptest.MakeDatabase(t, other)
+	for _, tt := range []struct {
+		name string
+		db   *sql.DB
+		path string
+	}{
+		{"another file", backuptest.OpenDB(t, other), s.DatabasePath},
+		{"a file, and a path that is none", backuptest.OpenDB(t, other), filepath.Join(s.Dir, "none.db")},
+		{"in memory, and a path that is a file", memoryStore(t).DB, s.DatabasePath},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			opts := s.Options
+			opts.DB, opts.DatabasePath = tt.db, tt.path
+			_, err := backup.CreateRuntimeBackup(context.Background(), opts)
+			require.ErrorIs(t, err, backup.ErrInvalidOptions)
+		})
+	}
+}
+
+func TestClosedHandleIsAnError(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	s.DB = backuptest.OpenDB(t, s.DatabasePath)
+	require.NoError(t, s.DB.Close())
+	_, err := backup.CreateRuntimeBackup(context.Background(), s.Options)
+	require.ErrorContains(t, err, "closed")
+}

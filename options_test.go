@@ -4,8 +4,12 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -202,3 +206,141 @@ func TestZeroValuesAreUseful(t *testing.T) {
 	s.Options = backup.Options{DatabasePath: s.DatabasePath, BackupDir: s.BackupDir}
 	backuptest.RequireSound(t, s.Create().DBSnapshotPath)
 }
+
+// Stamps of one second are numbered, and the clock may be in any zone, stand
+// still or go back.
+func TestStamps(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	s.IncludeChroma = false
+	east := time.FixedZone("east", 14*3600)
+	west := time.FixedZone("west", -12*3600)
+	for _, tt := range []struct {
+		now  time.Time
+		want string
+	}{
+		{backuptest.Noon.Time, "20261124T120000Z"},
+		{backuptest.Noon.Time, "20261124T120000Z-002"},
+		{backuptest.Noon.Time.Add(999 * time.Millisecond).Truncate(time.Second), "20261124T120001Z"},
+		{backuptest.Noon.Time.In(east), "20261124T120000Z-003"},
+		{backuptest.Noon.Time.In(west).Add(time.Second), "20261124T120001Z-002"},
+		{backuptest.Noon.Time.Add(-time.Hour), "20261124T110000Z"},
+		{time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC), "20261231T235959Z"},
+		{time.Date(2027, 1, 1, 13, 59, 59, 0, east), "20261231T235959Z-002"},
+		{time.Date(2028, 2, 29, 0, 0, 0, 0, time.UTC), "20280229T000000Z"},
+		{time.Unix(0, 0), "19700101T000000Z"},
+		{time.Time{}, "00010101T000000Z"},
+		{time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), "99991231T235959Z"},
+		{time.Date(10000, 1, 1, 0, 0, 0, 0, east), "99991231T100000Z"},
+		{time.Date(0, 12, 31, 23, 0, 0, 0, west), "00010101T110000Z"},
+	} {
+		s.Clock = backuptest.Clock{Time: tt.now}
+		meta := s.Create()
+		require.Equal(t, tt.want, meta.Stamp, tt.now)
+		require.True(t, meta.CreatedAt.Equal(tt.now.Truncate(time.Microsecond)), tt.now)
+	}
+}
+
+func TestClockOutOfRange(t *testing.T) {
+	for _, now := range []time.Time{
+		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("west", -12*3600)),
+		time.Date(0, 12, 31, 23, 59, 59, 0, time.UTC),
+		time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Unix(1<<60, 0),
+	} {
+		s := backuptest.NewStore(t)
+		s.Clock = backuptest.Clock{Time: now}
+		require.ErrorContains(t, s.CreateFails(), "year", now.String())
+	}
+}
+
+// What is returned is what a reader of the file gets: UTC, microseconds, no
+// monotonic reading.
+func TestCreatedAt(t *testing.T) {
+	s := backuptest.NewStore(t)
+	s.IncludeChroma = false
+	for _, clock := range []backup.Clock{
+		nil, // the system's, which has a monotonic reading and nanoseconds
+		backuptest.Clock{Time: time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.FixedZone("east", 5*3600))},
+		backuptest.Clock{Time: time.Date(2026, 1, 2, 3, 4, 5, 999, time.UTC)},
+		backuptest.Clock{Time: time.Date(1969, 1, 2, 3, 4, 5, 999999999, time.UTC)},
+	} {
+		s.Clock = clock
+		meta := s.Create()
+		list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+		require.NoError(t, err)
+		i := slices.IndexFunc(list, func(l backup.Snapshot) bool { return l.Stamp == meta.Stamp })
+		require.Equal(t, *meta, *list[i].Metadata)
+		require.Equal(t, time.UTC, meta.CreatedAt.Location())
+		require.Zero(t, meta.CreatedAt.Nanosecond()%1000)
+	}
+}
+
+func TestSyncLocker(t *testing.T) {
+	for name, l := range map[string]sync.Locker{
+		"Mutex":   new(sync.Mutex),
+		"RWMutex": new(sync.RWMutex),
+	} {
+		t.Run(name+" is free", func(t *testing.T) {
+			unlock, err := backup.SyncLocker(l).Lock(t.Context())
+			require.NoError(t, err)
+			require.False(t, l.(interface{ TryLock() bool }).TryLock(), "it is not locked")
+			unlock()
+			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it is still locked")
+			l.Unlock()
+		})
+		t.Run(name+" is released", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l.Lock()
+				time.AfterFunc(time.Minute, l.Unlock)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Second)
+				defer cancel()
+				unlock, err := backup.SyncLocker(l).Lock(ctx)
+				require.NoError(t, err, "it was not noticed within a second")
+				unlock()
+			})
+		})
+		t.Run(name+" is never released", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l.Lock()
+				defer l.Unlock()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				_, err := backup.SyncLocker(l).Lock(ctx)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			})
+		})
+		t.Run(name+" and ctx is done", func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, err := backup.SyncLocker(l).Lock(ctx)
+			require.ErrorIs(t, err, context.Canceled)
+			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it was locked though ctx was done")
+			l.Unlock()
+		})
+	}
+	t.Run("without TryLock", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l := plainLocker{make(chan struct{}, 1)}
+			l.Lock()
+			time.AfterFunc(time.Hour, l.Unlock)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			unlock, err := backup.SyncLocker(l).Lock(ctx)
+			require.NoError(t, err, "it cannot be cancelled, and what it got must be kept")
+			unlock()
+			select {
+			case l.c <- struct{}{}:
+			default:
+				require.Fail(t, "it is still locked")
+			}
+		})
+	})
+}
+
+// A plainLocker can do no more than a sync.Locker must.
+type plainLocker struct{ c chan struct{} }
+
+func (l plainLocker) Lock()   { l.c <- struct{}{} }
+func (l plainLocker) Unlock() { <-l.c }

@@ -11,10 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -280,322 +278,6 @@ func TestAwkwardNames(t *testing.T) {
 	}
 }
 
-// The copy is the registry byte for byte, with its mode and time.
-func TestRegistryCopy(t *testing.T) {
-	s := backuptest.NewStore(t)
-	s.IncludeChroma = false
-	mtime := time.Unix(1700000000, 987654321)
-	for _, tt := range []struct{ name, content string }{
-		{"CRLF", "{\r\n\t\"a\": 1\r\n}\r\n"},
-		{"no newline at the end", "{}"},
-		{"blanks around", " \n\t[1]\n\n\n"},
-		{"names that are there twice", `{"a": 1, "a": 2}`},
-		{"a scalar", "null"},
-		{"escapes", `{"\u00e9\ud83d\ude00": "\/"}`},
-		{"raw UTF-8", `{"é😀": "\u2028"}`},
-		{"numbers beyond float64", `[1e400, 123456789012345678901234567890]`},
-		{"large", `["` + strings.Repeat("x", 3<<20) + `"]`},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			require.NoError(t, os.WriteFile(s.RegistryPath, []byte(tt.content), 0o600))
-			require.NoError(t, os.Chmod(s.RegistryPath, 0o604))
-			require.NoError(t, os.Chtimes(s.RegistryPath, mtime, mtime))
-			meta := s.Create()
-			got, err := os.ReadFile(meta.RegistrySnapshotPath)
-			require.NoError(t, err)
-			require.True(t, string(got) == tt.content, "the bytes differ")
-			info, err := os.Stat(meta.RegistrySnapshotPath)
-			require.NoError(t, err)
-			require.Equal(t, mtime.UnixNano(), info.ModTime().UnixNano())
-			if runtime.GOOS != "windows" {
-				require.Equal(t, "-rw----r--", info.Mode().String())
-			}
-		})
-	}
-}
-
-// A registry that would make the snapshot invalid is refused.
-func TestRegistryRefused(t *testing.T) {
-	for _, tt := range []struct {
-		name    string
-		change  func(t *testing.T, path string)
-		want    error
-		mention string
-	}{
-		{"not JSON", func(t *testing.T, path string) { backuptest.Write(t, path, "{not json") }, backup.ErrSourceInvalid, "not JSON"},
-		{"empty", func(t *testing.T, path string) { backuptest.Write(t, path, "") }, backup.ErrSourceInvalid, "not JSON"},
-		{"two values", func(t *testing.T, path string) { backuptest.Write(t, path, "{}{}") }, backup.ErrSourceInvalid, "not JSON"},
-		{"byte order mark", func(t *testing.T, path string) { backuptest.Write(t, path, "\ufeff{}") }, backup.ErrSourceInvalid, "not JSON"},
-		{"invalid UTF-8", func(t *testing.T, path string) { backuptest.Write(t, path, "\"\xff\"") }, backup.ErrSourceInvalid, "not JSON"},
-		{"UTF-16", func(t *testing.T, path string) { backuptest.Write(t, path, "\xff\xfe{\x00}\x00") }, backup.ErrSourceInvalid, "not JSON"},
-		{"too large", func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 17<<20)) }, backup.ErrSourceInvalid, "too many"},
-		{"a directory", func(t *testing.T, path string) {
-			require.NoError(t, os.Remove(path))
-			require.NoError(t, os.Mkdir(path, 0o755))
-		}, nil, "not a regular file"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel() // each waits a while for the registry to become better
-			s := backuptest.NewStore(t)
-			tt.change(t, s.RegistryPath)
-			err := s.CreateFails()
-			if tt.want != nil {
-				require.ErrorIs(t, err, tt.want)
-			}
-			require.ErrorContains(t, err, tt.mention)
-			require.ErrorContains(t, err, s.RegistryPath)
-		})
-	}
-}
-
-// A registry that is replaced and written into all the time is copied as one
-// of its versions, or the backup fails.
-func TestRegistryRewrittenWhileRead(t *testing.T) {
-	for _, tt := range []struct {
-		name  string
-		write func(path string, data []byte) error
-	}{
-		{"replaced", func(path string, data []byte) error {
-			if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-				return err
-			}
-			return os.Rename(path+".new", path)
-		}},
-		{"written into", func(path string, data []byte) error { return os.WriteFile(path, data, 0o600) }},
-		{"written into in pieces", func(path string, data []byte) error {
-			f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			for len(data) > 0 {
-				n := min(len(data), 64)
-				if _, err := f.Write(data[:n]); err != nil {
-					return err
-				}
-				data = data[n:]
-			}
-			return nil
-		}},
-		{"removed and made again", func(path string, data []byte) error {
-			if err := os.Remove(path); err != nil {
-				return err
-			}
-			return os.WriteFile(path, data, 0o600)
-		}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			s := backuptest.NewStore(t)
-			s.IncludeChroma = false
-			version := func(n int) []byte {
-				return fmt.Appendf(nil, `["%s"]`, strings.Repeat(string(rune('a'+n%26)), 100+n*37%2000))
-			}
-			require.NoError(t, os.WriteFile(s.RegistryPath, version(0), 0o600))
-			stop, ended := make(chan struct{}), make(chan error, 1)
-			go func() {
-				for n := 1; ; n++ {
-					if err := tt.write(s.RegistryPath, version(n)); err != nil {
-						ended <- err
-						return
-					}
-					pause := time.Duration(0)
-					if n%300 == 299 { // so that some calls find it at rest
-						pause = 70 * time.Millisecond
-					}
-					select {
-					case <-stop:
-						ended <- nil
-						return
-					case <-time.After(pause):
-					}
-				}
-			}()
-			copied := 0
-			for range 6 {
-				meta, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
-				if err != nil {
-					require.True(t, errors.Is(err, backup.ErrSourceChanged) || errors.Is(err, backup.ErrSourceInvalid), err)
-					continue
-				}
-				if meta.RegistrySnapshotPath == "" {
-					continue // it was away at that moment
-				}
-				copied++
-				data, err := os.ReadFile(meta.RegistrySnapshotPath)
-				require.NoError(t, err)
-				var got []string
-				require.NoError(t, json.Unmarshal(data, &got), string(data))
-				require.Len(t, got, 1)
-				require.Equal(t, strings.Repeat(got[0][:1], len(got[0])), got[0], "two versions in one copy")
-			}
-			close(stop)
-			require.NoError(t, <-ended)
-			t.Logf("%d of 6 copied", copied)
-		})
-	}
-}
-
-// The copy equals the real directory in bytes, modes and times, directories
-// included.
-func TestChromaCopy(t *testing.T) {
-	s := backuptest.NewStore(t)
-	// Times and modes that a copy does not get by itself.
-	n := int64(0)
-	require.NoError(t, filepath.WalkDir(s.ChromaPath, func(path string, d fs.DirEntry, err error) error {
-		n++
-		mtime := time.Unix(1600000000+n, 123456789+n)
-		return errors.Join(err,
-			os.Chmod(path, map[bool]fs.FileMode{true: 0o751, false: 0o640}[d.IsDir()]),
-			os.Chtimes(path, mtime, mtime))
-	}))
-	before := backuptest.ReadTree(t, s.ChromaPath)
-	require.Len(t, before, 1+2+9)
-	meta := s.Create()
-	require.Equal(t, before, backuptest.ReadTree(t, meta.ChromaSnapshotPath))
-	require.Equal(t, before, backuptest.ReadTree(t, s.ChromaPath), "the source was changed")
-}
-
-func TestChromaRoot(t *testing.T) {
-	t.Parallel()
-	t.Run("a link to a directory", func(t *testing.T) {
-		s := backuptest.NewStore(t)
-		require.NoError(t, os.Rename(s.ChromaPath, filepath.Join(s.Dir, "elsewhere")))
-		require.NoError(t, os.Symlink("../elsewhere", s.ChromaPath))
-		meta := s.Create()
-		require.Equal(t, backuptest.ReadTree(t, filepath.Join(s.Dir, "elsewhere")), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
-		require.True(t, backuptest.ReadTree(t, meta.BackupRoot)["chroma"].Mode.IsDir())
-	})
-	t.Run("a dangling link", func(t *testing.T) {
-		s := backuptest.NewStore(t)
-		s.RemoveAll(s.ChromaPath)
-		require.NoError(t, os.Symlink("../elsewhere", s.ChromaPath))
-		err := s.CreateFails()
-		require.ErrorIs(t, err, fs.ErrNotExist)
-		require.ErrorContains(t, err, s.ChromaPath)
-	})
-	t.Run("a file", func(t *testing.T) {
-		s := backuptest.NewStore(t)
-		s.ChromaPath = s.RegistryPath
-		require.ErrorContains(t, s.CreateFails(), s.ChromaPath)
-	})
-	t.Run("empty", func(t *testing.T) {
-		s := backuptest.NewStore(t)
-		s.RemoveAll(s.ChromaPath)
-		require.NoError(t, os.Mkdir(s.ChromaPath, 0o755))
-		meta := s.Create()
-		require.True(t, meta.ChromaSnapshotIncluded)
-		require.Zero(t, meta.ChromaSnapshotFiles)
-		require.DirExists(t, meta.ChromaSnapshotPath)
-	})
-}
-
-// A database that is missing is not made, by nobody and nowhere.
-func TestDatabaseMissing(t *testing.T) {
-	t.Parallel()
-	for name, change := range map[string]func(*backuptest.Store){
-		"file":      func(s *backuptest.Store) { s.RemoveAll(s.DatabasePath) },
-		"directory": func(s *backuptest.Store) { s.DatabasePath = filepath.Join(s.Dir, "no", "atocore.db") },
-		"dangling link": func(s *backuptest.Store) {
-			s.RemoveAll(s.DatabasePath)
-			require.NoError(s.T, os.Symlink("nowhere", s.DatabasePath))
-		},
-		"file as parent": func(s *backuptest.Store) { s.DatabasePath = filepath.Join(s.RegistryPath, "atocore.db") },
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := backuptest.NewStore(t)
-			change(s)
-			before := backuptest.ReadTree(t, s.Dir)
-			err := s.CreateFails()
-			if name != "file as parent" { // that is ENOTDIR
-				require.ErrorIs(t, err, fs.ErrNotExist)
-			}
-			require.ErrorContains(t, err, s.DatabasePath)
-			require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was made")
-		})
-	}
-}
-
-// What cannot be a database is refused, and nothing of it kept.
-func TestDatabaseInvalid(t *testing.T) {
-	t.Parallel()
-	s := backuptest.NewStore(t)
-	whole, err := os.ReadFile(s.DatabasePath)
-	require.NoError(t, err)
-	garbage := bytes.Repeat([]byte("no database "), 1000)
-	for _, tt := range []struct {
-		name    string
-		content []byte
-		want    error
-	}{
-		{"0 bytes", nil, backup.ErrSourceInvalid},
-		{"1 byte", whole[:1], backup.ErrSourceInvalid},
-		{"text", garbage, backup.ErrSourceInvalid},
-		{"less than a header", whole[:99], backup.ErrSourceInvalid},
-		{"only a header", whole[:100], backup.ErrSourceInvalid},
-		{"half of its pages", whole[:len(whole)/2/4096*4096], backup.ErrSourceInvalid},
-		{"garbage behind the header", append(whole[:100:100], garbage...), backup.ErrSourceInvalid},
-		{"a directory", nil, nil},
-	} {
-		for _, online := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s,online=%t", tt.name, online), func(t *testing.T) {
-				s := backuptest.NewStore(t)
-				s.OnlineBackup = online
-				s.RemoveAll(s.DatabasePath)
-				if tt.want == nil {
-					require.NoError(t, os.Mkdir(s.DatabasePath, 0o755))
-				} else {
-					require.NoError(t, os.WriteFile(s.DatabasePath, tt.content, 0o600))
-				}
-				err := s.CreateFails()
-				if tt.want != nil {
-					require.ErrorIs(t, err, tt.want)
-				}
-				require.ErrorContains(t, err, s.DatabasePath)
-			})
-		}
-	}
-}
-
-// The host makes its schema before anything is looked at.
-func TestInitDB(t *testing.T) {
-	t.Parallel()
-	t.Run("makes the database", func(t *testing.T) {
-		s := backuptest.NewStore(t)
-		s.RemoveAll(s.DatabasePath)
-		type key struct{}
-		calls := 0
-		s.InitDB = func(ctx context.Context) error {
-			calls++
-			require.Equal(t, "mine", ctx.Value(key{}))
-			backuptest.MakeDatabase(t, s.DatabasePath)
-			return nil
-		}
-		meta, err := backup.CreateRuntimeBackup(context.WithValue(t.Context(), key{}, "mine"), s.Options)
-		require.NoError(t, err)
-		require.Equal(t, 1, calls)
-		backuptest.RequireSound(t, meta.DBSnapshotPath)
-	})
-	t.Run("its rows are in the copy", func(t *testing.T) {
-		s := backuptest.NewStore(t)
-		s.InitDB = func(ctx context.Context) error {
-			db := backuptest.OpenDB(t, s.DatabasePath)
-			defer db.Close()
-			return backuptest.Transfer(ctx, db, 3, 4, 1)
-		}
-		require.Equal(t, 1, backuptest.CountTransfers(t, s.Create().DBSnapshotPath))
-	})
-	t.Run("its error is returned", func(t *testing.T) {
-		s := backuptest.NewStore(t)
-		broken := errors.New("migration 7 failed")
-		s.InitDB = func(context.Context) error { return broken }
-		before := backuptest.ReadTree(t, s.Dir)
-		err := s.CreateFails()
-		require.ErrorIs(t, err, broken)
-		require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was made")
-	})
-}
-
 // Nothing that a snapshot's directory holds under another name, such as
 // snapshots of other tools, is touched.
 func TestNothingIsOverwritten(t *testing.T) {
@@ -639,3 +321,241 @@ func (brokenHandler) Handle(context.Context, slog.Record) error {
 }
 func (h brokenHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h brokenHandler) WithGroup(string) slog.Handler      { return h }
+
+// Nothing can be seen of a snapshot before it is whole.
+func TestNothingIsVisibleBeforePublishing(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	s.Locker = new(backuptest.Guard)
+	calls := 0
+	s.OnProgress = func(p backup.Progress) {
+		calls++
+		list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+		require.NoError(t, err)
+		require.Empty(t, list, p.Phase)
+		if p.Phase == backup.PhasePublish {
+			// Nothing but the two files that name the stamp is missing.
+			for _, staging := range s.Staging() {
+				require.FileExists(t, filepath.Join(staging, "db", "atocore.db"))
+				require.NoFileExists(t, filepath.Join(staging, "backup-metadata.json"))
+			}
+		}
+	}
+	s.Create()
+	require.Greater(t, calls, len(backuptest.CreatePhases))
+}
+
+// The stamp that was free when the call began may be taken when it ends.
+func TestStampTakenMeanwhile(t *testing.T) {
+	s := backuptest.NewStore(t)
+	s.Clock = backuptest.Noon
+	inner := s.Options
+	s.OnProgress = func(p backup.Progress) {
+		if p.Phase == backup.PhasePublish {
+			meta, err := backup.CreateRuntimeBackup(t.Context(), inner)
+			require.NoError(t, err)
+			require.Equal(t, "20261124T120000Z", meta.Stamp)
+		}
+	}
+	meta := s.Create()
+	require.Equal(t, "20261124T120000Z-002", meta.Stamp)
+	require.Equal(t, s.SnapshotPath(meta.Stamp), meta.BackupRoot)
+	require.Equal(t, s.SnapshotPath(meta.Stamp, "db", "atocore.db"), meta.DBSnapshotPath)
+}
+
+// Numbers have three digits until more are needed.
+func TestThousandthStampOfASecond(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewBareStore(t)
+	s.Clock = backuptest.Noon
+	for n := 1; n < 1000; n++ {
+		name := backuptest.Noon.Time.Format("20060102T150405Z")
+		if n > 1 {
+			name += fmt.Sprintf("-%03d", n)
+		}
+		require.NoError(t, os.MkdirAll(s.SnapshotPath(name), 0o700))
+	}
+	require.Equal(t, "20261124T120000Z-1000", s.Create().Stamp)
+	require.Equal(t, "20261124T120000Z-1001", s.Create().Stamp)
+	list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+	require.NoError(t, err)
+	require.Equal(t, "20261124T120000Z-1001", list[1000].Stamp)
+}
+
+const staleName = ".atocore-staging-0123456789abcdef"
+
+// Staging of a dead process is removed whatever is in it, and nothing that it
+// points to.
+func TestStaleStagingIsRemoved(t *testing.T) {
+	s := backuptest.NewStore(t)
+	outside := filepath.Join(s.Dir, "outside")
+	require.NoError(t, os.Mkdir(outside, 0o755))
+	backuptest.Write(t, filepath.Join(outside, "precious"), "do not remove")
+	stale := filepath.Join(s.BackupDir, staleName)
+	deep := filepath.Join(stale, "chroma", "a", "b", "c")
+	require.NoError(t, os.MkdirAll(deep, 0o755))
+	backuptest.Write(t, filepath.Join(deep, "file"), "x")
+	require.NoError(t, os.Symlink(outside, filepath.Join(deep, "link")))
+	require.NoError(t, os.Symlink(outside, filepath.Join(stale, "link")))
+	require.NoError(t, os.Link(filepath.Join(outside, "precious"), filepath.Join(deep, "hard")))
+	// As a killed create leaves a copy of read-only directories.
+	for _, dir := range []string{deep, filepath.Dir(deep), stale} {
+		require.NoError(t, os.Chmod(dir, 0o500))
+	}
+	before := backuptest.ReadTree(t, outside)
+
+	log := s.Record()
+	s.Create()
+	require.NoDirExists(t, stale)
+	require.Equal(t, before, backuptest.ReadTree(t, outside))
+	require.Equal(t, "stale_staging_removed path="+stale, log.Lines()[0])
+}
+
+// What is no staging directory of ours is not touched, though its name comes
+// near.
+func TestWhatLooksLikeStagingIsLeft(t *testing.T) {
+	s := backuptest.NewBareStore(t)
+	require.NoError(t, os.Mkdir(s.BackupDir, 0o700))
+	for _, name := range []string{
+		".atocore-staging-",
+		".atocore-staging-0123456789abcde",   // 15 digits
+		".atocore-staging-0123456789abcdef0", // 17
+		".atocore-staging-0123456789ABCDEF",
+		".atocore-staging-0123456789abcdeg",
+		"atocore-staging-0123456789abcdef",
+		".atocore-staging-0123456789abcdef.bak",
+		"other",
+	} {
+		dir := filepath.Join(s.BackupDir, name)
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		backuptest.Write(t, filepath.Join(dir, "file"), name)
+	}
+	backuptest.Write(t, filepath.Join(s.BackupDir, ".atocore-staging-1111111111111111"), "a file")
+	outside := filepath.Join(s.Dir, "outside")
+	require.NoError(t, os.Mkdir(outside, 0o755))
+	backuptest.Write(t, filepath.Join(outside, "precious"), "do not remove")
+	require.NoError(t, os.Symlink(outside, filepath.Join(s.BackupDir, ".atocore-staging-2222222222222222")))
+	before := backuptest.ReadTree(t, s.BackupDir)
+
+	log := s.Record()
+	s.Create()
+	after := backuptest.ReadTree(t, s.BackupDir)
+	for path, file := range before {
+		if path != "." { // its time changed
+			require.Equal(t, file, after[path], path)
+		}
+	}
+	require.FileExists(t, filepath.Join(outside, "precious"))
+	require.Len(t, log.Lines(), 1)
+}
+
+// Staging that cannot be removed does not fail a backup, and is told of.
+func TestStaleStagingThatCannotBeRemoved(t *testing.T) {
+	s := backuptest.NewBareStore(t)
+	stale := filepath.Join(s.BackupDir, staleName)
+	require.NoError(t, os.MkdirAll(filepath.Join(stale, "db"), 0o700))
+	outside := filepath.Join(s.Dir, "outside")
+	require.NoError(t, os.Mkdir(outside, 0o700))
+	backuptest.Write(t, filepath.Join(outside, "precious"), "do not remove")
+	backuptest.MountBind(t, outside, filepath.Join(stale, "db"))
+
+	log := s.Record()
+	s.Create()
+	require.DirExists(t, stale)
+	require.FileExists(t, filepath.Join(outside, "precious"), "what was mounted in the staging directory is gone")
+	require.Contains(t, log.Lines()[0], "level=WARN stale_staging_left path="+stale)
+	require.Len(t, log.Lines(), 2)
+}
+
+// BackupDir may be a link, snapshots/ may not: a list and a validation would
+// not follow it either.
+func TestLinksInTheBackupDirectory(t *testing.T) {
+	s := backuptest.NewStore(t)
+	real := filepath.Join(s.Dir, "disk", "backups")
+	require.NoError(t, os.MkdirAll(real, 0o700))
+	require.NoError(t, os.Symlink(real, s.BackupDir))
+	meta := s.Create()
+	require.DirExists(t, filepath.Join(real, "snapshots", meta.Stamp))
+
+	s = backuptest.NewStore(t)
+	require.NoError(t, os.Mkdir(s.BackupDir, 0o700))
+	require.NoError(t, os.Symlink(real, filepath.Join(s.BackupDir, "snapshots")))
+	_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
+	require.ErrorContains(t, err, filepath.Join(s.BackupDir, "snapshots"))
+	require.Empty(t, s.Staging())
+	entries, err := os.ReadDir(real)
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "something was made through the link")
+	s.RemoveAll(filepath.Join(s.BackupDir, "snapshots"))
+
+	backuptest.Write(t, filepath.Join(s.BackupDir, "snapshots"), "a file")
+	_, err = backup.CreateRuntimeBackup(t.Context(), s.Options)
+	require.ErrorContains(t, err, filepath.Join(s.BackupDir, "snapshots"))
+	s.RemoveAll(filepath.Join(s.BackupDir, "snapshots"))
+}
+
+// A backup directory that cannot be read or written names itself.
+func TestBackupDirectoryWithoutRights(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("rights do not hold root back")
+	}
+	for _, mode := range []fs.FileMode{0, 0o500, 0o300} {
+		s := backuptest.NewStore(t)
+		require.NoError(t, os.Mkdir(s.BackupDir, mode))
+		_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
+		require.ErrorIs(t, err, fs.ErrPermission)
+		require.ErrorContains(t, err, s.BackupDir)
+		require.NoError(t, os.Chmod(s.BackupDir, 0o700))
+		require.Empty(t, s.Staging())
+	}
+}
+
+// If one rename cannot publish, it is said before anything is copied.
+func TestSnapshotsOnAnotherFileSystem(t *testing.T) {
+	for name, mount := range map[string]func(t *testing.T, s *backuptest.Store, target string){
+		"another file system": func(t *testing.T, s *backuptest.Store, target string) { backuptest.MountTmpfs(t, target, "") },
+		"another mount of one": func(t *testing.T, s *backuptest.Store, target string) {
+			backuptest.MountBind(t, filepath.Join(s.Dir, "config"), target)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := backuptest.NewBareStore(t)
+			require.NoError(t, os.MkdirAll(s.SnapshotPath(""), 0o700))
+			mount(t, s, s.SnapshotPath(""))
+			s.Locker = backup.LockerFunc(nil) // calling it would panic
+			s.OnProgress = func(p backup.Progress) { require.Equal(t, backup.PhaseInit, p.Phase) }
+			_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
+			require.ErrorIs(t, err, backup.ErrCrossDevice)
+			require.ErrorContains(t, err, s.SnapshotPath(""))
+			require.Empty(t, s.Staging())
+		})
+	}
+}
+
+// The backup directory may be on another file system than the store, and the
+// parts of the store on others still.
+func TestStoreOnOtherFileSystems(t *testing.T) {
+	s := backuptest.NewStore(t)
+	require.NoError(t, os.Mkdir(s.BackupDir, 0o700))
+	backuptest.MountTmpfs(t, s.BackupDir, "")
+	// While the cleanup of backuptest.NewStore validates it is unmounted already.
+	_, err := backup.ValidateBackup(t.Context(), s.Options, s.Create().Stamp)
+	require.NoError(t, err)
+}
+
+// What cannot fit is told before anything is copied; a disk that has room for
+// a part of it only is the same.
+func TestNotEnoughSpace(t *testing.T) {
+	for name, options := range map[string]string{"bytes": "size=1m", "inodes": "nr_inodes=12"} {
+		t.Run(name, func(t *testing.T) {
+			s := backuptest.NewBareStore(t)
+			require.NoError(t, os.Mkdir(s.BackupDir, 0o700))
+			backuptest.MountTmpfs(t, s.BackupDir, options)
+			require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "large"), make([]byte, 2<<20), 0o600))
+			s.Locker = backup.LockerFunc(nil) // calling it would panic
+			err := s.CreateFails()
+			require.ErrorIs(t, err, backup.ErrNoSpace)
+			require.ErrorContains(t, err, s.BackupDir)
+		})
+	}
+}
