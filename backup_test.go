@@ -47,8 +47,7 @@ func TestSnapshotLayout(t *testing.T) {
 	}, got)
 }
 
-// A backup directory that is there keeps its mode, and its missing parents are
-// made.
+// An existing backup directory keeps its mode, and missing parents are created.
 func TestBackupDirectory(t *testing.T) {
 	s := backuptest.NewStore(t)
 	s.IncludeChroma = false
@@ -71,7 +70,9 @@ func TestBackupDirectory(t *testing.T) {
 	require.ErrorContains(t, err, opts.BackupDir)
 }
 
-func TestMetadataIsWhatIsOnDisk(t *testing.T) {
+// The metadata that create returns describe the files, and are in the metadata
+// file byte for byte.
+func TestMetadataMatchTheFiles(t *testing.T) {
 	s := backuptest.NewStore(t)
 	s.Clock = backuptest.Noon
 	meta := s.Create()
@@ -125,8 +126,9 @@ func TestMetadataIsWhatIsOnDisk(t *testing.T) {
 		quoted("chroma"), size, files, meta.VectorStoreNote), string(data))
 }
 
-// What is not there is recorded as not there, whether it was asked for or not.
-func TestMetadataOfWhatIsMissing(t *testing.T) {
+// Parts that do not exist are recorded as missing, and logged if they were asked
+// for.
+func TestMetadataOfMissingParts(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name       string
@@ -136,7 +138,7 @@ func TestMetadataOfWhatIsMissing(t *testing.T) {
 	}{
 		{"Chroma not asked for", func(s *backuptest.Store) { s.IncludeChroma = false }, true, ""},
 		{"no Chroma path", func(s *backuptest.Store) { s.IncludeChroma, s.ChromaPath = false, "" }, true, ""},
-		{"Chroma missing", func(s *backuptest.Store) { s.RemoveAll(s.ChromaPath) }, true, "chroma_snapshot_skipped_missing path=" + chromaPlace},
+		{"Chroma missing", func(s *backuptest.Store) { s.RemoveAll(s.ChromaPath) }, true, "chroma_snapshot_skipped_missing path=DIR/data/chroma"},
 		{"Chroma's parent missing", func(s *backuptest.Store) { s.ChromaPath = filepath.Join(s.Dir, "no", "chroma") }, true, "chroma_snapshot_skipped_missing path=DIR/no/chroma"},
 		{"no registry path", func(s *backuptest.Store) { s.IncludeChroma, s.RegistryPath = false, "" }, false, ""},
 		{"registry missing", func(s *backuptest.Store) { s.IncludeChroma = false; s.RemoveAll(s.RegistryPath) }, false, "registry_snapshot_skipped_missing path=DIR/config/project-registry.json"},
@@ -167,10 +169,8 @@ func TestMetadataOfWhatIsMissing(t *testing.T) {
 	}
 }
 
-const chromaPlace = "DIR/data/chroma"
-
-// The copy is marked as a rollback-journal database, so opening it read-only
-// makes no file beside it and needs no right to.
+// The copy is marked as a rollback-journal database, so that opening it read-only
+// neither creates a file beside it nor needs the right to.
 func TestDatabaseCopyOpensOnReadOnlyDisk(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		for _, online := range []bool{false, true} {
@@ -200,14 +200,14 @@ func TestDatabaseCopyOpensOnReadOnlyDisk(t *testing.T) {
 				require.Equal(t, 1, n)
 				entries, err := os.ReadDir(dir)
 				require.NoError(t, err)
-				require.Len(t, entries, 1, "a sidecar file was made")
+				require.Len(t, entries, 1, "a sidecar file was created")
 				backuptest.RequireSound(t, meta.DBSnapshotPath)
 			})
 		}
 	}
 }
 
-// sha256sum checks a snapshot, whatever bytes are in its names.
+// sha256sum can check a snapshot, whatever bytes its names have.
 func TestSHA256SumChecks(t *testing.T) {
 	if _, err := exec.LookPath("sha256sum"); err != nil {
 		t.Skip("no sha256sum to check with:", err)
@@ -230,7 +230,7 @@ func TestSHA256SumChecks(t *testing.T) {
 	require.NoError(t, err, out)
 	require.Empty(t, out)
 
-	// Every file is covered, so sha256sum misses any of them.
+	// The manifest covers every file.
 	lines, err := os.ReadFile(filepath.Join(meta.BackupRoot, "SHA256SUMS"))
 	require.NoError(t, err)
 	files := 0
@@ -247,8 +247,8 @@ func TestSHA256SumChecks(t *testing.T) {
 	s.RemoveAll(meta.BackupRoot)
 }
 
-// The database's and the registry's own names get into the snapshot, its
-// metadata and the manifest.
+// Awkward names of the database and the registry are kept in the snapshot, its
+// metadata and its manifest.
 func TestAwkwardNames(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -278,8 +278,8 @@ func TestAwkwardNames(t *testing.T) {
 	}
 }
 
-// Nothing that a snapshot's directory holds under another name, such as
-// snapshots of other tools, is touched.
+// Entries of other tools in the backup directory are not touched, even if they
+// have the name of the next snapshot.
 func TestNothingIsOverwritten(t *testing.T) {
 	s := backuptest.NewBareStore(t)
 	s.Clock = backuptest.Noon
@@ -300,7 +300,8 @@ func TestNothingIsOverwritten(t *testing.T) {
 	}
 }
 
-// A handler that fails does not fail a backup, and its words are complete.
+// A new snapshot is logged with its size, and a log handler that fails does not
+// fail the backup.
 func TestCreatedIsLogged(t *testing.T) {
 	s := backuptest.NewStore(t)
 	s.Clock = backuptest.Noon
@@ -313,6 +314,7 @@ func TestCreatedIsLogged(t *testing.T) {
 	s.Create()
 }
 
+// A brokenHandler fails to log anything.
 type brokenHandler struct{}
 
 func (brokenHandler) Enabled(context.Context, slog.Level) bool { return true }
@@ -322,7 +324,7 @@ func (brokenHandler) Handle(context.Context, slog.Record) error {
 func (h brokenHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h brokenHandler) WithGroup(string) slog.Handler      { return h }
 
-// Nothing can be seen of a snapshot before it is whole.
+// A snapshot is not visible before it is complete.
 func TestNothingIsVisibleBeforePublishing(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -334,7 +336,7 @@ func TestNothingIsVisibleBeforePublishing(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, list, p.Phase)
 		if p.Phase == backup.PhasePublish {
-			// Nothing but the two files that name the stamp is missing.
+			// Only the two files that depend on the stamp are missing.
 			for _, staging := range s.Staging() {
 				require.FileExists(t, filepath.Join(staging, "db", "atocore.db"))
 				require.NoFileExists(t, filepath.Join(staging, "backup-metadata.json"))
@@ -345,7 +347,8 @@ func TestNothingIsVisibleBeforePublishing(t *testing.T) {
 	require.Greater(t, calls, len(backuptest.CreatePhases))
 }
 
-// The stamp that was free when the call began may be taken when it ends.
+// The stamp that was free when the call began may be taken when the snapshot is
+// published.
 func TestStampTakenMeanwhile(t *testing.T) {
 	s := backuptest.NewStore(t)
 	s.Clock = backuptest.Noon
@@ -363,7 +366,7 @@ func TestStampTakenMeanwhile(t *testing.T) {
 	require.Equal(t, s.SnapshotPath(meta.Stamp, "db", "atocore.db"), meta.DBSnapshotPath)
 }
 
-// Numbers have three digits until more are needed.
+// The numbers of stamps in one second have three digits until more are needed.
 func TestThousandthStampOfASecond(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewBareStore(t)
@@ -382,10 +385,11 @@ func TestThousandthStampOfASecond(t *testing.T) {
 	require.Equal(t, "20261124T120000Z-1001", list[1000].Stamp)
 }
 
+// staleName is the name of the staging of a dead process.
 const staleName = ".atocore-staging-0123456789abcdef"
 
-// Staging of a dead process is removed whatever is in it, and nothing that it
-// points to.
+// The staging of a dead process is removed whatever is in it. What its links point
+// to is not.
 func TestStaleStagingIsRemoved(t *testing.T) {
 	s := backuptest.NewStore(t)
 	outside := filepath.Join(s.Dir, "outside")
@@ -398,7 +402,7 @@ func TestStaleStagingIsRemoved(t *testing.T) {
 	require.NoError(t, os.Symlink(outside, filepath.Join(deep, "link")))
 	require.NoError(t, os.Symlink(outside, filepath.Join(stale, "link")))
 	require.NoError(t, os.Link(filepath.Join(outside, "precious"), filepath.Join(deep, "hard")))
-	// As a killed create leaves a copy of read-only directories.
+	// A create that was killed may have copied read-only directories.
 	for _, dir := range []string{deep, filepath.Dir(deep), stale} {
 		require.NoError(t, os.Chmod(dir, 0o500))
 	}
@@ -411,8 +415,8 @@ func TestStaleStagingIsRemoved(t *testing.T) {
 	require.Equal(t, "stale_staging_removed path="+stale, log.Lines()[0])
 }
 
-// What is no staging directory of ours is not touched, though its name comes
-// near.
+// Names that are only similar to those of staging are not touched, nor are files
+// and links with the name of staging.
 func TestWhatLooksLikeStagingIsLeft(t *testing.T) {
 	s := backuptest.NewBareStore(t)
 	require.NoError(t, os.Mkdir(s.BackupDir, 0o700))
@@ -449,7 +453,7 @@ func TestWhatLooksLikeStagingIsLeft(t *testing.T) {
 	require.Len(t, log.Lines(), 1)
 }
 
-// Staging that cannot be removed does not fail a backup, and is told of.
+// Staging that cannot be removed does not fail a backup, but is logged.
 func TestStaleStagingThatCannotBeRemoved(t *testing.T) {
 	s := backuptest.NewBareStore(t)
 	stale := filepath.Join(s.BackupDir, staleName)
@@ -467,8 +471,8 @@ func TestStaleStagingThatCannotBeRemoved(t *testing.T) {
 	require.Len(t, log.Lines(), 2)
 }
 
-// BackupDir may be a link, snapshots/ may not: a list and a validation would
-// not follow it either.
+// BackupDir may be a link. snapshots/ may not, since list and validate would not
+// follow it.
 func TestLinksInTheBackupDirectory(t *testing.T) {
 	s := backuptest.NewStore(t)
 	real := filepath.Join(s.Dir, "disk", "backups")
@@ -485,7 +489,7 @@ func TestLinksInTheBackupDirectory(t *testing.T) {
 	require.Empty(t, s.Staging())
 	entries, err := os.ReadDir(real)
 	require.NoError(t, err)
-	require.Len(t, entries, 1, "something was made through the link")
+	require.Len(t, entries, 1, "something was created through the link")
 	s.RemoveAll(filepath.Join(s.BackupDir, "snapshots"))
 
 	backuptest.Write(t, filepath.Join(s.BackupDir, "snapshots"), "a file")
@@ -494,10 +498,10 @@ func TestLinksInTheBackupDirectory(t *testing.T) {
 	s.RemoveAll(filepath.Join(s.BackupDir, "snapshots"))
 }
 
-// A backup directory that cannot be read or written names itself.
+// The error names a backup directory that cannot be read or written.
 func TestBackupDirectoryWithoutRights(t *testing.T) {
 	if os.Geteuid() == 0 {
-		t.Skip("rights do not hold root back")
+		t.Skip("root needs no permissions")
 	}
 	for _, mode := range []fs.FileMode{0, 0o500, 0o300} {
 		s := backuptest.NewStore(t)
@@ -510,7 +514,7 @@ func TestBackupDirectoryWithoutRights(t *testing.T) {
 	}
 }
 
-// If one rename cannot publish, it is said before anything is copied.
+// If a rename cannot publish the snapshot, the call fails before it copies anything.
 func TestSnapshotsOnAnotherFileSystem(t *testing.T) {
 	for name, mount := range map[string]func(t *testing.T, s *backuptest.Store, target string){
 		"another file system": func(t *testing.T, s *backuptest.Store, target string) { backuptest.MountTmpfs(t, target, "") },
@@ -532,19 +536,17 @@ func TestSnapshotsOnAnotherFileSystem(t *testing.T) {
 	}
 }
 
-// The backup directory may be on another file system than the store, and the
-// parts of the store on others still.
+// The backup directory may be on another file system than the store.
 func TestStoreOnOtherFileSystems(t *testing.T) {
 	s := backuptest.NewStore(t)
 	require.NoError(t, os.Mkdir(s.BackupDir, 0o700))
 	backuptest.MountTmpfs(t, s.BackupDir, "")
-	// While the cleanup of backuptest.NewStore validates it is unmounted already.
+	// When NewStore validates at the end, this is already unmounted.
 	_, err := backup.ValidateBackup(t.Context(), s.Options, s.Create().Stamp)
 	require.NoError(t, err)
 }
 
-// What cannot fit is told before anything is copied; a disk that has room for
-// a part of it only is the same.
+// If the snapshot cannot fit on the disk, the call fails before it copies anything.
 func TestNotEnoughSpace(t *testing.T) {
 	for name, options := range map[string]string{"bytes": "size=1m", "inodes": "nr_inodes=12"} {
 		t.Run(name, func(t *testing.T) {

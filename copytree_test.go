@@ -18,7 +18,7 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// newTree is backuptest.NewStore with a Chroma directory that the tests below change.
+// newTree is backuptest.NewStore with a Chroma directory of five small files.
 func newTree(t *testing.T) *backuptest.Store {
 	t.Helper()
 	s := backuptest.NewStore(t)
@@ -32,9 +32,9 @@ func newTree(t *testing.T) *backuptest.Store {
 	return s
 }
 
-// Whatever changes in the Chroma directory once it has been looked at, it is
-// noticed, and named. The change is made when all is copied and before it is
-// compared.
+// Any change to the Chroma directory while it is copied is noticed, and the error
+// names what changed. The change is made when everything is copied and before it
+// is compared.
 func TestTreeChangedWhileCopied(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -44,8 +44,8 @@ func TestTreeChangedWhileCopied(t *testing.T) {
 		{"grown", func(s *backuptest.Store) { s.Must(appendTo(s.InChroma("b/3"), "more")) }, "b/3"},
 		{"shrunk", func(s *backuptest.Store) { s.Must(os.Truncate(s.InChroma("b/3"), 3)) }, "b/3"},
 		{"emptied", func(s *backuptest.Store) { s.Must(os.Truncate(s.InChroma("1"), 0)) }, "chroma/1"},
-		{"rewritten in the same size", func(s *backuptest.Store) { backuptest.Write(s.T, s.InChroma("b/3"), "CONTENT of b/3") }, "b/3"},
-		{"rewritten with its time kept", func(s *backuptest.Store) {
+		{"rewritten with the same size", func(s *backuptest.Store) { backuptest.Write(s.T, s.InChroma("b/3"), "CONTENT of b/3") }, "b/3"},
+		{"rewritten with the same time", func(s *backuptest.Store) {
 			info, err := os.Stat(s.InChroma("b/c/5"))
 			s.Must(err)
 			backuptest.Write(s.T, s.InChroma("b/c/5"), "CONTENT of b/c/5")
@@ -108,6 +108,7 @@ func TestTreeChangedWhileCopied(t *testing.T) {
 	}
 }
 
+// appendTo appends text to a file.
 func appendTo(path, text string) error {
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -117,7 +118,7 @@ func appendTo(path, text string) error {
 	return errors.Join(err, f.Close())
 }
 
-// A file that changes between two pieces of its own copy.
+// A file that changes while it is copied is noticed.
 func TestFileChangedBetweenPieces(t *testing.T) {
 	for name, change := range map[string]func(path string) error{
 		"grows":            func(path string) error { return appendTo(path, "more") },
@@ -143,7 +144,7 @@ func TestFileChangedBetweenPieces(t *testing.T) {
 					require.NoError(t, change(large))
 				}
 			}
-			for { // on a busy machine a file may be copied between two reports
+			for { // on a busy machine the file may be copied between two reports
 				meta, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 				if done {
 					require.ErrorIs(t, err, backup.ErrSourceChanged)
@@ -157,7 +158,7 @@ func TestFileChangedBetweenPieces(t *testing.T) {
 	}
 }
 
-// What had changed before it was looked at is no fault.
+// A change before the copy begins is no error.
 func TestTreeChangedBeforeItIsCopied(t *testing.T) {
 	s := newTree(t)
 	s.OnProgress = func(p backup.Progress) {
@@ -169,7 +170,7 @@ func TestTreeChangedBeforeItIsCopied(t *testing.T) {
 	require.Equal(t, backuptest.ReadTree(t, s.ChromaPath), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
 }
 
-// Names are bytes, and every one survives.
+// File names may have any bytes.
 func TestTreeNames(t *testing.T) {
 	t.Parallel()
 	s := newTree(t)
@@ -178,7 +179,7 @@ func TestTreeNames(t *testing.T) {
 		backuptest.Write(t, filepath.Join(s.InChroma(name), name), name)
 		backuptest.Write(t, filepath.Join(s.InChroma("b"), name), name)
 	}
-	// Names whose order differs between paths and their elements.
+	// Names that sort differently as paths and as elements of paths.
 	for _, name := range []string{"s", "s-", "s.x", "s0"} {
 		require.NoError(t, os.Mkdir(s.InChroma(name), 0o755))
 		backuptest.Write(t, filepath.Join(s.InChroma(name), "f"), "")
@@ -188,8 +189,8 @@ func TestTreeNames(t *testing.T) {
 	require.Equal(t, backuptest.ReadTree(t, s.ChromaPath), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
 }
 
-// Modes and times are kept, of directories that cannot be written to as well,
-// and a failure clears them away all the same.
+// Modes and times are kept, those of read-only directories included, and a failed
+// call can remove such copies.
 func TestTreeModes(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
@@ -231,7 +232,7 @@ func TestTreeModes(t *testing.T) {
 	require.Equal(t, before, backuptest.ReadTree(t, meta.ChromaSnapshotPath))
 }
 
-// Hundreds of directories, files of every small size, and empty ones.
+// Hundreds of directories are copied, with files of many small sizes.
 func TestTreeShapes(t *testing.T) {
 	t.Parallel()
 	s := newTree(t)
@@ -247,8 +248,8 @@ func TestTreeShapes(t *testing.T) {
 	require.EqualValues(t, 5+200, meta.ChromaSnapshotFiles)
 }
 
-// What is known of a copy from its making counts only while nobody has touched
-// it: the manifest is of the files that are published.
+// A hash that was taken while a file was copied counts only if the copy has not
+// been changed since: the manifest must be that of the published files.
 func TestCopyTouchedBeforeItIsHashed(t *testing.T) {
 	s := newTree(t)
 	files := []string{"1", "a/2", "b/3", "b/c/4", "b/c/5"}
@@ -272,11 +273,10 @@ func TestCopyTouchedBeforeItIsHashed(t *testing.T) {
 	}
 }
 
-// The copy equals the real directory in bytes, modes and times, directories
-// included.
+// The copy has the bytes, modes and times of the directory.
 func TestChromaCopy(t *testing.T) {
 	s := backuptest.NewStore(t)
-	// Times and modes that a copy does not get by itself.
+	// Times and modes that no new file has.
 	n := int64(0)
 	require.NoError(t, filepath.WalkDir(s.ChromaPath, func(path string, d fs.DirEntry, err error) error {
 		n++
@@ -292,6 +292,7 @@ func TestChromaCopy(t *testing.T) {
 	require.Equal(t, before, backuptest.ReadTree(t, s.ChromaPath), "the source was changed")
 }
 
+// The Chroma directory itself may be a link or empty, but not a file.
 func TestChromaRoot(t *testing.T) {
 	t.Parallel()
 	t.Run("a link to a directory", func(t *testing.T) {
@@ -326,8 +327,7 @@ func TestChromaRoot(t *testing.T) {
 	})
 }
 
-// With files beyond the number from which one syncfs is called instead of many
-// fsyncs.
+// From 1,000 files on, the library calls syncfs once instead of fsync for each file.
 func TestManyFiles(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -343,7 +343,8 @@ func TestManyFiles(t *testing.T) {
 	require.Equal(t, backuptest.ReadTree(t, s.ChromaPath), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
 }
 
-// What is mounted below the Chroma directory is not Chroma's.
+// A mount point below the Chroma directory is rejected. The directory itself may be
+// one.
 func TestTreeWithMountPoint(t *testing.T) {
 	for name, mount := range map[string]func(t *testing.T, s *backuptest.Store){
 		"another file system": func(t *testing.T, s *backuptest.Store) { backuptest.MountTmpfs(t, s.InChroma("b/c"), "") },

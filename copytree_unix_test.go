@@ -20,8 +20,8 @@ import (
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// What is neither a directory nor a regular file is refused by name, and not
-// opened: a FIFO would hang.
+// Files that are neither directories nor regular are rejected and not opened:
+// opening a FIFO would hang. The error names them.
 func TestTreeOfUnsupportedFiles(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -30,7 +30,7 @@ func TestTreeOfUnsupportedFiles(t *testing.T) {
 	}{
 		{"FIFO", func(_ *testing.T, path string) error { return unix.Mkfifo(path, 0o644) }, "a FIFO"},
 		{"socket", func(t *testing.T, path string) error {
-			t.Chdir(filepath.Dir(path)) // a socket's path has room for some 100 bytes
+			t.Chdir(filepath.Dir(path)) // the path of a socket may have only about 100 bytes
 			l, err := net.Listen("unix", filepath.Base(path))
 			if err == nil {
 				t.Cleanup(func() { l.Close() })
@@ -44,7 +44,7 @@ func TestTreeOfUnsupportedFiles(t *testing.T) {
 		{"loop of links", func(_ *testing.T, path string) error { return os.Symlink(filepath.Base(path), path) }, "a symbolic link"},
 		{"device", func(t *testing.T, path string) error {
 			if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
-				t.Skip("making a device needs root:", err)
+				t.Skip("creating a device needs root:", err)
 			}
 			return nil
 		}, "a device"},
@@ -60,7 +60,7 @@ func TestTreeOfUnsupportedFiles(t *testing.T) {
 	}
 }
 
-// A file that turns into something else after its directory was read.
+// A file may be replaced by a FIFO after its directory was read.
 func TestTreeFileTurnsIntoFIFO(t *testing.T) {
 	s := newTree(t)
 	s.OnProgress = func(p backup.Progress) {
@@ -72,8 +72,8 @@ func TestTreeFileTurnsIntoFIFO(t *testing.T) {
 	require.ErrorIs(t, s.CreateFails(), backup.ErrSourceChanged)
 }
 
-// Opening a hard link to the live database, and closing it, would drop the
-// host's locks; so would one to its -shm.
+// A hard link to the live database is rejected and not opened: closing it would drop
+// the host's locks. So would closing one to its -shm.
 func TestTreeWithHardLinkToDatabase(t *testing.T) {
 	t.Parallel()
 	for _, suffix := range []string{"", "-wal", "-shm"} {
@@ -98,7 +98,7 @@ func TestTreeWithHardLinkToDatabase(t *testing.T) {
 	}
 }
 
-// Hard links to anything else are files like others.
+// Hard links to other files are copied as files.
 func TestTreeWithHardLinks(t *testing.T) {
 	s := newTree(t)
 	require.NoError(t, os.Link(s.InChroma("1"), s.InChroma("b/1")))
@@ -106,7 +106,7 @@ func TestTreeWithHardLinks(t *testing.T) {
 	require.Equal(t, backuptest.ReadTree(t, s.ChromaPath), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
 }
 
-// A path may be longer than the system takes in one call.
+// A path may be longer than the system accepts in one call.
 func TestTreeOfGreatDepth(t *testing.T) {
 	t.Parallel()
 	const levels = 220
@@ -137,7 +137,7 @@ func TestTreeOfGreatDepth(t *testing.T) {
 	require.Contains(t, string(sums), fmt.Sprintf("%x  %s\n", sha256.Sum256([]byte("deep down")), path))
 }
 
-// Holes stay holes.
+// Holes are not filled.
 func TestTreeOfSparseFiles(t *testing.T) {
 	t.Parallel()
 	const size = 8 << 20
@@ -155,7 +155,7 @@ func TestTreeOfSparseFiles(t *testing.T) {
 		require.NoError(t, f.Sync())
 		require.NoError(t, f.Close())
 		if allocated(t, s.InChroma("b/"+name)) > size/2 {
-			t.Skip("this file system knows no holes")
+			t.Skip("this file system has no holes")
 		}
 	}
 	meta := s.Create()
@@ -170,6 +170,7 @@ func TestTreeOfSparseFiles(t *testing.T) {
 	require.EqualValues(t, 5*size+len("content of 1")+2*len("content of b/c/4")+2*len("content of a/2"), meta.ChromaSnapshotBytes)
 }
 
+// allocated returns the size of the blocks of a file.
 func allocated(t *testing.T, path string) int64 {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -177,7 +178,7 @@ func allocated(t *testing.T, path string) int64 {
 	return info.Sys().(*syscall.Stat_t).Blocks * 512
 }
 
-// A umask neither changes what a snapshot's files may do nor is it changed.
+// The umask has no effect on the modes in a snapshot, and is not changed.
 func TestUmask(t *testing.T) {
 	s := newTree(t)
 	require.NoError(t, os.Chmod(s.InChroma("1"), 0o666))

@@ -22,8 +22,8 @@ import (
 )
 
 var (
-	dbMB      = flag.Int("db-mb", 20, "size of the database in TestLargeDatabaseUnderWriters")
-	snapshots = flag.Int("snapshots", 2, "how many snapshots it takes")
+	dbMB      = flag.Int("db-mb", 20, "size in MB of the database in TestLargeDatabaseUnderWriters")
+	snapshots = flag.Int("snapshots", 2, "how many snapshots that test takes")
 )
 
 // eachCopy runs a test for both ways of copying a database.
@@ -35,8 +35,8 @@ func eachCopy(t *testing.T, test func(t *testing.T, online bool)) {
 	}
 }
 
-// Every journal mode and page size, with the host's connection open and
-// nothing checkpointed.
+// Databases of every journal mode and page size are copied while the host has a
+// connection open and nothing is checkpointed.
 func TestDatabaseForms(t *testing.T) {
 	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
@@ -70,7 +70,7 @@ func TestDatabaseForms(t *testing.T) {
 	})
 }
 
-// What a database says of itself is kept.
+// The settings in the header of a database are kept.
 func TestDatabaseSettingsKept(t *testing.T) {
 	eachCopy(t, func(t *testing.T, online bool) {
 		s := backuptest.NewStore(t)
@@ -90,8 +90,8 @@ func TestDatabaseSettingsKept(t *testing.T) {
 	})
 }
 
-// Names in which a URI or SQL would see something else. A database of the
-// name that they would be cut to lies beside it.
+// Names that have a meaning in a URI or in SQL are not misread. A database with the
+// name that would be left if they were cut lies beside.
 func TestDatabaseNames(t *testing.T) {
 	t.Parallel()
 	names := []string{
@@ -130,8 +130,8 @@ func TestDatabaseNames(t *testing.T) {
 	}
 }
 
-// memoryIfLong gives a journal mode in which a database of a name that leaves
-// no room for "-journal" can be written to.
+// memoryIfLong returns mode, or "memory" if the database's name leaves no room for
+// the "-journal" that the mode needs to write.
 func memoryIfLong(mode, name string) string {
 	if mode == "delete" && len(name) > 255-len("-journal") {
 		return "memory"
@@ -139,16 +139,15 @@ func memoryIfLong(mode, name string) string {
 	return mode
 }
 
-// A database that is reached through links is the file they lead to, and its
-// WAL is that file's.
+// If the path of the database has links, the WAL lies beside the file they lead to.
 func TestDatabaseThroughLinks(t *testing.T) {
 	eachCopy(t, func(t *testing.T, online bool) {
 		s := backuptest.NewStore(t)
 		s.IncludeChroma, s.OnlineBackup = false, online
 		db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
 		require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
-		require.NoError(t, os.Symlink("data", filepath.Join(s.Dir, "way")))
-		require.NoError(t, os.Symlink("way/atocore.db", filepath.Join(s.Dir, "link.db")))
+		require.NoError(t, os.Symlink("data", filepath.Join(s.Dir, "linked")))
+		require.NoError(t, os.Symlink("linked/atocore.db", filepath.Join(s.Dir, "link.db")))
 		s.DatabasePath = filepath.Join(s.Dir, "link.db")
 		meta := s.Create()
 		require.Equal(t, 1, backuptest.CountTransfers(t, meta.DBSnapshotPath))
@@ -174,7 +173,7 @@ func roleLeaveBehind(p *backuptest.Parent, args []string) error {
 	if _, err := db.Exec("UPDATE account SET balance = balance + 1000"); err != nil {
 		return err
 	}
-	// More than the cache holds, so it gets into the file or the WAL.
+	// More than fits in the cache, so that it gets into the file or the WAL.
 	if _, err := db.Exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 200)
 		INSERT INTO transfer (amount, note) SELECT i, hex(randomblob(1000)) FROM n`); err != nil {
 		return err
@@ -184,8 +183,8 @@ func roleLeaveBehind(p *backuptest.Parent, args []string) error {
 	return nil
 }
 
-// What a killed writer left, a hot journal or a WAL that nobody recovered, is
-// taken as SQLite takes it: what was committed, and no more.
+// A hot journal or a WAL of a killed writer is handled as SQLite does: the copy has
+// what was committed, and no more.
 func TestDatabaseOfKilledWriter(t *testing.T) {
 	t.Parallel()
 	for mode, left := range map[string]string{"wal": "-wal", "delete": "-journal", "truncate": "-journal", "persist": "-journal"} {
@@ -210,8 +209,8 @@ func TestDatabaseOfKilledWriter(t *testing.T) {
 	}
 }
 
-// roleTryLock tells, of the database args[0], whether it can get the locks it
-// is asked for: it executes each line as SQL.
+// roleTryLock executes each line that it hears as SQL in the database args[0], and
+// says whether it got the locks for it.
 func roleTryLock(p *backuptest.Parent, args []string) error {
 	for {
 		statement := p.Hear()
@@ -220,7 +219,7 @@ func roleTryLock(p *backuptest.Parent, args []string) error {
 			return err
 		}
 		_, err = db.Exec(statement)
-		if err := db.Close(); err != nil { // so that it holds nothing when it answers
+		if err := db.Close(); err != nil { // so that it holds no lock when it answers
 			return err
 		}
 		switch {
@@ -234,16 +233,16 @@ func roleTryLock(p *backuptest.Parent, args []string) error {
 	}
 }
 
-// Closing a descriptor of a database drops all locks that the process has on
-// it; then another process could write into the middle of the host's
-// transaction. So a snapshot must leave every lock of the host alone.
+// Closing a descriptor of a database drops all locks that the process has on it,
+// and then another process could write in the middle of the host's transaction. So
+// create and validate must not close one.
 func TestHostKeepsItsLocks(t *testing.T) {
 	t.Parallel()
 	const exclusive = "BEGIN EXCLUSIVE; ROLLBACK"
 	for _, tt := range []struct{ mode, host, child string }{
 		{"wal", "BEGIN IMMEDIATE; UPDATE account SET balance = balance + 1 WHERE id = 1", exclusive},
-		// In WAL mode the file itself is locked only against those who want
-		// it for themselves.
+		// In WAL mode the lock on the file itself only keeps out those who want
+		// to change the journal mode.
 		{"wal", "SELECT 1", "PRAGMA journal_mode=delete"},
 		{"delete", "BEGIN IMMEDIATE; UPDATE account SET balance = balance + 1 WHERE id = 1", exclusive},
 		{"delete", "BEGIN; SELECT count(*) FROM account", exclusive},
@@ -281,7 +280,7 @@ func TestHostKeepsItsLocks(t *testing.T) {
 	}
 }
 
-// A transaction that is open while the snapshot is taken is not in it.
+// A transaction that is open while the snapshot is taken is not copied.
 func TestOpenTransactionIsNotCopied(t *testing.T) {
 	for _, mode := range []string{"wal", "delete"} {
 		t.Run(mode, func(t *testing.T) {
@@ -305,8 +304,8 @@ func TestOpenTransactionIsNotCopied(t *testing.T) {
 	}
 }
 
-// A database that somebody has for himself is waited for: until he is done, or
-// ctx is.
+// If another connection has the database locked exclusively, create waits for it
+// until the context ends.
 func TestBusyDatabaseIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, params, begin string }{
@@ -346,12 +345,12 @@ func TestBusyDatabaseIsWaitedFor(t *testing.T) {
 	}
 }
 
-// bulkRows fill a page each; together they are more than the pieces in which a
-// file is copied.
+// bulkRows is the number of rows in a database of makeBulk. Each fills a page, and
+// together they are larger than the pieces in which a file is copied.
 const bulkRows = 3000
 
-// makeBulk makes a database of 12 MB and returns a connection to it that never
-// checkpoints by itself. The balances of all rows add up to 0.
+// makeBulk creates a database of 12 MB and returns a connection to it that does not
+// checkpoint by itself. The balances of all rows add up to 0.
 func makeBulk(t *testing.T, path, mode string) *sql.DB {
 	t.Helper()
 	db := backuptest.OpenDB(t, path, "_pragma=page_size(4096)", "_pragma=journal_mode("+mode+")", "_pragma=synchronous(off)",
@@ -380,36 +379,36 @@ func requireBulk(t *testing.T, path string) (rows int) {
 }
 
 const (
-	// sway moves balances between the first rows and the last ones, which are
-	// in different pieces of the file.
+	// sway moves balances between the first and the last rows, which are in
+	// different pieces of the file.
 	sway = "UPDATE bulk SET balance = balance + CASE WHEN id <= 10 THEN 7 ELSE -7 END WHERE id <= 10 OR id > 2990;"
-	// swell makes a transaction of more than one piece of the WAL.
+	// swell is a transaction that is larger than one piece of the WAL.
 	swell = "INSERT INTO bulk SELECT id + 100000, 0, zeroblob(3900) FROM bulk;"
 
 	passive  = "PRAGMA wal_checkpoint(PASSIVE);"
 	truncate = "PRAGMA wal_checkpoint(TRUNCATE);"
 )
 
-// Whatever a host does to a WAL database in the middle of the copy of its
-// file or of its WAL, the copy is one moment. The host acts from OnProgress,
-// which is called between two pieces, so each case happens as written.
+// Whatever a host does to a WAL database while its file or its WAL is being copied,
+// the copy is of one moment. The host acts in OnProgress, which is called between
+// two pieces, so that each case happens as written.
 func TestWALDatabaseChangedWhileCopied(t *testing.T) {
-	// In the last cases the copy begins with everything checkpointed, so the
-	// read transaction pins no part of the WAL and a writer may start it anew.
-	// The old WAL begins with transactions between the first rows alone, and
-	// only its end, behind the first piece, has one that takes from them for
-	// the last rows. If the copy has the old beginning and lacks the old end,
-	// the first rows are set back and the last ones, whose new values are in
-	// the file already, are not.
+	// In the last cases everything is checkpointed when the copy begins, so the
+	// read transaction does not hold the WAL and a writer may start it over. The
+	// old WAL begins with transactions between the first rows only. At its end,
+	// after the first piece, is one that moves balances from them to the last
+	// rows. If the copy had the old beginning without the old end, the first rows
+	// would be set back and the last ones, whose new values are already in the
+	// file, would not.
 	among := "UPDATE bulk SET balance = balance + CASE WHEN id % 2 = 0 THEN 5 ELSE -5 END WHERE id <= 400;"
 	oldWAL := strings.Repeat(among, 12) + sway + passive
 
 	for _, tt := range []struct {
 		name    string
 		prepare string
-		inWAL   bool // act when the first piece of the WAL is copied, not of the file
+		inWAL   bool // act after the first piece of the WAL, not of the file
 		act     string
-		rows    []int // what the copy may hold
+		rows    []int // how many rows the copy may have
 	}{
 		{"commit into the WAL", sway, false, sway + sway, []int{bulkRows}},
 		{"checkpoint", sway, false, passive, []int{bulkRows}},
@@ -419,12 +418,12 @@ func TestWALDatabaseChangedWhileCopied(t *testing.T) {
 		{"everything checkpointed before, then a commit", sway + passive, false, sway + passive + swell, []int{bulkRows, 2 * bulkRows}},
 		{"empty WAL, then a commit", sway + truncate, false, sway, []int{bulkRows}},
 		{"empty WAL, then a commit and a checkpoint", sway + truncate, false, sway + passive + sway, []int{bulkRows}},
-		{"empty WAL that stays so", sway + truncate, false, "SELECT 1", []int{bulkRows}},
+		{"empty WAL that stays empty", sway + truncate, false, "SELECT 1", []int{bulkRows}},
 		{"WAL grows", swell, true, sway + "DELETE FROM bulk WHERE id > 100000;", []int{2 * bulkRows}},
-		{"WAL begins anew", oldWAL, true, swell, []int{2 * bulkRows}},
-		{"WAL begins anew and grows", oldWAL, true, swell + sway + "DELETE FROM bulk WHERE id > 100000;", []int{bulkRows}},
+		{"WAL starts over", oldWAL, true, swell, []int{2 * bulkRows}},
+		{"WAL starts over and grows", oldWAL, true, swell + sway + "DELETE FROM bulk WHERE id > 100000;", []int{bulkRows}},
 		{"WAL is truncated", oldWAL, true, truncate, []int{bulkRows}},
-		{"WAL is truncated and begins anew", oldWAL, true, truncate + swell, []int{2 * bulkRows}},
+		{"WAL is truncated and starts over", oldWAL, true, truncate + swell, []int{2 * bulkRows}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -460,8 +459,8 @@ func TestWALDatabaseChangedWhileCopied(t *testing.T) {
 	}
 }
 
-// If another database takes the place of the one that is being copied, its
-// WAL must not be taken for that of the first.
+// If another database replaces the one that is being copied, its WAL must not be
+// taken for that of the first.
 func TestDatabaseReplacedWhileCopied(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("files that are open cannot be replaced on Windows")
@@ -486,7 +485,7 @@ func TestDatabaseReplacedWhileCopied(t *testing.T) {
 		}
 		meta, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 		require.True(t, replaced)
-		if online { // it has the first one's files open
+		if online { // it has the files of the first one open
 			require.NoError(t, err)
 			require.Equal(t, bulkRows, requireBulk(t, meta.DBSnapshotPath))
 		} else if runtime.GOOS == "linux" {
@@ -496,7 +495,7 @@ func TestDatabaseReplacedWhileCopied(t *testing.T) {
 	})
 }
 
-// The way to the copy has to be escaped like the way to the source.
+// The path of the copy has to be escaped like that of the source.
 func TestNamesOfTheBackupDirectory(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("many of these names are not possible on Windows")
@@ -518,8 +517,8 @@ func TestNamesOfTheBackupDirectory(t *testing.T) {
 	})
 }
 
-// Through the online backup, what is committed while it runs is not in the
-// copy, and does not make it begin anew.
+// Commits during an online backup are not in the copy and do not make it start
+// over.
 func TestOnlineBackupIsOneMoment(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewBareStore(t)
@@ -539,11 +538,11 @@ func TestOnlineBackupIsOneMoment(t *testing.T) {
 	}
 	meta := s.Create()
 	require.Equal(t, bulkRows, requireBulk(t, meta.DBSnapshotPath))
-	require.Greater(t, steps, 1, "one step is no middle")
+	require.Greater(t, steps, 1, "it was copied in one step")
 }
 
-// While a rollback-journal database is copied its writers have to wait, and
-// they can go on when the copy is made, long before the snapshot is.
+// Writers of a rollback-journal database have to wait while it is copied, but not
+// until the snapshot is complete.
 func TestRollbackJournalWritersWait(t *testing.T) {
 	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
@@ -572,8 +571,7 @@ func TestRollbackJournalWritersWait(t *testing.T) {
 	})
 }
 
-// A WAL database's last connection checkpoints and removes the WAL, as it
-// always does; and one that is only looked at is not changed.
+// An idle database is not changed, and no file is left beside it.
 func TestIdleDatabaseIsLeftAsItIs(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"wal", "delete"} {
@@ -616,7 +614,7 @@ func roleWrite(p *backuptest.Parent, args []string) error {
 	}
 }
 
-// Two processes write without pause while snapshots are taken. The full size:
+// Two processes write without a pause while snapshots are taken. In full size:
 //
 //	go test -run TestLargeDatabaseUnderWriters -db-mb 300 -snapshots 50 -v .
 func TestLargeDatabaseUnderWriters(t *testing.T) {
@@ -641,7 +639,7 @@ func TestLargeDatabaseUnderWriters(t *testing.T) {
 			meta := s.Create()
 			require.Greater(t, meta.DBSizeBytes, int64(*dbMB*1_000_000))
 			n := backuptest.CountTransfers(t, meta.DBSnapshotPath)
-			require.Greater(t, n, transfers, "the writers stood still")
+			require.Greater(t, n, transfers, "the writers did nothing")
 			transfers = n
 			s.RemoveAll(meta.BackupRoot)
 		}
@@ -654,7 +652,7 @@ func TestLargeDatabaseUnderWriters(t *testing.T) {
 	})
 }
 
-// A database that is missing is not made, by nobody and nowhere.
+// A missing database is an error, and is not created.
 func TestDatabaseMissing(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*backuptest.Store){
@@ -675,12 +673,12 @@ func TestDatabaseMissing(t *testing.T) {
 				require.ErrorIs(t, err, fs.ErrNotExist)
 			}
 			require.ErrorContains(t, err, s.DatabasePath)
-			require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was made")
+			require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was created")
 		})
 	}
 }
 
-// What cannot be a database is refused, and nothing of it kept.
+// A file that is not a database is rejected.
 func TestDatabaseInvalid(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -698,7 +696,7 @@ func TestDatabaseInvalid(t *testing.T) {
 		{"less than a header", whole[:99], backup.ErrSourceInvalid},
 		{"only a header", whole[:100], backup.ErrSourceInvalid},
 		{"half of its pages", whole[:len(whole)/2/4096*4096], backup.ErrSourceInvalid},
-		{"garbage behind the header", append(whole[:100:100], garbage...), backup.ErrSourceInvalid},
+		{"garbage after the header", append(whole[:100:100], garbage...), backup.ErrSourceInvalid},
 		{"a directory", nil, nil},
 	} {
 		for _, online := range []bool{false, true} {
@@ -721,8 +719,9 @@ func TestDatabaseInvalid(t *testing.T) {
 	}
 }
 
-// A database that is gone is let go when another one is copied.
-func TestRemovedDatabasesAreLetGo(t *testing.T) {
+// The descriptor that is kept for a database is closed after the database was
+// removed, when another one is copied.
+func TestDescriptorsOfRemovedDatabases(t *testing.T) {
 	for range 5 {
 		s := backuptest.NewStore(t)
 		s.IncludeChroma = false

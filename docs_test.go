@@ -13,6 +13,7 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
+// readDoc returns a file of docs.
 func readDoc(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("docs", name))
@@ -20,14 +21,14 @@ func readDoc(t *testing.T, name string) string {
 	return string(data)
 }
 
-// What the guide to restoring says that a message says, is said.
+// The messages that the guide to restoring quotes exist in the source.
 func TestRestoreGuideQuotesRealMessages(t *testing.T) {
 	var source strings.Builder
-	for _, pattern := range []string{"*.go", "cmd/atocore-backup/*.go"} {
+	for _, pattern := range []string{"*.go", "internal/*/*.go", "cmd/atocore-backup/*.go"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, file := range files {
-			if strings.HasSuffix(file, "_test.go") {
+			if strings.HasSuffix(file, "_test.go") || filepath.Base(filepath.Dir(file)) == "backuptest" {
 				continue
 			}
 			data, err := os.ReadFile(file)
@@ -35,7 +36,7 @@ func TestRestoreGuideQuotesRealMessages(t *testing.T) {
 			source.Write(data)
 		}
 	}
-	// The guide has an ellipsis where something is filled in.
+	// The guide has an ellipsis for each verb of a format string.
 	text := regexp.MustCompile(`%[sdvw]`).ReplaceAllString(source.String(), "…")
 	var quoted int
 	for _, line := range strings.Split(readDoc(t, "restore.md"), "\n") {
@@ -43,18 +44,18 @@ func TestRestoreGuideQuotesRealMessages(t *testing.T) {
 		if !ok {
 			continue
 		}
-		said, _, _ := strings.Cut("`"+row, " | ")
-		for i, message := range strings.Split(said, "`") {
+		messages, _, _ := strings.Cut("`"+row, " | ")
+		for i, message := range strings.Split(messages, "`") {
 			if i%2 == 1 {
 				quoted++
-				require.True(t, strings.Contains(text, strings.TrimSuffix(message, ":")), "nothing says %q", message)
+				require.True(t, strings.Contains(text, strings.TrimSuffix(message, ":")), "no message has %q", message)
 			}
 		}
 	}
 	require.Greater(t, quoted, 20)
 }
 
-// handBlock gives the commands of the guide that follow a mark.
+// handBlock returns the commands of the guide that follow a mark.
 func handBlock(t *testing.T, mark string) string {
 	t.Helper()
 	_, after, found := strings.Cut(readDoc(t, "restore.md"), "<!-- "+mark+" -->\n")
@@ -70,8 +71,8 @@ func handBlock(t *testing.T, mark string) string {
 	return script.String()
 }
 
-// The guide's way by hand brings the store back, over what a restore left that
-// was cut off, too.
+// The commands of the guide restore a store by hand, also over what a restore left
+// that was cut off.
 func TestRestoreByHand(t *testing.T) {
 	for _, tool := range []string{"sh", "sha256sum", "find"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -88,7 +89,7 @@ func TestRestoreByHand(t *testing.T) {
 	registry, err := os.ReadFile(s.RegistryPath)
 	require.NoError(t, err)
 
-	// A WAL that would be read into whatever database lies beside it.
+	// A WAL, which would be applied to any database that lies beside it.
 	db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
 	for range 100 {
 		require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
@@ -124,6 +125,6 @@ func TestRestoreByHand(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(home, "store", "*", ".atocore*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
-	require.FileExists(t, filepath.Join(home, "before-restore", "atocore.db-wal"), "nothing is lost")
+	require.FileExists(t, filepath.Join(home, "before-restore", "atocore.db-wal"), "the old WAL is lost")
 	s.RequireClean()
 }

@@ -23,8 +23,8 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// The guard is taken only for the Chroma directory, covers all that is read of
-// the live store, and is free before anything takes long.
+// The guard is taken only if the Chroma directory is copied. It is held while the
+// live store is read, and released before the slow steps.
 func TestGuardCoversTheCapture(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -66,20 +66,22 @@ func TestGuardCoversTheCapture(t *testing.T) {
 	}
 }
 
-// A guard that cannot be taken fails the backup before anything is read.
+// If the guard cannot be taken, the backup fails before anything is read.
 func TestGuardFails(t *testing.T) {
 	busy := errors.New("ingestion will not stop")
 	for name, lock := range map[string]func(ctx context.Context) (func(), error){
-		"error":            func(context.Context) (func(), error) { return nil, busy },
-		"error and unlock": func(context.Context) (func(), error) { return func() { panic("released what was not taken") }, busy },
-		"no unlock":        func(context.Context) (func(), error) { return nil, nil },
+		"error": func(context.Context) (func(), error) { return nil, busy },
+		"error and unlock": func(context.Context) (func(), error) {
+			return func() { panic("released though it was not taken") }, busy
+		},
+		"no unlock": func(context.Context) (func(), error) { return nil, nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := backuptest.NewStore(t)
 			log := s.Record()
 			s.Locker = backup.LockerFunc(lock)
 			s.OnProgress = func(p backup.Progress) {
-				require.NotEqual(t, backup.PhaseDatabase, p.Phase, "it went on without the guard")
+				require.NotEqual(t, backup.PhaseDatabase, p.Phase, "it continued without the guard")
 			}
 			err := s.CreateFails()
 			if name == "no unlock" {
@@ -93,6 +95,7 @@ func TestGuardFails(t *testing.T) {
 	}
 }
 
+// A create waits for the guard until its context ends.
 func TestGuardIsWaitedForUntilCancelled(t *testing.T) {
 	s := backuptest.NewStore(t)
 	var ingestion sync.Mutex
@@ -117,11 +120,11 @@ func TestGuardIsWaitedForUntilCancelled(t *testing.T) {
 	require.True(t, ingestion.TryLock(), "the mutex is still locked")
 }
 
-// errHandler panics with an error.
+// errHandler is what the host panics with.
 var errHandler = errors.New("handler broke")
 
-// Each function of the host may panic: the guard is released once, nothing is
-// left, and the error says where it happened.
+// Each function of the host may panic. Then the guard is released once, nothing is
+// left behind, and the error has the stack.
 func TestPanicOfTheHost(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -156,8 +159,8 @@ func TestPanicOfTheHost(t *testing.T) {
 			g.RequireReleased(t)
 		})
 	}
-	// The last message comes when the snapshot is visible already. Then it is
-	// there, and the error must not deny it.
+	// The last message is logged when the snapshot is already visible. Then the
+	// call must not fail.
 	t.Run("Logger at the end", func(t *testing.T) {
 		s := backuptest.NewStore(t)
 		s.Logger = slog.New(panickingHandler{})
@@ -168,14 +171,14 @@ func TestPanicOfTheHost(t *testing.T) {
 	})
 }
 
+// A panickingHandler panics at every message.
 type panickingHandler struct{ slog.Handler }
 
 func (panickingHandler) Enabled(context.Context, slog.Level) bool  { return true }
 func (panickingHandler) Handle(context.Context, slog.Record) error { panic(errHandler) }
 
-// Whatever the host does in OnProgress, at whichever report: cancel, panic, or
-// end its goroutine. Each phase's first report, then its second, until it has
-// no more.
+// The host may cancel, panic or end its goroutine in any call of OnProgress. This
+// tries the first report of each phase, then the second, until there are no more.
 func TestInterruptedAtEveryReport(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
@@ -238,7 +241,7 @@ func TestInterruptedAtEveryReport(t *testing.T) {
 	}
 }
 
-// In the middle of a large file the call ends after the piece it is at.
+// A call that is cancelled in a large file ends after the current piece.
 func TestCancelledWithinAFile(t *testing.T) {
 	for _, tt := range []struct {
 		phase  backup.Phase
@@ -263,10 +266,10 @@ func TestCancelledWithinAFile(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			var done int64 // when it was cancelled
+			var done int64 // when the call was cancelled
 			s.OnProgress = func(p backup.Progress) {
 				if ctx.Err() != nil {
-					require.Less(t, p.Bytes, done+(24<<20), "it goes on and on")
+					require.Less(t, p.Bytes, done+(24<<20), "it does not stop")
 				} else if p.Phase == tt.phase && p.Bytes > 0 {
 					done = p.Bytes
 					cancel()
@@ -279,7 +282,7 @@ func TestCancelledWithinAFile(t *testing.T) {
 	}
 }
 
-// A ctx that is done already: nothing is done, not even for the host.
+// If the context is done before the call, nothing is called or created.
 func TestDoneContext(t *testing.T) {
 	s := backuptest.NewStore(t)
 	s.InitDB = func(context.Context) error { panic("called though ctx is done") }
@@ -296,7 +299,7 @@ func TestDoneContext(t *testing.T) {
 	require.Equal(t, before, backuptest.ReadTree(t, s.Dir))
 }
 
-// A deadline that passes in the middle of the work ends it.
+// A deadline that passes in any phase ends the call.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
 	for _, phase := range backuptest.CreatePhases {
@@ -320,7 +323,7 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
-// A lateContext has a deadline that passes when the test says so.
+// A lateContext has a deadline that passes when expire is called.
 type lateContext struct {
 	context.Context
 	once sync.Once
@@ -355,9 +358,9 @@ func (c *lateContext) Err() error {
 	return c.err
 }
 
-// OnProgress is called on the caller's goroutine, one call at a time; backuptest.CreatePhases
-// come in their order, each with a report at its beginning; counts only grow,
-// and end at the totals.
+// OnProgress is called on the caller's goroutine, one call at a time. The phases
+// come in their order, each with a report at its beginning. Counts only grow, and
+// reach the totals.
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
@@ -382,8 +385,8 @@ func TestProgress(t *testing.T) {
 			require.Equal(t, caller, goroutine(), "not on the caller's goroutine")
 			if p.Phase != last.Phase {
 				order = append(order, p.Phase)
-				require.Zero(t, p.Bytes, "%s does not begin at its beginning", p.Phase)
-				require.Zero(t, p.Files, "%s does not begin at its beginning", p.Phase)
+				require.Zero(t, p.Bytes, "%s does not begin at 0", p.Phase)
+				require.Zero(t, p.Files, "%s does not begin at 0", p.Phase)
 			} else {
 				require.GreaterOrEqual(t, p.Bytes, last.Bytes, p.Phase)
 				require.GreaterOrEqual(t, p.Files, last.Files, p.Phase)
@@ -423,7 +426,7 @@ func TestProgress(t *testing.T) {
 	})
 }
 
-// goroutine names the running goroutine.
+// goroutine returns a name of the running goroutine.
 func goroutine() string {
 	stack := make([]byte, 64)
 	stack = stack[:runtime.Stack(stack, false)]
@@ -431,8 +434,8 @@ func goroutine() string {
 	return string(name)
 }
 
-// Nothing is open and nothing runs after a call, however it ended, but the one
-// descriptor of each live database.
+// After a call, however it ended, no goroutine and no descriptor is left, except for
+// one descriptor of each live database.
 func TestNothingStaysOpen(t *testing.T) {
 	s := backuptest.NewStore(t)
 	missing := s.Options
@@ -480,20 +483,20 @@ func TestNothingStaysOpen(t *testing.T) {
 		fails(badChroma, t.Context())
 		fails(noDatabase, t.Context())
 		for _, phase := range backuptest.CreatePhases {
-			if phase != backup.PhaseGuard { // there is none
+			if phase != backup.PhaseGuard { // there is no guard
 				cancelledAt(phase)
 				panicsAt(phase)
 			}
 		}
 	}
-	round() // opens what stays open
+	round() // opens the descriptors that are kept
 	fails(badRegistry, t.Context())
 	fds, goroutines := backuptest.OpenFiles(t), runtime.NumGoroutine()
 	for range 3 {
 		round()
 	}
 	require.Equal(t, fds, backuptest.OpenFiles(t), "descriptors were left open")
-	for range 1000 { // a goroutine that has done its work may still be there for a moment
+	for range 1000 { // a goroutine may take a moment to end
 		if runtime.NumGoroutine() <= goroutines {
 			return
 		}
@@ -503,10 +506,10 @@ func TestNothingStaysOpen(t *testing.T) {
 	require.Fail(t, "goroutines were left", "%s", stacks[:runtime.Stack(stacks, true)])
 }
 
-// The host makes its schema before anything is looked at.
+// InitDB is called before anything is read.
 func TestInitDB(t *testing.T) {
 	t.Parallel()
-	t.Run("makes the database", func(t *testing.T) {
+	t.Run("creates the database", func(t *testing.T) {
 		s := backuptest.NewStore(t)
 		s.RemoveAll(s.DatabasePath)
 		type key struct{}
@@ -542,6 +545,7 @@ func TestInitDB(t *testing.T) {
 	})
 }
 
+// The database can be copied through the host's own handle.
 func TestCaptureThroughTheHostsHandle(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -550,11 +554,11 @@ func TestCaptureThroughTheHostsHandle(t *testing.T) {
 	s.DB = db
 	m := s.Create()
 	backuptest.RequireSound(t, m.DBSnapshotPath)
-	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 5), "the handle works on")
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 5), "the handle still works")
 }
 
-// memoryStore makes a store whose database is in memory, in a pool of one
-// connection: losing that loses the database.
+// memoryStore creates a store whose database is in memory, in a pool of one
+// connection. If that connection were closed, the database would be lost.
 func memoryStore(t *testing.T) *backuptest.Store {
 	s := backuptest.NewStore(t)
 	require.NoError(t, os.Remove(s.DatabasePath))
@@ -613,7 +617,7 @@ func TestDatabaseInMemorySurvivesAFailedCapture(t *testing.T) {
 			tt.fail(s, cancel)
 			_, err := backup.CreateRuntimeBackup(ctx, s.Options)
 			require.ErrorIs(t, err, tt.want)
-			require.NoError(t, backuptest.Transfer(context.Background(), s.DB, 1, 2, 5), "the database is still there, with no transaction open")
+			require.NoError(t, backuptest.Transfer(context.Background(), s.DB, 1, 2, 5), "the database exists and has no transaction open")
 			s.OnProgress = nil
 			backuptest.RequireSound(t, s.Create().DBSnapshotPath)
 		})
@@ -628,7 +632,7 @@ func TestHandleInsideATransactionIsRefused(t *testing.T) {
 	_, err = backup.CreateRuntimeBackup(context.Background(), s.Options)
 	require.ErrorContains(t, err, "within a transaction")
 	_, err = s.DB.Exec("COMMIT")
-	require.NoError(t, err, "the host's transaction is left to the host")
+	require.NoError(t, err, "the transaction of the host is left open")
 }
 
 func TestHandleOfAnotherFileIsRefused(t *testing.T) {
@@ -642,7 +646,7 @@ func TestHandleOfAnotherFileIsRefused(t *testing.T) {
 		path string
 	}{
 		{"another file", backuptest.OpenDB(t, other), s.DatabasePath},
-		{"a file, and a path that is none", backuptest.OpenDB(t, other), filepath.Join(s.Dir, "none.db")},
+		{"a file, and a path that does not exist", backuptest.OpenDB(t, other), filepath.Join(s.Dir, "none.db")},
 		{"in memory, and a path that is a file", memoryStore(t).DB, s.DatabasePath},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

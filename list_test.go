@@ -33,7 +33,7 @@ func TestListNothing(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "[]", string(data))
 	}
-	require.NoDirExists(t, filepath.Join(dir, "no such"), "listing makes nothing")
+	require.NoDirExists(t, filepath.Join(dir, "no such"), "list created something")
 
 	_, err := backup.ListRuntimeBackups(t.Context(), backup.Options{})
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
@@ -41,7 +41,7 @@ func TestListNothing(t *testing.T) {
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
 }
 
-// The fields are the Python module's.
+// The JSON of a list has the fields of the Python module.
 func TestListJSON(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	s.Set(map[string]any{"future": []any{"α\x7f", 1}})
@@ -62,7 +62,7 @@ func TestListJSON(t *testing.T) {
 	var got []map[string]json.RawMessage
 	require.NoError(t, json.Unmarshal(data, &got))
 	require.ElementsMatch(t, []string{"stamp", "path", "has_metadata", "metadata"}, slices.Collect(maps.Keys(got[0])))
-	require.JSONEq(t, string(s.Read(backuptest.MetadataFile)), string(got[0]["metadata"]), "unknown fields are passed on")
+	require.JSONEq(t, string(s.Read(backuptest.MetadataFile)), string(got[0]["metadata"]), "unknown fields are kept")
 	require.ElementsMatch(t, []string{"stamp", "path", "has_metadata"}, slices.Collect(maps.Keys(got[1])))
 	require.Equal(t, "false", string(got[1]["has_metadata"]))
 	if runtime.GOOS == "linux" {
@@ -70,20 +70,19 @@ func TestListJSON(t *testing.T) {
 	}
 }
 
-// A damaged snapshot is listed with what is wrong, and hides no other.
+// Snapshots with damaged metadata are listed with the error, beside the others.
 func TestListDamagedMetadata(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	snapshots := filepath.Join(base.BackupDir, "snapshots")
 	type want struct {
 		fault string
-		raw   bool // the JSON is shown all the same
+		raw   bool // the metadata are in the list all the same
 	}
 	wants := map[string]want{base.Stamp: {"", true}}
 	add := func(stamp, fault string, raw bool, damage func(s *backuptest.Snapshot)) {
-		s := *base
-		s.Stamp = stamp
+		s := base.Named(t, stamp)
 		require.NoError(t, os.CopyFS(s.Path(""), os.DirFS(base.Path(""))))
-		damage(&s)
+		damage(s)
 		wants[stamp] = want{fault, raw}
 	}
 	add("cut", "invalid_json", false, func(s *backuptest.Snapshot) { s.Write(backuptest.MetadataFile, s.Read(backuptest.MetadataFile)[:100]) })
@@ -108,15 +107,12 @@ func TestListDamagedMetadata(t *testing.T) {
 		require.NoError(t, os.Mkdir(s.Path(backuptest.MetadataFile), 0o755))
 	})
 	for _, d := range backuptest.SpecialFiles {
-		add(d.Name, "not_a_file", false, func(s *backuptest.Snapshot) {
-			shallow := *s // a socket's place is where the test is
-			d.Do(&shallow, backuptest.MetadataFile)
-		})
+		add(d.Name, "not_a_file", false, func(s *backuptest.Snapshot) { d.Do(s, backuptest.MetadataFile) })
 	}
 	add("python", "", true, func(s *backuptest.Snapshot) { s.MakePython() })
 	add("other damage", "", true, func(s *backuptest.Snapshot) { s.Remove("db"); s.Remove(backuptest.ManifestFile) })
 
-	// These are no snapshots.
+	// These are not snapshots.
 	require.NoError(t, os.WriteFile(filepath.Join(snapshots, "20260101T000000Z"), nil, 0o600))
 	require.NoError(t, os.Symlink(base.Path(""), filepath.Join(snapshots, "20260101T000001Z")))
 	require.NoError(t, os.Symlink("nothing", filepath.Join(snapshots, "20260101T000002Z")))
@@ -138,7 +134,7 @@ func TestListDamagedMetadata(t *testing.T) {
 		require.Equal(t, s.MetadataError != "", entry.Error != nil)
 		got[s.Stamp] = want{s.MetadataError, entry.Metadata != nil}
 	}
-	wants["null"] = want{"wrong_shape", false} // the file's own null
+	wants["null"] = want{"wrong_shape", false} // the list has null, but it is that of the file
 	require.Equal(t, wants, got)
 	require.True(t, slices.IsSortedFunc(list, func(a, b backup.Snapshot) int { return cmp.Compare(a.Stamp, b.Stamp) }))
 }
@@ -162,11 +158,10 @@ func TestListOrder(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-// Memory grows with the result and with nothing else, whatever the snapshots
-// hold.
+// The memory of a list depends only on the size of its result.
 func TestListTenThousand(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it makes 10,000 snapshots")
+		t.Skip("it creates 10,000 snapshots")
 	}
 	const snapshots = 10_000
 	base := backuptest.NewSnapshot(t)
@@ -210,7 +205,7 @@ func TestListHeedsItsContext(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// Relative paths mean the same in a list as in every other call.
+// BackupDir may be relative, as in every other call.
 func TestListRelativeDirectory(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	t.Chdir(filepath.Dir(s.BackupDir))

@@ -17,7 +17,7 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// Every fault is reported at once, and nothing is done.
+// All faults are reported at once, and nothing is done.
 func TestFaultyOptions(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -47,8 +47,7 @@ func TestFaultyOptions(t *testing.T) {
 	}
 }
 
-// requireFaults checks that an error of Options names these faults and no
-// others.
+// requireFaults checks that an error names exactly these faults of the options.
 func requireFaults(t *testing.T, err error, faults []string) {
 	t.Helper()
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
@@ -58,8 +57,9 @@ func requireFaults(t *testing.T, err error, faults []string) {
 	require.Len(t, strings.Split(err.Error(), "\n"), len(faults), err)
 }
 
-// Places that would make a snapshot hold itself, or close a live database.
-func TestPlacesThatCannotWork(t *testing.T) {
+// Paths are rejected if a snapshot would contain itself or a live database would be
+// closed.
+func TestPathsThatCannotWork(t *testing.T) {
 	link := func(t *testing.T, target, name string) {
 		t.Helper()
 		require.NoError(t, os.Symlink(target, name))
@@ -84,21 +84,21 @@ func TestPlacesThatCannotWork(t *testing.T) {
 		{"Chroma in backups", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Dir(s.ChromaPath)
 		}, []string{"lies inside BackupDir"}},
-		{"though Chroma is not asked for", func(t *testing.T, s *backuptest.Store) {
+		{"backups in Chroma, which is not asked for", func(t *testing.T, s *backuptest.Store) {
 			s.IncludeChroma = false
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
 		}, []string{"lies inside ChromaPath"}},
 		{"backups in Chroma through a link", func(t *testing.T, s *backuptest.Store) {
-			link(t, s.ChromaPath, filepath.Join(s.Dir, "way"))
-			s.BackupDir = filepath.Join(s.Dir, "way", "not", "there", "yet")
+			link(t, s.ChromaPath, filepath.Join(s.Dir, "linked"))
+			s.BackupDir = filepath.Join(s.Dir, "linked", "not", "there", "yet")
 		}, []string{"lies inside ChromaPath"}},
 		{"Chroma as a link to the backups' parent", func(t *testing.T, s *backuptest.Store) {
 			s.RemoveAll(s.ChromaPath)
 			link(t, s.Dir, s.ChromaPath)
 		}, []string{"BackupDir", "DatabasePath"}},
 		{"backups as a link to Chroma's parent", func(t *testing.T, s *backuptest.Store) {
-			link(t, "data", filepath.Join(s.Dir, "way"))
-			s.BackupDir = filepath.Join(s.Dir, "way")
+			link(t, "data", filepath.Join(s.Dir, "linked"))
+			s.BackupDir = filepath.Join(s.Dir, "linked")
 		}, []string{"lies inside BackupDir"}},
 		{"database in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.DatabasePath = filepath.Join(s.ChromaPath, "chroma.sqlite3")
@@ -125,7 +125,7 @@ func TestPlacesThatCannotWork(t *testing.T) {
 			s.RegistryPath = filepath.Join(s.Dir, "registry.json")
 			require.NoError(t, os.Link(s.DatabasePath, s.RegistryPath))
 		}, []string{"RegistryPath"}},
-		{"backups deeper than SQLite can look", func(t *testing.T, s *backuptest.Store) {
+		{"backups deeper than the paths of SQLite", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.Dir, strings.Repeat("a", 200), strings.Repeat("b", 250))
 		}, []string{"too long for SQLite"}},
 		{"the database's -shm as registry", func(t *testing.T, s *backuptest.Store) {
@@ -146,20 +146,20 @@ func TestPlacesThatCannotWork(t *testing.T) {
 	}
 }
 
-// Places that look like those and are right.
-func TestPlacesThatWork(t *testing.T) {
+// Similar paths are accepted.
+func TestPathsThatWork(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(s *backuptest.Store){
-		"a name that begins as Chroma's":   func(s *backuptest.Store) { s.BackupDir = s.ChromaPath + "-backups" },
-		"a name that ends Chroma's early":  func(s *backuptest.Store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },
+		"a name that begins like Chroma's": func(s *backuptest.Store) { s.BackupDir = s.ChromaPath + "-backups" },
+		"the beginning of Chroma's name":   func(s *backuptest.Store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },
 		"database and registry in backups": func(s *backuptest.Store) { s.BackupDir = filepath.Join(s.Dir, "config") },
 		"backups beside all":               func(s *backuptest.Store) { s.BackupDir = filepath.Join(s.Dir, "data", "backups") },
-		"as deep as SQLite can look": func(s *backuptest.Store) {
+		"as deep as the paths of SQLite": func(s *backuptest.Store) {
 			rest := 512 - len("-journal") - len("/snapshots/20060102T150405Z-1000/chroma/chroma.sqlite3") - len(s.Dir)
 			s.BackupDir = filepath.Join(s.Dir, strings.Repeat("a", 150), strings.Repeat("b", rest-152))
 		},
-		"unclean paths":                     func(s *backuptest.Store) { s.BackupDir = s.ChromaPath + "/../x/.././/backups/" },
-		"the database's name for all three": func(s *backuptest.Store) { s.BackupDir = s.DatabasePath + "-backups" },
+		"unclean paths":                func(s *backuptest.Store) { s.BackupDir = s.ChromaPath + "/../x/.././/backups/" },
+		"the database's name and more": func(s *backuptest.Store) { s.BackupDir = s.DatabasePath + "-backups" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := backuptest.NewBareStore(t)
@@ -172,11 +172,11 @@ func TestPlacesThatWork(t *testing.T) {
 	}
 }
 
-// Relative paths mean the working directory at the time of the call, and what
-// is recorded is absolute.
+// Relative paths are relative to the working directory at the time of the call, and
+// recorded paths are absolute.
 func TestRelativePaths(t *testing.T) {
 	s := backuptest.NewStore(t)
-	real, err := filepath.EvalSymlinks(s.Dir) // as a shell, Getwd may give either
+	real, err := filepath.EvalSymlinks(s.Dir) // Getwd may return either, like a shell
 	require.NoError(t, err)
 	t.Chdir(real)
 	opts := backup.Options{
@@ -188,7 +188,7 @@ func TestRelativePaths(t *testing.T) {
 	}
 	before := opts
 	opts.OnProgress = func(backup.Progress) {
-		require.NoError(t, os.Chdir(os.TempDir())) // the host may go elsewhere meanwhile
+		require.NoError(t, os.Chdir(os.TempDir())) // the host may change it during the call
 	}
 	meta, err := backup.CreateRuntimeBackup(t.Context(), opts)
 	require.NoError(t, err)
@@ -200,15 +200,15 @@ func TestRelativePaths(t *testing.T) {
 	require.Equal(t, before, opts, "the caller's options were changed")
 }
 
-// A database and a place for snapshots are enough.
+// A database and a backup directory are enough.
 func TestZeroValuesAreUseful(t *testing.T) {
 	s := backuptest.NewStore(t)
 	s.Options = backup.Options{DatabasePath: s.DatabasePath, BackupDir: s.BackupDir}
 	backuptest.RequireSound(t, s.Create().DBSnapshotPath)
 }
 
-// Stamps of one second are numbered, and the clock may be in any zone, stand
-// still or go back.
+// Stamps within one second are numbered. The clock may be in any zone, stand still
+// or go back.
 func TestStamps(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -241,6 +241,7 @@ func TestStamps(t *testing.T) {
 	}
 }
 
+// Only the years 1 to 9999 have a stamp.
 func TestClockOutOfRange(t *testing.T) {
 	for _, now := range []time.Time{
 		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
@@ -255,7 +256,7 @@ func TestClockOutOfRange(t *testing.T) {
 	}
 }
 
-// What is returned is what a reader of the file gets: UTC, microseconds, no
+// The returned time equals the one in the file: in UTC, in microseconds, without a
 // monotonic reading.
 func TestCreatedAt(t *testing.T) {
 	s := backuptest.NewStore(t)
@@ -277,6 +278,7 @@ func TestCreatedAt(t *testing.T) {
 	}
 }
 
+// SyncLocker waits for a mutex until the context ends, if it has TryLock.
 func TestSyncLocker(t *testing.T) {
 	for name, l := range map[string]sync.Locker{
 		"Mutex":   new(sync.Mutex),
@@ -297,7 +299,7 @@ func TestSyncLocker(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Second)
 				defer cancel()
 				unlock, err := backup.SyncLocker(l).Lock(ctx)
-				require.NoError(t, err, "it was not noticed within a second")
+				require.NoError(t, err, "the release was not noticed within a second")
 				unlock()
 			})
 		})
@@ -328,7 +330,7 @@ func TestSyncLocker(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			unlock, err := backup.SyncLocker(l).Lock(ctx)
-			require.NoError(t, err, "it cannot be cancelled, and what it got must be kept")
+			require.NoError(t, err, "without TryLock the wait cannot be cancelled, so the lock must be returned")
 			unlock()
 			select {
 			case l.c <- struct{}{}:
@@ -339,7 +341,7 @@ func TestSyncLocker(t *testing.T) {
 	})
 }
 
-// A plainLocker can do no more than a sync.Locker must.
+// A plainLocker has only the methods of sync.Locker.
 type plainLocker struct{ c chan struct{} }
 
 func (l plainLocker) Lock()   { l.c <- struct{}{} }

@@ -85,8 +85,9 @@ func (s *snapshotSet) prune(keep backup.Retention) *backup.PruneResult {
 	return result
 }
 
-// What has no readable metadata may be anything, so it is passed over.
-func TestPrunePassesOverTheUnknown(t *testing.T) {
+// Snapshots without readable metadata are passed over, because their age is
+// unknown.
+func TestPrunePassesOverUnreadableMetadata(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
 	old := map[string]any{"created_at": "2020-01-01T00:00:00Z"}
@@ -101,9 +102,9 @@ func TestPrunePassesOverTheUnknown(t *testing.T) {
 	d := s.put("directory", old)
 	d.Remove(backuptest.MetadataFile)
 	require.NoError(t, os.Mkdir(d.Path(backuptest.MetadataFile), 0o700))
-	// Damage elsewhere does not make its age unknown.
+	// Other damage does not make the age unknown.
 	s.put("damaged", old).Flip(backuptest.DBFile, 5000)
-	// What the Python module made is judged as any.
+	// Snapshots of the Python module are pruned like others.
 	python := s.put("python", old)
 	python.MakePython()
 
@@ -127,7 +128,7 @@ func TestPrunePassesOverTheUnknown(t *testing.T) {
 				require.Equal(t, unknown[name], left[name])
 			}
 		}
-		require.NoError(t, os.RemoveAll(dir(passed.Stamp))) // for the check at the end
+		require.NoError(t, os.RemoveAll(dir(passed.Stamp))) // so that the check at the end passes
 	}
 }
 
@@ -180,7 +181,7 @@ func TestPruneNothing(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, &backup.PruneResult{}, result)
 	}
-	require.NoDirExists(t, filepath.Join(dir, "no such"), "pruning makes nothing")
+	require.NoDirExists(t, filepath.Join(dir, "no such"), "prune created something")
 
 	_, err := backup.PruneRuntimeBackups(t.Context(), backup.Options{BackupDir: t.TempDir() + "\x00"}, keep)
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
@@ -221,9 +222,10 @@ func TestPruneJSON(t *testing.T) {
 	}
 }
 
-// foreign fills the backup directory with what is no snapshot of any kind, some
-// of it with names that look so, and gives a check that all of it is as it was.
-func (s *snapshotSet) foreign() (requireUntouched func()) {
+// addForeign adds entries to the backup directory that are neither snapshots nor
+// staging, some of them with similar names. It returns a check that nothing
+// happened to them, which also removes them.
+func (s *snapshotSet) addForeign() (requireUntouched func()) {
 	t := s.T
 	t.Helper()
 	outside := filepath.Join(s.Dir, "outside")
@@ -272,14 +274,13 @@ func (s *snapshotSet) foreign() (requireUntouched func()) {
 	return func() {
 		t.Helper()
 		require.Equal(t, before, look())
-		for _, name := range slices.Concat(dirs, files, links) { // for the check at the end
+		for _, name := range slices.Concat(dirs, files, links) { // so that the check at the end passes
 			require.NoError(t, os.RemoveAll(filepath.Join(s.BackupDir, name)))
 		}
 	}
 }
 
-// Nothing but snapshots is removed, and what a link in one leads to is not in
-// it.
+// Only snapshots are removed, and links in them are not followed.
 func TestPruneTouchesNothingElse(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(4)
@@ -287,7 +288,7 @@ func TestPruneTouchesNothingElse(t *testing.T) {
 	require.NoError(t, os.Mkdir(target, 0o755))
 	backuptest.Write(t, filepath.Join(target, "keep"), "precious")
 	before := backuptest.ReadTree(t, target)
-	// As a person might have left it: links, a file of other names.
+	// Someone may have added links to a snapshot, or hard links to its files.
 	for i, name := range []string{"link", "db/link"} {
 		if err := os.Symlink([]string{target, filepath.Join(target, "keep")}[i], s.SnapshotPath(stamps[0], name)); err != nil {
 			t.Skipf("no symbolic links here: %v", err)
@@ -298,7 +299,7 @@ func TestPruneTouchesNothingElse(t *testing.T) {
 	if err := os.Symlink(target, s.SnapshotPath(stamps[1], "config")); err != nil {
 		t.Skipf("no symbolic links here: %v", err)
 	}
-	requireUntouched := s.foreign()
+	requireUntouched := s.addForeign()
 
 	result := s.prune(backup.Retention{KeepLast: 2})
 	require.Equal(t, []string{stamps[1], stamps[0]}, result.Removed)
@@ -339,7 +340,7 @@ func TestPruneProgress(t *testing.T) {
 	}, got)
 }
 
-// Relative paths mean the same in a prune as in every other call.
+// BackupDir may be relative, as in every other call.
 func TestPruneRelativeDirectory(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(2)
@@ -350,22 +351,23 @@ func TestPruneRelativeDirectory(t *testing.T) {
 	require.Equal(t, stamps[:1], result.Removed)
 }
 
-// pauses calls back wherever a prune calls its host: before each snapshot that
-// it removes, and when that is out of sight but still there.
-func (s *snapshotSet) pauses(at func(event string)) {
+// onEvents makes a prune call at before it removes a snapshot ("remove STAMP"), and
+// when the snapshot is not visible any more but its files still exist ("gone
+// STAMP").
+func (s *snapshotSet) onEvents(at func(event string)) {
 	s.OnProgress = func(p backup.Progress) {
 		if p.Path != "" {
 			at("remove " + filepath.Base(p.Path))
 		}
 	}
-	s.Logger = slog.New(pausingHandler{at})
+	s.Logger = slog.New(eventHandler{at})
 }
 
-// A pausingHandler calls back for each snapshot that was removed.
-type pausingHandler struct{ at func(event string) }
+// An eventHandler calls at for each snapshot that was removed.
+type eventHandler struct{ at func(event string) }
 
-func (pausingHandler) Enabled(context.Context, slog.Level) bool { return true }
-func (h pausingHandler) Handle(_ context.Context, r slog.Record) error {
+func (eventHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h eventHandler) Handle(_ context.Context, r slog.Record) error {
 	if r.Message == "runtime_backup_removed" {
 		r.Attrs(func(a slog.Attr) bool {
 			h.at("gone " + a.Value.String())
@@ -374,10 +376,10 @@ func (h pausingHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	return nil
 }
-func (h pausingHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
-func (h pausingHandler) WithGroup(string) slog.Handler      { return h }
+func (h eventHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h eventHandler) WithGroup(string) slog.Handler      { return h }
 
-// events gives those of a prune that removes stamps, oldest first.
+// events returns the events of a prune that removes these stamps, oldest first.
 func events(stamps []string) (all []string) {
 	for _, stamp := range stamps {
 		all = append(all, "remove "+stamp, "gone "+stamp)
@@ -385,9 +387,9 @@ func events(stamps []string) (all []string) {
 	return all
 }
 
-// However a prune ends, each snapshot is there and whole, or gone from the
-// list, and the result says which; what is left of the one at hand is removed
-// by the next call.
+// A prune that is cancelled or panics leaves each snapshot whole or not visible, and
+// the result says which. The files that are left of one are removed by the next
+// call.
 func TestPruneIsCutOff(t *testing.T) {
 	model := newSnapshotSet(t)
 	for name, cut := range map[string]struct {
@@ -405,7 +407,7 @@ func TestPruneIsCutOff(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				var seen []string
-				s.pauses(func(event string) {
+				s.onEvents(func(event string) {
 					if seen = append(seen, event); len(seen) == n+1 {
 						cut.how(cancel)
 					}
@@ -462,7 +464,7 @@ func TestPruneClockPanics(t *testing.T) {
 	require.Equal(t, stamps, s.Stamps())
 }
 
-// Beside an unfinished restore nothing is removed: it may need any snapshot.
+// While a restore is unfinished nothing is removed, since it may need any snapshot.
 func TestPruneRefusesBesideAnUnfinishedRestore(t *testing.T) {
 	for name, place := range map[string]func(*snapshotSet) string{
 		"in the backup directory": func(s *snapshotSet) string { return s.BackupDir },
@@ -488,15 +490,15 @@ func TestPruneRefusesBesideAnUnfinishedRestore(t *testing.T) {
 
 func init() { roles["prune"] = rolePrune }
 
-// rolePrune removes all but the last keep snapshots of a backup directory. It
-// says where it is, waits for a line each time, and says the result.
+// rolePrune removes all but the last args[1] snapshots of the backup directory
+// args[0]. It says each event and waits for a line. In the end it says the result.
 func rolePrune(p *backuptest.Parent, args []string) error {
 	keep, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
 	s := &snapshotSet{Store: &backuptest.Store{Options: backup.Options{BackupDir: args[0]}}}
-	s.pauses(func(event string) {
+	s.onEvents(func(event string) {
 		p.Say(event)
 		p.Hear()
 	})
@@ -509,7 +511,7 @@ func rolePrune(p *backuptest.Parent, args []string) error {
 	return err
 }
 
-// startPrune starts rolePrune and lets it go on until it is at event.
+// startPrune starts rolePrune and returns when it waits at event.
 func (s *snapshotSet) startPrune(keep int, event string) *backuptest.Child {
 	s.T.Helper()
 	c := backuptest.Start(s.T, "prune", s.BackupDir, fmt.Sprint(keep))
@@ -519,7 +521,8 @@ func (s *snapshotSet) startPrune(keep int, event string) *backuptest.Child {
 	return c
 }
 
-// finish lets rolePrune go on to its end and gives the stamps it removed.
+// finishPrune lets rolePrune continue to its end and returns the stamps that it
+// removed.
 func finishPrune(t *testing.T, c *backuptest.Child) (removed []string) {
 	t.Helper()
 	for {
@@ -532,8 +535,8 @@ func finishPrune(t *testing.T, c *backuptest.Child) (removed []string) {
 	}
 }
 
-// A prune that is killed, wherever it is, leaves whole snapshots and what the
-// next call removes.
+// A prune that is killed leaves each snapshot whole or not visible. The files that
+// are left of one are removed by the next call.
 func TestPruneIsKilled(t *testing.T) {
 	model := newSnapshotSet(t)
 	left := 0
@@ -556,11 +559,11 @@ func TestPruneIsKilled(t *testing.T) {
 			s.RequireNoStaging()
 		})
 	}
-	require.Positive(t, left, "no kill came at a moment that matters")
+	require.Positive(t, left, "no kill left anything")
 }
 
-// Creates, lists, validates and other prunes go on while one removes a
-// snapshot in another process, and none of them sees it or touches it.
+// While another process removes a snapshot, create, list, validate and prune work
+// and neither see that snapshot nor touch its files.
 func TestPruneBesideEveryOtherCall(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(4)
@@ -579,31 +582,30 @@ func TestPruneBesideEveryOtherCall(t *testing.T) {
 	s.Clock = backuptest.Noon
 	result := s.prune(backup.Retention{KeepLast: 3})
 	require.Equal(t, []string{made}, result.Removed)
-	require.Equal(t, gone, backuptest.ReadTree(t, s.Staging()[0]), "another process removes this one")
+	require.Equal(t, gone, backuptest.ReadTree(t, s.Staging()[0]), "another process removes this snapshot")
 
 	require.Equal(t, []string{stamps[2], stamps[1], stamps[0]}, finishPrune(t, c))
 	require.Equal(t, stamps[3:], s.Stamps())
 }
 
-// Of two prunes at once each removes what the other does not, and neither
+// Of two prunes at the same time, each removes what the other does not, and neither
 // fails.
 func TestTwoPrunesAtOnce(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(12)
 	a := s.startPrune(2, "remove "+stamps[0])
 	b := s.startPrune(2, "remove "+stamps[0])
-	// Both know all of the snapshots now. The one is a step ahead, then the
-	// other.
+	// Both have listed the snapshots. First one is a step ahead, then the other.
 	for _, c := range []*backuptest.Child{a, b, b, b, b, b, b, a, a, a} {
 		c.Ask("go on")
 	}
 	removed := append(finishPrune(t, a), finishPrune(t, b)...)
-	require.ElementsMatch(t, stamps[:10], removed, "each is removed by one of them")
+	require.ElementsMatch(t, stamps[:10], removed, "each snapshot is removed by one of them")
 	require.Equal(t, stamps[10:], s.Stamps())
 }
 
-// A list never shows a snapshot by halves, however fast they come and go, and
-// a create's snapshot is whole when it returns.
+// A list never shows an incomplete snapshot, however fast they come and go, and a
+// new snapshot is whole when create returns.
 func TestPruneAgainAndAgainBesideCreates(t *testing.T) {
 	s := newSnapshotSet(t)
 	s.Clock = nil
@@ -618,7 +620,7 @@ func TestPruneAgainAndAgainBesideCreates(t *testing.T) {
 	for range creates {
 		meta := s.Create()
 		_, err := backup.ValidateBackup(t.Context(), s.Options, meta.Stamp)
-		require.NoError(t, err, "the newest is never removed")
+		require.NoError(t, err, "the newest snapshot is never removed")
 	}
 	close(stop)
 	for range cap(listed) {
@@ -631,14 +633,14 @@ func TestPruneAgainAndAgainBesideCreates(t *testing.T) {
 	require.Len(t, s.Stamps(), old+creates-removed)
 }
 
-// listUntil lists again and again, and tells of a snapshot that has no
+// listUntil lists again and again, and returns an error if a snapshot has no
 // metadata.
 func (s *snapshotSet) listUntil(stop chan struct{}) error {
 	for {
 		list, err := backup.ListRuntimeBackups(context.Background(), s.Options)
 		for _, snapshot := range list {
 			if snapshot.Metadata == nil {
-				err = errors.Join(err, fmt.Errorf("%s is there by halves: %q", snapshot.Stamp, snapshot.MetadataError))
+				err = errors.Join(err, fmt.Errorf("%s is incomplete: %q", snapshot.Stamp, snapshot.MetadataError))
 			}
 		}
 		select {
@@ -654,8 +656,8 @@ func (s *snapshotSet) listUntil(stop chan struct{}) error {
 
 func init() { roles["prune and prune"] = rolePruneAndPrune }
 
-// rolePruneAndPrune keeps the last snapshot, until it is told to stop. Then it
-// says how many it has removed.
+// rolePruneAndPrune removes all but the last snapshot over and over, until it hears
+// a line. Then it says how many it has removed.
 func rolePruneAndPrune(p *backuptest.Parent, args []string) error {
 	removed := 0
 	for {
@@ -671,8 +673,8 @@ func rolePruneAndPrune(p *backuptest.Parent, args []string) error {
 	}
 }
 
-// What is mounted in a snapshot is none of its files. The snapshot is out of
-// sight, and the rest of it goes when nothing is mounted there.
+// What is mounted in a snapshot is not removed. The snapshot is not visible any
+// more, and its files are removed when nothing is mounted there.
 func TestPruneEntersNoMountPoint(t *testing.T) {
 	for name, mount := range map[string]func(t *testing.T, target string){
 		"tmpfs": func(t *testing.T, target string) { backuptest.MountTmpfs(t, target, "") },
@@ -700,7 +702,7 @@ func TestPruneEntersNoMountPoint(t *testing.T) {
 	}
 }
 
-// One snapshot that cannot be removed does not keep the others.
+// If a snapshot cannot be removed, the others are removed all the same.
 func TestPruneGoesOnAfterAFailure(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no such permissions")
@@ -719,7 +721,7 @@ func TestPruneGoesOnAfterAFailure(t *testing.T) {
 	result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1})
 	var pathErr *fs.PathError
 	require.ErrorAs(t, err, &pathErr)
-	require.ErrorContains(t, err, stamps[0], "it names the snapshot")
+	require.ErrorContains(t, err, stamps[0], "the error names the snapshot")
 	require.ErrorContains(t, err, "the first of 2 that could not be removed")
 	require.Equal(t, []string{stamps[3], stamps[1]}, result.Removed)
 	reason := "not removed: " + pathErr.Err.Error()

@@ -21,8 +21,9 @@ func init() {
 	roles["drill"] = roleDrill
 }
 
-// roleHold validates a snapshot, and in the midst of that says so and waits for
-// a line. In the end it says whether the snapshot was found valid.
+// roleHold validates the snapshot args[1] of the backup directory args[0]. During
+// that it says so and waits for a line. In the end it says whether the snapshot is
+// valid.
 func roleHold(p *backuptest.Parent, args []string) error {
 	held := false
 	_, err := backup.ValidateBackup(context.Background(), backup.Options{
@@ -43,8 +44,7 @@ func roleHold(p *backuptest.Parent, args []string) error {
 	return err
 }
 
-// A snapshot that somebody validates is not removed under him, and goes next
-// time.
+// A snapshot that is being validated is not removed, but the next time it is.
 func TestPrunePassesOverASnapshotInUse(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(4)
@@ -60,14 +60,15 @@ func TestPrunePassesOverASnapshotInUse(t *testing.T) {
 	require.Equal(t, "valid", one.Ask("go on"))
 	one.Wait()
 	require.Equal(t, []backup.PassedSnapshot{{inUse, "in use"}}, s.prune(backup.Retention{KeepLast: 1}).Passed)
-	two.Kill() // its lock ends with it
+	two.Kill() // its lock ends with the process
 
 	require.Equal(t, []string{inUse}, s.prune(backup.Retention{KeepLast: 1}).Removed)
 	require.Equal(t, stamps[3:], s.Stamps())
 }
 
-// roleDrill restores a snapshot into an empty place. It says when it is copying,
-// waits for a line, and says what came back.
+// roleDrill restores the snapshot args[2] of the backup directory args[1] into the
+// directory args[0]. When it begins to copy, it says so and waits for a line. In
+// the end it says what was restored.
 func roleDrill(p *backuptest.Parent, args []string) error {
 	opts := backuptest.OptionsIn(args[0])
 	opts.BackupDir = args[1]
@@ -86,7 +87,7 @@ func roleDrill(p *backuptest.Parent, args []string) error {
 	return err
 }
 
-// Nor is one that somebody restores elsewhere.
+// A snapshot that is being restored elsewhere is not removed either.
 func TestPrunePassesOverASnapshotInADrill(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
@@ -100,7 +101,7 @@ func TestPrunePassesOverASnapshotInADrill(t *testing.T) {
 	require.Equal(t, stamps[:1], s.prune(backup.Retention{KeepLast: 1}).Removed)
 }
 
-// A restore has the backup directory to itself: nothing is removed beside it.
+// Nothing is removed while a restore has locked the backup directory.
 func TestPruneRefusesBesideARestore(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(2)
@@ -117,7 +118,7 @@ func TestPruneRefusesBesideARestore(t *testing.T) {
 	require.Equal(t, stamps[:1], s.prune(backup.Retention{KeepLast: 1}).Removed)
 }
 
-// Staging that a live process works in is left alone, that of a dead one goes.
+// The staging of a dead process is removed, that of a live one is left alone.
 func TestPruneClearsStaging(t *testing.T) {
 	s := newSnapshotSet(t)
 	s.putDays(1)

@@ -16,7 +16,7 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// The copy is the registry byte for byte, with its mode and time.
+// The copy has the registry's bytes, mode and time.
 func TestRegistryCopy(t *testing.T) {
 	s := backuptest.NewStore(t)
 	s.IncludeChroma = false
@@ -25,7 +25,7 @@ func TestRegistryCopy(t *testing.T) {
 		{"CRLF", "{\r\n\t\"a\": 1\r\n}\r\n"},
 		{"no newline at the end", "{}"},
 		{"blanks around", " \n\t[1]\n\n\n"},
-		{"names that are there twice", `{"a": 1, "a": 2}`},
+		{"duplicate names", `{"a": 1, "a": 2}`},
 		{"a scalar", "null"},
 		{"escapes", `{"\u00e9\ud83d\ude00": "\/"}`},
 		{"raw UTF-8", `{"é😀": "\u2028"}`},
@@ -50,7 +50,7 @@ func TestRegistryCopy(t *testing.T) {
 	}
 }
 
-// A registry that would make the snapshot invalid is refused.
+// A registry that would make the snapshot invalid is rejected.
 func TestRegistryRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -71,7 +71,7 @@ func TestRegistryRefused(t *testing.T) {
 		}, nil, "not a regular file"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel() // each waits a while for the registry to become better
+			t.Parallel() // each waits a while for the registry to become valid
 			s := backuptest.NewStore(t)
 			tt.change(t, s.RegistryPath)
 			err := s.CreateFails()
@@ -84,8 +84,8 @@ func TestRegistryRefused(t *testing.T) {
 	}
 }
 
-// A registry that is replaced and written into all the time is copied as one
-// of its versions, or the backup fails.
+// A registry that is replaced or written to all the time is copied as one of its
+// versions, or the backup fails.
 func TestRegistryRewrittenWhileRead(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
@@ -113,7 +113,7 @@ func TestRegistryRewrittenWhileRead(t *testing.T) {
 			}
 			return nil
 		}},
-		{"removed and made again", func(path string, data []byte) error {
+		{"removed and created again", func(path string, data []byte) error {
 			if err := os.Remove(path); err != nil {
 				return err
 			}
@@ -136,7 +136,7 @@ func TestRegistryRewrittenWhileRead(t *testing.T) {
 						return
 					}
 					pause := time.Duration(0)
-					if n%300 == 299 { // so that some calls find it at rest
+					if n%300 == 299 { // so that some calls find it unchanged
 						pause = 70 * time.Millisecond
 					}
 					select {
@@ -155,7 +155,7 @@ func TestRegistryRewrittenWhileRead(t *testing.T) {
 					continue
 				}
 				if meta.RegistrySnapshotPath == "" {
-					continue // it was away at that moment
+					continue // it did not exist at that moment
 				}
 				copied++
 				data, err := os.ReadFile(meta.RegistrySnapshotPath)

@@ -16,6 +16,7 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
+// A restore replaces all parts and keeps the old store in a safety snapshot.
 func TestRestoreBringsEverythingBack(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)
@@ -49,14 +50,14 @@ func TestRestoreBringsEverythingBack(t *testing.T) {
 	require.Equal(t, want, got)
 	info, err := os.Stat(s.DatabasePath)
 	require.NoError(t, err)
-	require.Equal(t, fs.FileMode(0o640), info.Mode(), "the mode of the database that was replaced")
+	require.Equal(t, fs.FileMode(0o640), info.Mode(), "the mode of the old database")
 	for _, suffix := range []string{"-wal", "-shm", "-journal"} {
 		require.NoFileExists(t, s.DatabasePath+suffix)
 	}
 	require.Equal(t, 10, backuptest.CountRows(t, s.DatabasePath))
 	s.RequireNoRemains()
 
-	// What was there before is not lost.
+	// The old store is in the safety snapshot.
 	list, err := backup.ListRuntimeBackups(context.Background(), s.Options)
 	require.NoError(t, err)
 	require.Len(t, list, 2)
@@ -65,12 +66,13 @@ func TestRestoreBringsEverythingBack(t *testing.T) {
 	require.Equal(t, m.Stamp, safety.SafetyOf)
 	require.Equal(t, 10010, backuptest.CountRows(t, backuptest.CopyOf(t, safety.DBSnapshotPath)))
 
-	// And can be brought back.
+	// It can be restored as well.
 	s.Restore(r.SafetyStamp)
 	require.Equal(t, 10010, backuptest.CountRows(t, s.DatabasePath))
 	require.FileExists(t, filepath.Join(s.ChromaPath, "new"))
 }
 
+// A restore that is refused changes nothing.
 func TestRestoreRefuses(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -121,7 +123,7 @@ func TestRestoreRefuses(t *testing.T) {
 		{"a database among the snapshots", func(t *testing.T, s *backuptest.Store, stamp string) {
 			s.DatabasePath = s.SnapshotPath(stamp, "db", "new.db")
 		}, backup.ErrInvalidOptions},
-		{"a guard that says no", func(t *testing.T, s *backuptest.Store, stamp string) {
+		{"a guard that fails", func(t *testing.T, s *backuptest.Store, stamp string) {
 			s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { return nil, errors.ErrUnsupported })
 		}, errors.ErrUnsupported},
 	} {
@@ -137,7 +139,7 @@ func TestRestoreRefuses(t *testing.T) {
 			s.RequireNoStaging()
 			list, err := backup.ListRuntimeBackups(context.Background(), s.Options)
 			require.NoError(t, err)
-			require.Len(t, list, 1, "no safety snapshot of a restore that did not begin")
+			require.Len(t, list, 1, "there must be no safety snapshot")
 		})
 	}
 }
@@ -180,7 +182,7 @@ func TestRestoreSetsABrokenStoreAside(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
 		breakStore func(t *testing.T, s *backuptest.Store)
-		kept       string // in one of the directories
+		kept       string // a file in one of the directories that were set aside
 	}{
 		{"no database", func(t *testing.T, s *backuptest.Store) {
 			require.NoError(t, os.Remove(s.DatabasePath))
@@ -252,7 +254,7 @@ func TestRestoreReplacesTheContentsOfALinkedChromaDirectory(t *testing.T) {
 	require.True(t, os.SameFile(inode, now), "the directory itself stays")
 }
 
-// A step that fails after parts have changed places is undone.
+// A restore that fails after the swap is undone.
 func TestRestoreIsUndone(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

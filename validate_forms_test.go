@@ -17,8 +17,8 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// Each field of the metadata, given each kind of value. The manifest is
-// written anew, so that only the metadata's own checks can object.
+// Each field of the metadata gets each kind of value. The manifest is written anew,
+// so that only the checks of the metadata can find it.
 func TestValidateFindsEachAlteredField(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	values := map[string]string{
@@ -28,7 +28,7 @@ func TestValidateFindsEachAlteredField(t *testing.T) {
 		"not a number": "NaN", "infinite": "-Infinity", "unquoted": "x", "nothing": "",
 	}
 	const count = "7"
-	// The ones that are not of the wrong shape.
+	// The values that do not lead to metadata_wrong_shape.
 	others := map[string]map[string][]string{
 		"backup_root": {
 			"string": {"path_outside_snapshot"}, "empty": {"path_outside_snapshot"},
@@ -39,8 +39,8 @@ func TestValidateFindsEachAlteredField(t *testing.T) {
 			"NUL": {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
 		},
 		"registry_snapshot_path": {
-			// Nothing is recorded, and that a file of the manifest is no
-			// registry is allowed.
+			// No registry is recorded, and the manifest may have a file that is
+			// not one.
 			"string": {"path_outside_snapshot"}, "empty": {},
 			"NUL": {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
 		},
@@ -52,7 +52,7 @@ func TestValidateFindsEachAlteredField(t *testing.T) {
 		"chroma_snapshot_bytes":    {count: {"chroma_bytes_mismatch: chroma"}, "0": {"chroma_bytes_mismatch: chroma"}},
 		"chroma_snapshot_files":    {count: {"chroma_files_mismatch: chroma"}, "0": {"chroma_files_mismatch: chroma"}},
 		"chroma_snapshot_included": {"true": {}},
-		// Words for people, and a name that may have been changed since.
+		// A text for people, and a name that may have changed since.
 		"vector_store_note": {"string": {}, "empty": {}, "NUL": {}, "number in a string": {}},
 		"stamp":             {"string": {}, "empty": {}, "NUL": {}, "number in a string": {}},
 		"format_version":    {count: {"format_version_unsupported"}},
@@ -86,7 +86,7 @@ func TestValidateFindsEachAlteredField(t *testing.T) {
 				s.Reseal()
 				s.RequireProblems(want...)
 			}
-			// Missing, and there twice.
+			// Missing, and duplicate.
 			without := maps.Clone(fields)
 			delete(without, field)
 			s.SetFields(without)
@@ -95,7 +95,7 @@ func TestValidateFindsEachAlteredField(t *testing.T) {
 			s.Write(backuptest.MetadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", field, fields[field]), 1))
 			s.Reseal()
 			s.RequireProblems("metadata_wrong_shape")
-			// Names are case-sensitive, so this is another one.
+			// Names are case-sensitive, so this is another field.
 			s.Write(backuptest.MetadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", strings.ToUpper(field), `"x"`), 1))
 			s.Reseal()
 			s.RequireProblems()
@@ -106,7 +106,7 @@ func TestValidateFindsEachAlteredField(t *testing.T) {
 	}
 }
 
-// Metadata that are wrong as a whole, or look so.
+// Metadata that are wrong as a whole, or only look like that.
 func TestValidateMetadataForms(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	good := base.Read(backuptest.MetadataFile)
@@ -117,38 +117,38 @@ func TestValidateMetadataForms(t *testing.T) {
 		data []byte
 		want []string
 	}{
-		"unknown field":         {with(`"future": {"a": [1, "\ud800", 1e400]}`), nil},
-		"white space":           {wrap(" \r\n\t", " \r\n\t"), nil},
-		"no newline":            {bytes.TrimSpace(good), nil},
-		"not ASCII":             {with(`"α": "β\u007f` + "\x7f😀" + `"`), nil},
-		"31 levels":             {with(`"deep": ` + nest(31)), nil},
-		"brackets in a string":  {with(`"deep": "` + strings.Repeat("[", 50) + `\"[["`), nil},
-		"32 levels":             {with(`"deep": ` + nest(32)), []string{"metadata_wrong_shape"}},
-		"9,999 levels":          {with(`"deep": ` + nest(9_998)), []string{"metadata_wrong_shape"}},
-		"10,000 levels":         {with(`"deep": ` + nest(10_000)), []string{"metadata_invalid_json"}},
-		"500,000 levels":        {with(`"deep": ` + nest(500_000)), []string{"metadata_invalid_json"}},
-		"500,000 levels opened": {[]byte(strings.Repeat(`{"a":`, 200_000)), []string{"metadata_invalid_json"}},
-		"just small enough":     {wrap("", strings.Repeat(" ", 1<<20-len(good))), nil},
-		"too large":             {wrap("", strings.Repeat(" ", 1<<20-len(good)+1)), []string{"metadata_too_large"}},
-		"empty":                 {nil, []string{"metadata_invalid_json"}},
-		"blank":                 {[]byte(" \n"), []string{"metadata_invalid_json"}},
-		"byte order mark":       {wrap("\ufeff", ""), []string{"metadata_invalid_json"}},
-		"not UTF-8":             {with("\"bad\": \"\xff\""), []string{"metadata_invalid_json"}},
-		"surrogate in UTF-8":    {with("\"bad\": \"\xed\xa0\x80\""), []string{"metadata_invalid_json"}},
-		"UTF-16":                {[]byte("{\x00}\x00"), []string{"metadata_invalid_json"}},
-		"something after it":    {wrap("", "{}"), []string{"metadata_invalid_json"}},
-		"comma at the end":      {bytes.Replace(good, []byte("\n}"), []byte(",\n}"), 1), []string{"metadata_invalid_json"}},
-		"comment":               {wrap("// metadata\n", ""), []string{"metadata_invalid_json"}},
-		"NUL after it":          {wrap("", "\x00"), []string{"metadata_invalid_json"}},
-		"newline in a string":   {with("\"bad\": \"a\nb\""), []string{"metadata_invalid_json"}},
-		"null":                  {[]byte("null"), []string{"metadata_wrong_shape"}},
-		"true":                  {[]byte("true"), []string{"metadata_wrong_shape"}},
-		"number":                {[]byte("1"), []string{"metadata_wrong_shape"}},
-		"string":                {[]byte(`"backup"`), []string{"metadata_wrong_shape"}},
-		"empty object":          {[]byte("{}"), []string{"metadata_wrong_shape"}},
-		"array of it":           {wrap("[", "]"), []string{"metadata_wrong_shape"}},
-		"unknown field twice":   {with(`"a": 1, "a": 2`), []string{"metadata_wrong_shape"}},
-		"the same in an escape": {with(`"\u0073tamp": "x"`), []string{"metadata_wrong_shape"}},
+		"unknown field":                     {with(`"future": {"a": [1, "\ud800", 1e400]}`), nil},
+		"white space":                       {wrap(" \r\n\t", " \r\n\t"), nil},
+		"no newline":                        {bytes.TrimSpace(good), nil},
+		"not ASCII":                         {with(`"α": "β\u007f` + "\x7f😀" + `"`), nil},
+		"31 levels":                         {with(`"deep": ` + nest(31)), nil},
+		"brackets in a string":              {with(`"deep": "` + strings.Repeat("[", 50) + `\"[["`), nil},
+		"32 levels":                         {with(`"deep": ` + nest(32)), []string{"metadata_wrong_shape"}},
+		"9,999 levels":                      {with(`"deep": ` + nest(9_998)), []string{"metadata_wrong_shape"}},
+		"10,000 levels":                     {with(`"deep": ` + nest(10_000)), []string{"metadata_invalid_json"}},
+		"500,000 levels":                    {with(`"deep": ` + nest(500_000)), []string{"metadata_invalid_json"}},
+		"500,000 levels opened":             {[]byte(strings.Repeat(`{"a":`, 200_000)), []string{"metadata_invalid_json"}},
+		"just small enough":                 {wrap("", strings.Repeat(" ", 1<<20-len(good))), nil},
+		"too large":                         {wrap("", strings.Repeat(" ", 1<<20-len(good)+1)), []string{"metadata_too_large"}},
+		"empty":                             {nil, []string{"metadata_invalid_json"}},
+		"blank":                             {[]byte(" \n"), []string{"metadata_invalid_json"}},
+		"byte order mark":                   {wrap("\ufeff", ""), []string{"metadata_invalid_json"}},
+		"not UTF-8":                         {with("\"bad\": \"\xff\""), []string{"metadata_invalid_json"}},
+		"surrogate in UTF-8":                {with("\"bad\": \"\xed\xa0\x80\""), []string{"metadata_invalid_json"}},
+		"UTF-16":                            {[]byte("{\x00}\x00"), []string{"metadata_invalid_json"}},
+		"something after it":                {wrap("", "{}"), []string{"metadata_invalid_json"}},
+		"comma at the end":                  {bytes.Replace(good, []byte("\n}"), []byte(",\n}"), 1), []string{"metadata_invalid_json"}},
+		"comment":                           {wrap("// metadata\n", ""), []string{"metadata_invalid_json"}},
+		"NUL after it":                      {wrap("", "\x00"), []string{"metadata_invalid_json"}},
+		"newline in a string":               {with("\"bad\": \"a\nb\""), []string{"metadata_invalid_json"}},
+		"null":                              {[]byte("null"), []string{"metadata_wrong_shape"}},
+		"true":                              {[]byte("true"), []string{"metadata_wrong_shape"}},
+		"number":                            {[]byte("1"), []string{"metadata_wrong_shape"}},
+		"string":                            {[]byte(`"backup"`), []string{"metadata_wrong_shape"}},
+		"empty object":                      {[]byte("{}"), []string{"metadata_wrong_shape"}},
+		"array of it":                       {wrap("[", "]"), []string{"metadata_wrong_shape"}},
+		"unknown field twice":               {with(`"a": 1, "a": 2`), []string{"metadata_wrong_shape"}},
+		"a known field twice, once escaped": {with(`"\u0073tamp": "x"`), []string{"metadata_wrong_shape"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := base.With(t)
@@ -157,9 +157,9 @@ func TestValidateMetadataForms(t *testing.T) {
 			report := s.RequireProblems(test.want...)
 			if test.want != nil {
 				require.Nil(t, report.Metadata)
-				require.False(t, report.DBOK, "nobody knows which file the database is")
+				require.False(t, report.DBOK, "it is unknown which file the database is")
 			}
-			// Listing bears it too, and both encode.
+			// A list has it too, and can be encoded.
 			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 			require.NoError(t, err)
 			require.Len(t, list, 1)
@@ -171,7 +171,7 @@ func TestValidateMetadataForms(t *testing.T) {
 	}
 }
 
-// Manifests that are not as the format says, and some that only look so.
+// Manifests that do not have the form of the format, or only look like that.
 func TestValidateManifestForms(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	good := base.Read(backuptest.ManifestFile)
@@ -261,6 +261,7 @@ func TestValidateManifestForms(t *testing.T) {
 	}
 }
 
+// unknown returns the problems if these lines of the manifest are missing.
 func unknown(lines []string) (problems []string) {
 	for _, line := range lines {
 		problems = append(problems, "file_unknown: "+line[66:len(line)-1])
@@ -268,8 +269,8 @@ func unknown(lines []string) (problems []string) {
 	return problems
 }
 
-// What the manifest says before a line that cannot be read still counts.
-func TestValidateJudgesWhatIsBeforeAMalformedLine(t *testing.T) {
+// The lines of a manifest before a malformed one are checked all the same.
+func TestValidateChecksTheLinesBeforeAMalformedOne(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	s.Write(backuptest.MetadataFile, append(s.Read(backuptest.MetadataFile), '\n'))
 	s.Write(backuptest.DBFile, append(s.Read(backuptest.DBFile), 0))
@@ -280,11 +281,11 @@ func TestValidateJudgesWhatIsBeforeAMalformedLine(t *testing.T) {
 	s.RequireProblems("manifest_malformed", "file_unknown: aaa", "file_changed: "+backuptest.MetadataFile, "db_size_mismatch: "+backuptest.DBFile)
 }
 
-// A recorded path is taken below the snapshot or not at all.
+// A recorded path that leads out of the snapshot is not followed.
 func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	root := base.RecordedRoot()
-	// What they lead to is there, and would pass.
+	// The files that they lead to exist and are sound.
 	evil := root + "-evil"
 	require.NoError(t, os.CopyFS(evil, os.DirFS(base.Path(""))))
 	outside := []string{"path_outside_snapshot"}
@@ -355,8 +356,8 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 		s.Reseal()
 		s.RequireProblems("registry_snapshot_missing")
 	})
-	// Any root will do if the parts are below it: nothing is looked up there.
-	t.Run("root that never was", func(t *testing.T) {
+	// Any root is accepted if the parts are below it, since it is not looked up.
+	t.Run("root that never existed", func(t *testing.T) {
 		s := base.Copy(t)
 		s.Set(map[string]any{"backup_root": "/never", "db_snapshot_path": "/never/db/atocore.db",
 			"registry_snapshot_path": "/never/config/project-registry.json", "chroma_snapshot_path": "/never/chroma"})
@@ -365,7 +366,7 @@ func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
 	})
 }
 
-// A directory of the snapshot that is a link: what lies behind is not looked at.
+// If a directory of the snapshot is a link, it is not followed.
 func TestValidateFollowsNoLinkedDirectory(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	for dir, want := range map[string][]string{
@@ -394,7 +395,7 @@ func TestValidateFollowsNoLinkedDirectory(t *testing.T) {
 	}
 }
 
-// Without manifest and format_version a snapshot is judged by what it has.
+// Snapshots of the Python module are checked without manifest and format_version.
 func TestValidatePythonSnapshots(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	base.MakePython()
@@ -402,11 +403,11 @@ func TestValidatePythonSnapshots(t *testing.T) {
 		change func(s *backuptest.Snapshot)
 		want   []string
 	}{
-		"as made":              {func(s *backuptest.Snapshot) {}, nil},
-		"in WAL form":          {func(s *backuptest.Snapshot) { s.SetJournalForm(2) }, nil},
-		"file of somebody":     {func(s *backuptest.Snapshot) { s.Add("notes.txt", []byte("x")) }, nil},
-		"changed note":         {func(s *backuptest.Snapshot) { s.Set(map[string]any{"vector_store_note": "?"}) }, nil},
-		"Chroma asked in vain": {func(s *backuptest.Snapshot) { s.Remove("chroma"); s.Set(withoutChroma) }, nil},
+		"as made":                       {func(s *backuptest.Snapshot) {}, nil},
+		"in WAL form":                   {func(s *backuptest.Snapshot) { s.SetJournalForm(2) }, nil},
+		"file of someone else":          {func(s *backuptest.Snapshot) { s.Add("notes.txt", []byte("x")) }, nil},
+		"changed note":                  {func(s *backuptest.Snapshot) { s.Set(map[string]any{"vector_store_note": "?"}) }, nil},
+		"Chroma asked for, but missing": {func(s *backuptest.Snapshot) { s.Remove("chroma"); s.Set(withoutChroma) }, nil},
 		"no registry": {func(s *backuptest.Snapshot) {
 			s.Remove(backuptest.RegistryFile)
 			s.Set(map[string]any{"registry_snapshot_path": ""})
@@ -439,7 +440,7 @@ func TestValidatePythonSnapshots(t *testing.T) {
 		"journal beside it": {
 			func(s *backuptest.Snapshot) { s.Add(backuptest.DBFile+"-journal", []byte("x")) }, []string{"db_sidecar_present: " + backuptest.DBFile + "-journal"},
 		},
-		"what Python's check leaves": {
+		"files that Python's check leaves": {
 			func(s *backuptest.Snapshot) {
 				s.Add(backuptest.DBFile+"-wal", nil)
 				s.Add(backuptest.DBFile+"-shm", make([]byte, 32768))
@@ -474,7 +475,7 @@ func TestValidatePythonSnapshots(t *testing.T) {
 			[]string{"chroma_db_check_failed: " + backuptest.ChromaFile},
 		},
 		"Chroma's database under a journal": {
-			// It may be whole together with that only.
+			// It may only be whole together with the journal.
 			func(s *backuptest.Snapshot) {
 				s.RuinPages(backuptest.ChromaFile)
 				s.Add(backuptest.ChromaFile+"-journal", []byte("x"))
@@ -494,9 +495,10 @@ func TestValidatePythonSnapshots(t *testing.T) {
 	}
 }
 
+// withoutChroma are the fields of metadata without a Chroma copy.
 var withoutChroma = map[string]any{"chroma_snapshot_path": "", "chroma_snapshot_bytes": 0, "chroma_snapshot_files": 0}
 
-// A manifest that is there counts, whoever wrote it.
+// If there is a manifest it counts, whoever wrote it.
 func TestValidatePythonSnapshotWithManifest(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	s.MakePython()

@@ -23,10 +23,11 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// validationTimeout is far above what cancelling may take, and far below what
-// the work takes that is cancelled.
+// validationTimeout is far longer than a cancelled call may take, and far shorter
+// than the same call takes otherwise.
 const validationTimeout = 5 * time.Second
 
+// The report of a sound snapshot has its metadata and no problem.
 func TestValidateReportsASoundSnapshot(t *testing.T) {
 	store := backuptest.NewStore(t)
 	s := store.CreateSnapshot()
@@ -45,6 +46,7 @@ func TestValidateReportsASoundSnapshot(t *testing.T) {
 	require.JSONEq(t, string(s.Read(backuptest.MetadataFile)), string(got.Metadata))
 }
 
+// Parts that a snapshot does not have are neither sound nor damaged.
 func TestValidateWithoutRegistryAndChroma(t *testing.T) {
 	store := backuptest.NewSmallStore(t)
 	store.IncludeChroma = false
@@ -58,8 +60,8 @@ func TestValidateWithoutRegistryAndChroma(t *testing.T) {
 	s.RequireProblems("file_unknown: config/late.json")
 }
 
-// Snapshots are moved, copied and renamed by people, or reached by another
-// path than the one they were made under.
+// A snapshot may have been moved, copied or renamed, or have another path than when
+// it was created.
 func TestValidateElsewhere(t *testing.T) {
 	made := backuptest.NewSnapshot(t)
 	for name, move := range map[string]func(t *testing.T, s *backuptest.Snapshot){
@@ -111,7 +113,7 @@ func TestValidateElsewhere(t *testing.T) {
 					}
 					move(t, s)
 					s.RequireProblems()
-					// What is checked is what is there, not what was copied.
+					// This checks the files there, not the ones they were copied from.
 					s.Write(backuptest.RegistryFile, []byte("{"))
 					require.NotEmpty(t, s.Validate().Problems)
 					require.Equal(t, "{", string(s.Read(backuptest.RegistryFile)))
@@ -121,7 +123,7 @@ func TestValidateElsewhere(t *testing.T) {
 	}
 }
 
-// SQLite opens no path of more than 512 bytes, but for its checks it gets no
+// SQLite does not open paths of more than 512 bytes, but for its checks it gets no
 // path.
 func TestValidateBelowALongPath(t *testing.T) {
 	if runtime.GOOS == "windows" {
@@ -145,7 +147,7 @@ func TestValidateBelowALongPath(t *testing.T) {
 	}
 }
 
-// What is no snapshot's name never leads anywhere.
+// A stamp that cannot be the name of a snapshot does not lead anywhere.
 func TestValidateStamps(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	snapshots := filepath.Join(s.BackupDir, "snapshots")
@@ -182,7 +184,7 @@ func TestValidateStamps(t *testing.T) {
 	}
 	for _, stamp := range []string{"no such", "...", " ", "-", strings.Repeat("a", 255), "\xff\xfe", "-rf *", real + " "} {
 		if runtime.GOOS == "windows" {
-			break // there some of these mean other names
+			break // there some of these are other names
 		}
 		t.Run(fmt.Sprintf("%.30q", stamp), func(t *testing.T) {
 			bad := s.Named(t, stamp)
@@ -191,6 +193,7 @@ func TestValidateStamps(t *testing.T) {
 	}
 }
 
+// Without a backup directory there is no snapshot.
 func TestValidateWithoutBackupDirectory(t *testing.T) {
 	dir := t.TempDir()
 	for name, backupDir := range map[string]string{"none": filepath.Join(dir, "no", "such"), "no snapshots": dir} {
@@ -206,8 +209,8 @@ func TestValidateWithoutBackupDirectory(t *testing.T) {
 	require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 }
 
-// A link in place of snapshots/ may lead anywhere, so nothing behind it is
-// looked at, and nothing is known.
+// If snapshots/ is a link it may lead anywhere, so validate and list do not follow
+// it and fail.
 func TestValidateDoesNotFollowALinkToSnapshots(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	away := filepath.Join(t.TempDir(), "away")
@@ -231,7 +234,7 @@ func TestValidateDoesNotFollowALinkToSnapshots(t *testing.T) {
 	require.Nil(t, report)
 }
 
-// Every row of SQLite's check is reported, up to the bound.
+// Every row of SQLite's check is reported, up to a limit.
 func TestValidateReportsAllRowsOfTheIntegrityCheck(t *testing.T) {
 	store := backuptest.NewSmallStore(t)
 	store.IncludeChroma = false
@@ -259,11 +262,10 @@ func TestValidateReportsAllRowsOfTheIntegrityCheck(t *testing.T) {
 	}
 }
 
-// A schema may need what only the host's connections know. Where SQLite can
-// check the database without it, that is enough. Where it cannot, nobody can
-// say that the copy is whole, here as in the Python module. CHECK constraints
-// are the host's affair: SQLite leaves them out of account in a database that
-// it may only read.
+// A schema may need functions or modules that only the host's connections have. If
+// SQLite can check the database without them, it is valid. If it cannot, nothing
+// proves that the copy is whole, so it is not valid, as in the Python module.
+// SQLite does not check CHECK constraints in a database that it may only read.
 func TestValidateDatabasesThatNeedTheHost(t *testing.T) {
 	unchecked := []string{"collation", "function in an index"}
 	for name, statements := range map[string]string{
@@ -301,6 +303,7 @@ func TestValidateDatabasesThatNeedTheHost(t *testing.T) {
 	}
 }
 
+// Databases of every page size are checked.
 func TestValidateReadsEveryPageSize(t *testing.T) {
 	for size := 512; size <= 65536; size *= 2 {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -312,7 +315,7 @@ func TestValidateReadsEveryPageSize(t *testing.T) {
 			s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
 			s.Reseal()
 			s.RequireProblems()
-			// The first page's tree, damaged beneath a sound header.
+			// Damage to the tree of the first page, after a sound header.
 			data := s.Read(backuptest.DBFile)
 			data[100] = 0xff
 			s.Write(backuptest.DBFile, data)
@@ -324,7 +327,8 @@ func TestValidateReadsEveryPageSize(t *testing.T) {
 	}
 }
 
-// A database's header that SQLite refuses, byte by byte: always a verdict.
+// Each byte of a database's header is changed. Whatever SQLite makes of it, there is
+// a verdict.
 func TestValidateAnyDatabaseHeader(t *testing.T) {
 	store := backuptest.NewSmallStore(t)
 	store.IncludeChroma = false
@@ -342,12 +346,12 @@ func TestValidateAnyDatabaseHeader(t *testing.T) {
 	}
 }
 
-// A cancelled call ends promptly, in each phase, and tells nothing.
+// A cancelled call ends promptly in each phase, without a report.
 func TestValidateHeedsItsContext(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	slowDatabase(t, s)
 	s.Reseal()
-	// More than can be hashed in the time that is allowed, on no disk space.
+	// More than can be hashed within the timeout, without taking disk space.
 	name := s.Path("chroma/sparse")
 	require.NoError(t, os.WriteFile(name, nil, 0o600))
 	require.NoError(t, os.Truncate(name, 1<<38))
@@ -394,7 +398,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 	t.Run("at the very end", func(t *testing.T) {
 		python := backuptest.NewSnapshot(t)
 		python.MakePython()
-		// Without these no check but that of the files is under way.
+		// So that no check but that of the files is running.
 		python.Set(map[string]any{"db_snapshot_path": "", "chroma_snapshot_path": ""})
 		files := int64(len(python.Files()))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -423,8 +427,8 @@ func TestValidateHeedsItsContext(t *testing.T) {
 	})
 }
 
-// validateInTime fails the test if the call goes on working once its context
-// is done, or takes as long as the slow database.
+// validateInTime fails the test if the call does not end soon after its context, or
+// takes as long as the check of the slow database.
 func validateInTime(t *testing.T, ctx context.Context, opts backup.Options, stamp string) (report *backup.Report, err error) {
 	t.Helper()
 	done := make(chan struct{})
@@ -441,13 +445,13 @@ func validateInTime(t *testing.T, ctx context.Context, opts backup.Options, stam
 	select {
 	case <-done:
 	case <-time.After(validationTimeout):
-		require.FailNow(t, "it goes on though it has been told to end")
+		require.FailNow(t, "it does not end with its context")
 	}
 	return report, err
 }
 
-// slowDatabase makes checking the database copy take a quarter of a minute at
-// least: each row's key in an index is computed through some megabytes.
+// slowDatabase makes the check of the database copy take at least 15 seconds:
+// computing each key of an index goes through some megabytes.
 func slowDatabase(t *testing.T, s *backuptest.Snapshot) {
 	t.Helper()
 	backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
@@ -463,7 +467,7 @@ func slowDatabase(t *testing.T, s *backuptest.Snapshot) {
 	s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
 }
 
-// A panic of the host's comes back as an error, and everything is let go.
+// A panic of the host is returned as an error, and the check of the database ends.
 func TestValidateSurvivesAPanickingHost(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	slowDatabase(t, s)
@@ -485,7 +489,7 @@ func TestValidateSurvivesAPanickingHost(t *testing.T) {
 				}
 				descriptors := backuptest.OpenFiles(t)
 				report, err := validateInTime(t, t.Context(), opts, s.Stamp)
-				require.Equal(t, descriptors, backuptest.OpenFiles(t), "the check of the database goes on")
+				require.Equal(t, descriptors, backuptest.OpenFiles(t), "the check of the database has not ended")
 				require.ErrorIs(t, err, backup.ErrPanic)
 				require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 				require.Nil(t, report)
@@ -497,12 +501,13 @@ func TestValidateSurvivesAPanickingHost(t *testing.T) {
 	}
 }
 
+// Progress is reported for the database and for each file.
 func TestValidateReportsProgress(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	opts := s.Options
 	var phases []backup.Phase
 	var last backup.Progress
-	opts.OnProgress = func(p backup.Progress) { // the race detector sees a second goroutine
+	opts.OnProgress = func(p backup.Progress) { // on one goroutine, or the race detector complains
 		if !slices.Contains(phases, p.Phase) {
 			phases = append(phases, p.Phase)
 		}
@@ -523,7 +528,7 @@ func TestValidateReportsProgress(t *testing.T) {
 	require.Equal(t, size, last.Bytes)
 }
 
-// Whatever comes of a call, no goroutine and no descriptor is left of it.
+// However a call ends, no goroutine and no descriptor of it is left.
 func TestValidateLeavesNothingOpen(t *testing.T) {
 	sound := backuptest.NewSnapshot(t)
 	damaged := sound.Copy(t)
@@ -563,7 +568,7 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 		all()
 	}
 	require.Equal(t, descriptors, backuptest.OpenFiles(t))
-	// One that has told the others that it is done may still be on its way out.
+	// A goroutine may take a moment to end.
 	for timeout := time.After(time.Minute); runtime.NumGoroutine() > routines; {
 		select {
 		case <-time.After(time.Millisecond):
@@ -573,7 +578,7 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 	}
 }
 
-// Calls for one snapshot may run at once.
+// Several calls for one snapshot may run at the same time.
 func TestValidateAtOnce(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	errs := make(chan error, 8)
@@ -588,6 +593,7 @@ func TestValidateAtOnce(t *testing.T) {
 	}
 }
 
+// Nothing is written, so the disk may be read-only.
 func TestValidateOnAReadOnlyDisk(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	for _, form := range []string{"format 1", "Python", "Python in WAL form"} {
@@ -608,7 +614,7 @@ func TestValidateOnAReadOnlyDisk(t *testing.T) {
 	}
 }
 
-// What is mounted in a snapshot is none of its files.
+// A mount point in a snapshot is reported and not entered.
 func TestValidateEntersNoMountPoint(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	for _, dir := range []string{"db", "chroma", "chroma/empty", "other"} {

@@ -4,7 +4,6 @@ package backup_test
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,12 +24,9 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-func init() {
-	roles["validate"] = validateRole
-	roles["try to lock"] = tryToLockRole
-}
+func init() { roles["validate"] = roleValidate }
 
-// A finding is what validating and listing gave in another process.
+// A finding is the result of validating a snapshot in another process.
 type finding struct {
 	Verdict    string // "valid", "invalid", "error"
 	Error      string
@@ -39,15 +35,16 @@ type finding struct {
 	Problems   []string
 }
 
+// findings are the results of roleValidate.
 type findings struct {
 	Snapshots map[string]finding
 	List      map[string]string // metadata errors by stamp
 	ListError string
 }
 
-// validateRole validates the stamps given in a backup directory, and lists it.
-// What it does with files lies between two calls that a trace shows.
-func validateRole(p *backuptest.Parent, args []string) error {
+// roleValidate validates the snapshots args[1:] of the backup directory args[0], and
+// lists them. Between two calls that a trace shows, only the library works.
+func roleValidate(p *backuptest.Parent, args []string) error {
 	backupDir, stamps := args[0], args[1:]
 	_, _ = os.Lstat(traceBegin)
 	found := findings{Snapshots: map[string]finding{}, List: map[string]string{}}
@@ -85,25 +82,19 @@ const (
 	traceEnd   = "/the-validation-ends-here"
 )
 
-// findAsUser runs validateRole as a user that file permissions mean something
-// to.
+// findAsUser runs roleValidate as a user to whom file permissions apply.
 func findAsUser(t *testing.T, backupDir string, stamps ...string) (found findings) {
 	t.Helper()
-	program := os.Args[0]
-	cmd := exec.Command(program, append([]string{backupDir}, stamps...)...)
+	cmd := backuptest.Command(t, "validate", append([]string{backupDir}, stamps...)...)
 	if os.Getuid() == 0 {
 		if runtime.GOOS != "linux" {
-			t.Skip("root is not told apart from other users")
+			t.Skip("this needs a program that other users may run")
 		}
-		// Its own program, which is in a directory of root's.
+		// The program lies in a directory of root.
 		cmd.Path = "/proc/self/exe"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		cmd.Dir = "/"
 	}
-	cmd.Env = append(os.Environ(), backuptest.RoleEnv+"=validate")
-	stdin, err := cmd.StdinPipe() // the role ends with it
-	require.NoError(t, err)
-	defer stdin.Close()
 	out, err := cmd.Output()
 	require.NoError(t, err, "%s", out)
 	require.NoError(t, json.Unmarshal(out, &found))
@@ -118,7 +109,7 @@ func forUser(t *testing.T, s *backuptest.Snapshot) *backuptest.Snapshot {
 	return c
 }
 
-// What may not be read is not judged: nothing is known then.
+// If a file may not be read, validating fails without a verdict.
 func TestValidateUnreadable(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	require.Equal(t, "valid", findAsUser(t, forUser(t, base).BackupDir, base.Stamp).Snapshots[base.Stamp].Verdict)
@@ -151,7 +142,7 @@ func TestValidateUnreadable(t *testing.T) {
 	}
 }
 
-// Nothing needs to be written.
+// Validating does not need to write anything.
 func TestValidateReadOnlyFiles(t *testing.T) {
 	s := forUser(t, backuptest.NewSnapshot(t))
 	require.NoError(t, filepath.WalkDir(s.BackupDir, func(name string, d fs.DirEntry, err error) error {
@@ -177,24 +168,8 @@ func TestValidateReadOnlyFiles(t *testing.T) {
 	}
 }
 
-// tryToLockRole tells whether a database's write lock can be had.
-func tryToLockRole(p *backuptest.Parent, args []string) error {
-	db, err := sql.Open("sqlite", "file:"+args[0])
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	if _, err := db.Exec("BEGIN IMMEDIATE"); err == nil {
-		p.Say("got it")
-	} else {
-		p.Say(err.Error())
-	}
-	return nil
-}
-
-// A hard link to the live database in a snapshot is told and not opened:
-// closing it would drop the locks of the host's own connections.
+// A hard link to the live database in a snapshot is reported and not opened: closing
+// it would drop the locks of the host's connections.
 func TestValidateOpensNoLiveDatabase(t *testing.T) {
 	base := backuptest.NewSnapshot(t)
 	for mode, files := range map[string][]string{
@@ -222,8 +197,8 @@ func TestValidateOpensNoLiveDatabase(t *testing.T) {
 				require.NoError(t, err)
 				require.Len(t, list, 1)
 
-				lock := backuptest.Start(t, "try to lock", s.DatabasePath)
-				require.Contains(t, lock.Hear(), "locked", "the host's lock was dropped")
+				other := backuptest.Start(t, "try-lock", s.DatabasePath)
+				require.Equal(t, "refused", other.Ask("BEGIN IMMEDIATE"), "the host's lock was dropped")
 				want := "file_not_regular: " + file
 				switch file {
 				case backuptest.MetadataFile:
@@ -238,16 +213,15 @@ func TestValidateOpensNoLiveDatabase(t *testing.T) {
 	}
 }
 
-// hostileTrees makes snapshots that would lead a careless reader out. Each is
-// one of these, and what it would read lies in outside.
+// hostileTrees creates snapshots that would lead a careless reader out of the backup
+// directory, to outside.
 func hostileTrees(t *testing.T, outside string) (base *backuptest.Snapshot, stamps []string) {
 	base = backuptest.NewSnapshot(t)
 	require.NoError(t, os.CopyFS(outside, os.DirFS(base.Path(""))))
 	add := func(stamp string, harm func(s *backuptest.Snapshot)) {
-		s := *base
-		s.Stamp = stamp
+		s := base.Named(t, stamp)
 		require.NoError(t, os.CopyFS(s.Path(""), os.DirFS(base.Path(""))))
-		harm(&s)
+		harm(s)
 		stamps = append(stamps, stamp)
 	}
 	segment := filepath.Dir(base.Files()[1])
@@ -285,7 +259,7 @@ func hostileTrees(t *testing.T, outside string) (base *backuptest.Snapshot, stam
 		s.Remove(backuptest.RegistryFile)
 		require.NoError(t, unix.Mkfifo(s.Path(backuptest.RegistryFile), 0o600))
 	})
-	// SQLite must not be led out by what a database says.
+	// SQLite must not follow a path in a database.
 	add("attach", func(s *backuptest.Snapshot) {
 		data := s.Read(backuptest.DBFile)
 		copy(data[len(data)-100:], outside)
@@ -295,8 +269,8 @@ func hostileTrees(t *testing.T, outside string) (base *backuptest.Snapshot, stam
 	return base, append(stamps, base.Stamp, "linked", "../../outside", "..", ".", "", outside, "../outside/db")
 }
 
-// Whatever a snapshot says, nothing outside of it is opened, and nothing at
-// all is opened for writing. The kernel is the witness.
+// Whatever a snapshot contains, nothing outside of it is opened, and nothing is opened
+// for writing. A trace of the system calls shows it.
 func TestValidateOpensNothingOutside(t *testing.T) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
@@ -306,12 +280,9 @@ func TestValidateOpensNothingOutside(t *testing.T) {
 	base, stamps := hostileTrees(t, outside)
 
 	trace := filepath.Join(t.TempDir(), "trace")
-	cmd := exec.Command(strace, append([]string{"-f", "-y", "-s", "10000", "-e", "trace=%file", "-o", trace,
-		os.Args[0], base.BackupDir}, stamps...)...)
-	cmd.Env = append(os.Environ(), backuptest.RoleEnv+"=validate")
-	stdin, err := cmd.StdinPipe()
-	require.NoError(t, err)
-	defer stdin.Close()
+	role := backuptest.Command(t, "validate", append([]string{base.BackupDir}, stamps...)...)
+	cmd := exec.Command(strace, append([]string{"-f", "-y", "-s", "10000", "-e", "trace=%file", "-o", trace}, role.Args...)...)
+	cmd.Env = role.Env
 	out, err := cmd.Output()
 	if err != nil && strings.Contains(fmt.Sprint(err), "exit status 1") {
 		t.Skip("strace cannot trace here")
@@ -322,7 +293,7 @@ func TestValidateOpensNothingOutside(t *testing.T) {
 	for stamp, f := range found.Snapshots {
 		want := "invalid"
 		if stamp == base.Stamp || strings.HasPrefix(stamp, "path-6") {
-			want = "valid" // the latter's paths are those of a snapshot that was moved
+			want = "valid" // the paths in path-6 are those of a snapshot that was moved
 		}
 		require.Equal(t, want, f.Verdict, "%s: %s", stamp, f.Error)
 	}
@@ -350,8 +321,8 @@ func TestValidateOpensNothingOutside(t *testing.T) {
 			inside := m[1] == base.BackupDir || m[1] == snapshots || strings.HasPrefix(m[1], snapshots+"/")
 			require.True(t, inside || systemFile(m[1]), line)
 		}
-		// Also what could not be opened, or was only looked at. SQLite looks
-		// whether there are links on its way to a file.
+		// Also what could not be opened, or was only looked up. SQLite looks for
+		// links in the path of a file.
 		for _, m := range absolute.FindAllStringSubmatch(line, -1) {
 			name := filepath.Clean(m[1] + m[2])
 			inside := strings.HasPrefix(base.BackupDir, strings.TrimSuffix(name, "/")) || strings.HasPrefix(name, base.BackupDir)
@@ -363,7 +334,7 @@ func TestValidateOpensNothingOutside(t *testing.T) {
 	t.Logf("%d snapshots, %d calls", len(stamps), calls)
 }
 
-// systemFile tells what the runtime and SQLite read for themselves.
+// systemFile reports whether the Go runtime or SQLite read a file for themselves.
 func systemFile(name string) bool {
 	for _, prefix := range []string{"/etc/localtime", "/proc/self", "/sys", "/dev/urandom", "/usr/share/zoneinfo"} {
 		if strings.HasPrefix(name, prefix) {
