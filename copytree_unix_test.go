@@ -16,11 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// What is neither a directory nor a regular file is refused by name, and not
-// opened: a FIFO would hang.
+// Files that are neither directories nor regular are rejected and not opened:
+// opening a FIFO would hang. The error names them.
 func TestTreeOfUnsupportedFiles(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -29,7 +30,7 @@ func TestTreeOfUnsupportedFiles(t *testing.T) {
 	}{
 		{"FIFO", func(_ *testing.T, path string) error { return unix.Mkfifo(path, 0o644) }, "a FIFO"},
 		{"socket", func(t *testing.T, path string) error {
-			t.Chdir(filepath.Dir(path)) // a socket's path has room for some 100 bytes
+			t.Chdir(filepath.Dir(path)) // the path of a socket may have only about 100 bytes
 			l, err := net.Listen("unix", filepath.Base(path))
 			if err == nil {
 				t.Cleanup(func() { l.Close() })
@@ -43,69 +44,69 @@ func TestTreeOfUnsupportedFiles(t *testing.T) {
 		{"loop of links", func(_ *testing.T, path string) error { return os.Symlink(filepath.Base(path), path) }, "a symbolic link"},
 		{"device", func(t *testing.T, path string) error {
 			if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
-				t.Skip("making a device needs root:", err)
+				t.Skip("creating a device needs root:", err)
 			}
 			return nil
 		}, "a device"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newTree(t)
-			path := s.chroma("b/odd one\n")
+			path := s.InChroma("b/odd one\n")
 			require.NoError(t, tt.make(t, path))
-			err := s.createFails()
+			err := s.CreateFails()
 			require.ErrorIs(t, err, backup.ErrUnsupportedFile)
 			require.ErrorContains(t, err, path+" is "+tt.what)
 		})
 	}
 }
 
-// A file that turns into something else after its directory was read.
+// A file may be replaced by a FIFO after its directory was read.
 func TestTreeFileTurnsIntoFIFO(t *testing.T) {
 	s := newTree(t)
 	s.OnProgress = func(p backup.Progress) {
 		if p.Phase == backup.PhaseChroma && p.Files == 5 {
-			require.NoError(t, os.Remove(s.chroma("1")))
-			require.NoError(t, unix.Mkfifo(s.chroma("1"), 0o644))
+			require.NoError(t, os.Remove(s.InChroma("1")))
+			require.NoError(t, unix.Mkfifo(s.InChroma("1"), 0o644))
 		}
 	}
-	require.ErrorIs(t, s.createFails(), backup.ErrSourceChanged)
+	require.ErrorIs(t, s.CreateFails(), backup.ErrSourceChanged)
 }
 
-// Opening a hard link to the live database, and closing it, would drop the
-// host's locks; so would one to its -shm.
+// A hard link to the live database is rejected and not opened: closing it would drop
+// the host's locks. So would closing one to its -shm.
 func TestTreeWithHardLinkToDatabase(t *testing.T) {
 	t.Parallel()
 	for _, suffix := range []string{"", "-wal", "-shm"} {
 		t.Run("atocore.db"+suffix, func(t *testing.T) {
 			s := newTree(t)
-			db := openDB(t, s.DatabasePath)
+			db := backuptest.OpenDB(t, s.DatabasePath)
 			conn, err := db.Conn(t.Context())
 			require.NoError(t, err)
 			defer conn.Close()
 			_, err = conn.ExecContext(t.Context(), "BEGIN IMMEDIATE; UPDATE account SET balance = balance")
 			require.NoError(t, err)
-			require.NoError(t, os.Link(s.DatabasePath+suffix, s.chroma("b/link")))
-			other := startChild(t, "try-lock", s.DatabasePath)
-			require.Equal(t, "refused", other.ask("BEGIN EXCLUSIVE"))
+			require.NoError(t, os.Link(s.DatabasePath+suffix, s.InChroma("b/link")))
+			other := backuptest.Start(t, "try-lock", s.DatabasePath)
+			require.Equal(t, "refused", other.Ask("BEGIN EXCLUSIVE"))
 
-			err = s.createFails()
+			err = s.CreateFails()
 			require.ErrorIs(t, err, backup.ErrUnsupportedFile)
-			require.ErrorContains(t, err, s.chroma("b/link"))
-			require.Equal(t, "refused", other.ask("BEGIN EXCLUSIVE"), "the host's locks are gone")
-			require.Equal(t, "refused", other.ask("PRAGMA journal_mode=delete"), "the host's locks are gone")
+			require.ErrorContains(t, err, s.InChroma("b/link"))
+			require.Equal(t, "refused", other.Ask("BEGIN EXCLUSIVE"), "the host's locks are gone")
+			require.Equal(t, "refused", other.Ask("PRAGMA journal_mode=delete"), "the host's locks are gone")
 		})
 	}
 }
 
-// Hard links to anything else are files like others.
+// Hard links to other files are copied as files.
 func TestTreeWithHardLinks(t *testing.T) {
 	s := newTree(t)
-	require.NoError(t, os.Link(s.chroma("1"), s.chroma("b/1")))
-	meta := s.create()
-	require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
+	require.NoError(t, os.Link(s.InChroma("1"), s.InChroma("b/1")))
+	meta := s.Create()
+	require.Equal(t, backuptest.ReadTree(t, s.ChromaPath), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
 }
 
-// A path may be longer than the system takes in one call.
+// A path may be longer than the system accepts in one call.
 func TestTreeOfGreatDepth(t *testing.T) {
 	t.Parallel()
 	const levels = 220
@@ -127,7 +128,7 @@ func TestTreeOfGreatDepth(t *testing.T) {
 	require.NoError(t, f.Close())
 	require.NoError(t, dir.Close())
 
-	meta := s.create()
+	meta := s.Create()
 	require.EqualValues(t, 6, meta.ChromaSnapshotFiles)
 	sums, err := os.ReadFile(filepath.Join(meta.BackupRoot, "SHA256SUMS"))
 	require.NoError(t, err)
@@ -136,7 +137,7 @@ func TestTreeOfGreatDepth(t *testing.T) {
 	require.Contains(t, string(sums), fmt.Sprintf("%x  %s\n", sha256.Sum256([]byte("deep down")), path))
 }
 
-// Holes stay holes.
+// Holes are not filled.
 func TestTreeOfSparseFiles(t *testing.T) {
 	t.Parallel()
 	const size = 8 << 20
@@ -144,7 +145,7 @@ func TestTreeOfSparseFiles(t *testing.T) {
 	for name, at := range map[string][]int64{
 		"all hole": nil, "data first": {0}, "data last": {size - 5}, "data in the middle": {2 << 20, 2<<20 + 8192, 4 << 20}, "odd": {1, 4097, size/2 + 1},
 	} {
-		f, err := os.Create(s.chroma("b/" + name))
+		f, err := os.Create(s.InChroma("b/" + name))
 		require.NoError(t, err)
 		require.NoError(t, f.Truncate(size))
 		for _, off := range at {
@@ -153,13 +154,13 @@ func TestTreeOfSparseFiles(t *testing.T) {
 		}
 		require.NoError(t, f.Sync())
 		require.NoError(t, f.Close())
-		if allocated(t, s.chroma("b/"+name)) > size/2 {
-			t.Skip("this file system knows no holes")
+		if allocated(t, s.InChroma("b/"+name)) > size/2 {
+			t.Skip("this file system has no holes")
 		}
 	}
-	meta := s.create()
-	require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
-	entries, err := os.ReadDir(s.chroma("b"))
+	meta := s.Create()
+	require.Equal(t, backuptest.ReadTree(t, s.ChromaPath), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
+	entries, err := os.ReadDir(s.InChroma("b"))
 	require.NoError(t, err)
 	for _, entry := range entries {
 		if !entry.IsDir() {
@@ -169,6 +170,7 @@ func TestTreeOfSparseFiles(t *testing.T) {
 	require.EqualValues(t, 5*size+len("content of 1")+2*len("content of b/c/4")+2*len("content of a/2"), meta.ChromaSnapshotBytes)
 }
 
+// allocated returns the size of the blocks of a file.
 func allocated(t *testing.T, path string) int64 {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -176,24 +178,24 @@ func allocated(t *testing.T, path string) int64 {
 	return info.Sys().(*syscall.Stat_t).Blocks * 512
 }
 
-// A umask neither changes what a snapshot's files may do nor is it changed.
+// The umask has no effect on the modes in a snapshot, and is not changed.
 func TestUmask(t *testing.T) {
 	s := newTree(t)
-	require.NoError(t, os.Chmod(s.chroma("1"), 0o666))
-	require.NoError(t, os.Chmod(s.chroma("a"), 0o777))
+	require.NoError(t, os.Chmod(s.InChroma("1"), 0o666))
+	require.NoError(t, os.Chmod(s.InChroma("a"), 0o777))
 	for _, mask := range []int{0, 0o027, 0o077} {
 		old := unix.Umask(mask)
-		meta, err := createWith(t, s.Options)
+		meta, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 		after := unix.Umask(old)
 		require.NoError(t, err)
 		require.Equal(t, mask, after)
-		require.Equal(t, readTree(t, s.ChromaPath), readTree(t, meta.ChromaSnapshotPath))
-		tree := readTree(t, meta.BackupRoot)
+		require.Equal(t, backuptest.ReadTree(t, s.ChromaPath), backuptest.ReadTree(t, meta.ChromaSnapshotPath))
+		tree := backuptest.ReadTree(t, meta.BackupRoot)
 		for _, path := range []string{"SHA256SUMS", "backup-metadata.json", "db/atocore.db"} {
-			require.Equal(t, "-rw-------", tree[path].mode.String(), path)
+			require.Equal(t, "-rw-------", tree[path].Mode.String(), path)
 		}
 		for _, path := range []string{".", "db", "config"} {
-			require.Equal(t, "drwx------", tree[path].mode.String(), path)
+			require.Equal(t, "drwx------", tree[path].Mode.String(), path)
 		}
 	}
 }

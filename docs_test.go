@@ -9,8 +9,11 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup/internal/backuptest"
 )
 
+// readDoc returns a file of docs.
 func readDoc(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("docs", name))
@@ -18,14 +21,14 @@ func readDoc(t *testing.T, name string) string {
 	return string(data)
 }
 
-// What the guide to restoring says that a message says, is said.
+// The messages that the guide to restoring quotes exist in the source.
 func TestRestoreGuideQuotesRealMessages(t *testing.T) {
 	var source strings.Builder
-	for _, pattern := range []string{"*.go", "cmd/atocore-backup/*.go"} {
+	for _, pattern := range []string{"*.go", "internal/*/*.go", "cmd/atocore-backup/*.go"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, file := range files {
-			if strings.HasSuffix(file, "_test.go") {
+			if strings.HasSuffix(file, "_test.go") || filepath.Base(filepath.Dir(file)) == "backuptest" {
 				continue
 			}
 			data, err := os.ReadFile(file)
@@ -33,7 +36,7 @@ func TestRestoreGuideQuotesRealMessages(t *testing.T) {
 			source.Write(data)
 		}
 	}
-	// The guide has an ellipsis where something is filled in.
+	// The guide has an ellipsis for each verb of a format string.
 	text := regexp.MustCompile(`%[sdvw]`).ReplaceAllString(source.String(), "…")
 	var quoted int
 	for _, line := range strings.Split(readDoc(t, "restore.md"), "\n") {
@@ -41,18 +44,18 @@ func TestRestoreGuideQuotesRealMessages(t *testing.T) {
 		if !ok {
 			continue
 		}
-		said, _, _ := strings.Cut("`"+row, " | ")
-		for i, message := range strings.Split(said, "`") {
+		messages, _, _ := strings.Cut("`"+row, " | ")
+		for i, message := range strings.Split(messages, "`") {
 			if i%2 == 1 {
 				quoted++
-				require.True(t, strings.Contains(text, strings.TrimSuffix(message, ":")), "nothing says %q", message)
+				require.True(t, strings.Contains(text, strings.TrimSuffix(message, ":")), "no message has %q", message)
 			}
 		}
 	}
 	require.Greater(t, quoted, 20)
 }
 
-// handBlock gives the commands of the guide that follow a mark.
+// handBlock returns the commands of the guide that follow a mark.
 func handBlock(t *testing.T, mark string) string {
 	t.Helper()
 	_, after, found := strings.Cut(readDoc(t, "restore.md"), "<!-- "+mark+" -->\n")
@@ -68,8 +71,8 @@ func handBlock(t *testing.T, mark string) string {
 	return script.String()
 }
 
-// The guide's way by hand brings the store back, over what a restore left that
-// was cut off, too.
+// The commands of the guide restore a store by hand, also over what a restore left
+// that was cut off.
 func TestRestoreByHand(t *testing.T) {
 	for _, tool := range []string{"sh", "sha256sum", "find"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -77,28 +80,28 @@ func TestRestoreByHand(t *testing.T) {
 		}
 	}
 	home := t.TempDir()
-	s := newBareStore(t)
-	require.NoError(t, os.Rename(s.dir, filepath.Join(home, "store")))
-	s.Options = storeIn(filepath.Join(home, "store"))
+	s := backuptest.NewBareStore(t)
+	require.NoError(t, os.Rename(s.Dir, filepath.Join(home, "store")))
+	s.Options = backuptest.OptionsIn(filepath.Join(home, "store"))
 	s.BackupDir = filepath.Join(home, "backups")
-	meta := s.create()
-	chroma := readTree(t, s.ChromaPath)
+	meta := s.Create()
+	chroma := backuptest.ReadTree(t, s.ChromaPath)
 	registry, err := os.ReadFile(s.RegistryPath)
 	require.NoError(t, err)
 
-	// A WAL that would be read into whatever database lies beside it.
-	db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+	// A WAL, which would be applied to any database that lies beside it.
+	db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
 	for range 100 {
-		require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+		require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
 	}
-	keepWAL(t, db, s.DatabasePath)
+	backuptest.KeepWAL(t, db, s.DatabasePath)
 	require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{}"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "later"), nil, 0o600))
 	for part, dir := range map[string]string{"db": filepath.Dir(s.DatabasePath), "config": filepath.Dir(s.RegistryPath), "chroma": s.ChromaPath} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, ".atocore-restore-0123456789abcdef-"+part, "old"), 0o700))
 	}
 	journal := filepath.Join(s.BackupDir, ".atocore-restore.journal")
-	write(t, journal, "no journal\n")
+	backuptest.Write(t, journal, "no journal\n")
 
 	run := func(script string) string {
 		t.Helper()
@@ -111,10 +114,10 @@ func TestRestoreByHand(t *testing.T) {
 	require.Contains(t, run(handBlock(t, "a test runs this block")), "\nintact\n")
 	run(handBlock(t, "a test runs this block, too"))
 
-	requireSound(t, s.DatabasePath)
-	require.Zero(t, countTransfers(t, s.DatabasePath))
+	backuptest.RequireSound(t, s.DatabasePath)
+	require.Zero(t, backuptest.CountTransfers(t, s.DatabasePath))
 	require.NoFileExists(t, s.DatabasePath+"-wal")
-	require.Equal(t, chroma, readTree(t, s.ChromaPath))
+	require.Equal(t, chroma, backuptest.ReadTree(t, s.ChromaPath))
 	got, err := os.ReadFile(s.RegistryPath)
 	require.NoError(t, err)
 	require.Equal(t, registry, got)
@@ -122,6 +125,6 @@ func TestRestoreByHand(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(home, "store", "*", ".atocore*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
-	require.FileExists(t, filepath.Join(home, "before-restore", "atocore.db-wal"), "nothing is lost")
-	s.requireClean()
+	require.FileExists(t, filepath.Join(home, "before-restore", "atocore.db-wal"), "the old WAL is lost")
+	s.RequireClean()
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/atocore/backup"
 )
 
-// exampleStore makes a machine store without a Chroma directory.
+// exampleStore creates a machine store without a Chroma directory.
 func exampleStore() (opts backup.Options, remove func()) {
 	dir, err := os.MkdirTemp("", "example")
 	if err != nil {
@@ -39,7 +39,7 @@ func exampleStore() (opts backup.Options, remove func()) {
 	return opts, func() { os.RemoveAll(dir) }
 }
 
-// fixedClock is a backup.Clock for tests.
+// fixedClock is a backup.Clock that stands still.
 type fixedClock struct{ now time.Time }
 
 func (c fixedClock) Now() time.Time { return c.now }
@@ -77,8 +77,8 @@ func Example() {
 	// 20261124T115419Z can be trusted
 }
 
-// A service holds one mutex whenever it writes to its Chroma directory, and
-// gives it to the backup as the ingestion guard.
+// A service holds a mutex whenever it writes to its Chroma directory, and passes it
+// to the backup as the ingestion guard.
 func ExampleSyncLocker() {
 	opts, remove := exampleStore()
 	defer remove()
@@ -108,8 +108,7 @@ func ExampleSyncLocker() {
 	// files: 1 bytes: 7
 }
 
-// A guard that can say no: the backup fails with the guard's own error, and
-// nothing was made.
+// If the guard fails, the backup fails with the guard's error and leaves nothing.
 func ExampleLockerFunc() {
 	opts, remove := exampleStore()
 	defer remove()
@@ -127,7 +126,7 @@ func ExampleLockerFunc() {
 	// create backup: take ingestion guard: a migration is running
 }
 
-// With a clock that stands still the names of snapshots are known beforehand.
+// With a clock that stands still, the names of snapshots are known in advance.
 func ExampleClock() {
 	opts, remove := exampleStore()
 	defer remove()
@@ -146,7 +145,7 @@ func ExampleClock() {
 	// 19991231T233000Z-002 1999-12-31T23:30:00Z
 }
 
-// Which errors a service acts on.
+// A service acts on some errors.
 func ExampleCreateRuntimeBackup_errors() {
 	opts, remove := exampleStore()
 	defer remove()
@@ -156,9 +155,9 @@ func ExampleCreateRuntimeBackup_errors() {
 		_, err := backup.CreateRuntimeBackup(context.Background(), opts)
 		switch {
 		case errors.Is(err, backup.ErrSourceChanged):
-			continue // somebody ignored the guard: try again
+			continue // a writer ignored the guard: try again
 		case errors.Is(err, backup.ErrNoSpace):
-			fmt.Println("make room, for instance by removing old snapshots")
+			fmt.Println("free some space, for instance by removing old snapshots")
 		case errors.Is(err, fs.ErrNotExist):
 			var pathErr *fs.PathError
 			fmt.Println("there is no such file:", errors.As(err, &pathErr) && pathErr.Path == opts.DatabasePath)
@@ -171,7 +170,7 @@ func ExampleCreateRuntimeBackup_errors() {
 	// there is no such file: true
 }
 
-// Progress of a long call, as a log line for each phase.
+// The progress of a long call can be logged with a line for each phase.
 func ExampleProgress() {
 	opts, remove := exampleStore()
 	defer remove()
@@ -196,7 +195,7 @@ func ExampleProgress() {
 	// publish
 }
 
-// A damaged snapshot is caught, and the report says what is wrong with it.
+// The report of a damaged snapshot says what is wrong with it.
 func ExampleValidateBackup() {
 	opts, remove := exampleStore()
 	defer remove()
@@ -218,4 +217,70 @@ func ExampleValidateBackup() {
 	// Output:
 	// true false
 	// file_unknown note.txt
+}
+
+// A drill restores a snapshot into a scratch directory, which is removed afterwards.
+// Every restored file is compared with the snapshot, byte by byte.
+func ExampleRestoreRuntimeBackup() {
+	opts, remove := exampleStore()
+	defer remove()
+	ctx := context.Background()
+	meta, err := backup.CreateRuntimeBackup(ctx, opts)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	scratch, err := os.MkdirTemp("", "drill")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(scratch)
+	opts.DatabasePath = filepath.Join(scratch, "atocore.db")
+	opts.ChromaPath = filepath.Join(scratch, "chroma")
+	result, err := backup.RestoreRuntimeBackup(ctx, opts, meta.Stamp)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(result.Files, "file of", result.Stamp, "restored")
+	// Output:
+	// 1 file of 20261124T115419Z restored
+}
+
+// Of two snapshots a day, prune keeps the last one of each of the last two days, and
+// the oldest of all.
+func ExamplePruneRuntimeBackups() {
+	opts, remove := exampleStore()
+	defer remove()
+	ctx := context.Background()
+	for day := 1; day <= 3; day++ {
+		for _, hour := range []int{9, 17} {
+			opts.Clock = fixedClock{time.Date(2026, 11, day, hour, 0, 0, 0, time.UTC)}
+			if _, err := backup.CreateRuntimeBackup(ctx, opts); err != nil {
+				fmt.Println(err)
+				return
+			}
+		}
+	}
+
+	keep := backup.Retention{KeepDaily: 2, KeepYearly: 2}
+	result, err := backup.PruneRuntimeBackups(ctx, opts, keep)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, k := range result.Kept {
+		fmt.Println("kept   ", k.Stamp, k.Reasons)
+	}
+	for _, stamp := range result.Removed {
+		fmt.Println("removed", stamp)
+	}
+	// Output:
+	// kept    20261103T170000Z [newest snapshot daily snapshot yearly snapshot]
+	// kept    20261102T170000Z [daily snapshot]
+	// kept    20261101T090000Z [oldest yearly snapshot]
+	// removed 20261103T090000Z
+	// removed 20261102T090000Z
+	// removed 20261101T170000Z
 }

@@ -3,6 +3,7 @@ package backup_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,70 +15,38 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-// A guard is a Locker that keeps account of its use.
-type guard struct {
-	taken, released int
-	held            bool
-	events          *[]string
-}
-
-func (g *guard) Lock(context.Context) (func(), error) {
-	g.taken++
-	g.held = true
-	g.note("lock")
-	return func() {
-		g.released++
-		g.held = false
-		g.note("unlock")
-	}, nil
-}
-
-func (g *guard) note(event string) {
-	if g.events != nil {
-		*g.events = append(*g.events, event)
-	}
-}
-
-// requireReleased checks that the guard is not held, and that each time it was
-// taken it was released once.
-func (g *guard) requireReleased(t *testing.T) {
-	t.Helper()
-	require.False(t, g.held, "the guard is still held")
-	require.Equal(t, g.taken, g.released)
-}
-
-// The guard is taken only for the Chroma directory, covers all that is read of
-// the live store, and is free before anything takes long.
+// The guard is taken only if the Chroma directory is copied. It is held while the
+// live store is read, and released before the slow steps.
 func TestGuardCoversTheCapture(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
-		change func(*store)
+		change func(*backuptest.Store)
 		want   string
 	}{
-		{"with Chroma", func(*store) {},
+		{"with Chroma", func(*backuptest.Store) {},
 			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
-		{"Chroma missing", func(s *store) { s.removeAll(s.ChromaPath) },
+		{"Chroma missing", func(s *backuptest.Store) { s.RemoveAll(s.ChromaPath) },
 			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
-		{"no registry", func(s *store) { s.RegistryPath = "" },
+		{"no registry", func(s *backuptest.Store) { s.RegistryPath = "" },
 			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
-		{"without Chroma", func(s *store) { s.IncludeChroma = false },
+		{"without Chroma", func(s *backuptest.Store) { s.IncludeChroma = false },
 			"init InitDB Clock database registry seal hash sync publish"},
-		{"no guard", func(s *store) { s.Locker = nil },
+		{"no guard", func(s *backuptest.Store) { s.Locker = nil },
 			"init InitDB Clock database registry chroma seal hash sync publish"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			var events []string
-			g := &guard{events: &events}
+			g := &backuptest.Guard{Events: &events}
 			s.Locker = g
 			s.OnProgress = func(p backup.Progress) {
 				if len(events) == 0 || events[len(events)-1] != string(p.Phase) {
@@ -88,48 +57,47 @@ func TestGuardCoversTheCapture(t *testing.T) {
 				}
 			}
 			s.InitDB = func(context.Context) error { events = append(events, "InitDB"); return nil }
-			s.Clock = clockFunc(func() time.Time { events = append(events, "Clock"); return noon.now })
+			s.Clock = backuptest.ClockFunc(func() time.Time { events = append(events, "Clock"); return backuptest.Noon.Time })
 			tt.change(s)
-			s.create()
+			s.Create()
 			require.Equal(t, tt.want, strings.Join(events, " "))
-			g.requireReleased(t)
+			g.RequireReleased(t)
 		})
 	}
 }
 
-type clockFunc func() time.Time
-
-func (f clockFunc) Now() time.Time { return f() }
-
-// A guard that cannot be taken fails the backup before anything is read.
+// If the guard cannot be taken, the backup fails before anything is read.
 func TestGuardFails(t *testing.T) {
 	busy := errors.New("ingestion will not stop")
 	for name, lock := range map[string]func(ctx context.Context) (func(), error){
-		"error":            func(context.Context) (func(), error) { return nil, busy },
-		"error and unlock": func(context.Context) (func(), error) { return func() { panic("released what was not taken") }, busy },
-		"no unlock":        func(context.Context) (func(), error) { return nil, nil },
+		"error": func(context.Context) (func(), error) { return nil, busy },
+		"error and unlock": func(context.Context) (func(), error) {
+			return func() { panic("released though it was not taken") }, busy
+		},
+		"no unlock": func(context.Context) (func(), error) { return nil, nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t)
-			log := s.record()
+			s := backuptest.NewStore(t)
+			log := s.Record()
 			s.Locker = backup.LockerFunc(lock)
 			s.OnProgress = func(p backup.Progress) {
-				require.NotEqual(t, backup.PhaseDatabase, p.Phase, "it went on without the guard")
+				require.NotEqual(t, backup.PhaseDatabase, p.Phase, "it continued without the guard")
 			}
-			err := s.createFails()
+			err := s.CreateFails()
 			if name == "no unlock" {
 				require.ErrorContains(t, err, "no unlock function")
 			} else {
 				require.ErrorIs(t, err, busy)
 			}
 			require.ErrorContains(t, err, "take ingestion guard")
-			require.Empty(t, log.lines(), "an error was returned and logged")
+			require.Empty(t, log.Lines(), "an error was returned and logged")
 		})
 	}
 }
 
+// A create waits for the guard until its context ends.
 func TestGuardIsWaitedForUntilCancelled(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	var ingestion sync.Mutex
 	ingestion.Lock()
 	s.Locker = backup.SyncLocker(&ingestion)
@@ -141,60 +109,60 @@ func TestGuardIsWaitedForUntilCancelled(t *testing.T) {
 	}
 	_, err := backup.CreateRuntimeBackup(ctx, s.Options)
 	require.ErrorIs(t, err, context.Canceled)
-	s.requireNoSnapshot()
+	s.RequireNoSnapshot()
 
 	s.OnProgress = func(p backup.Progress) {
 		if p.Phase == backup.PhaseGuard {
 			go ingestion.Unlock()
 		}
 	}
-	s.create()
+	s.Create()
 	require.True(t, ingestion.TryLock(), "the mutex is still locked")
 }
 
-// errHandler panics with an error.
+// errHandler is what the host panics with.
 var errHandler = errors.New("handler broke")
 
-// Each function of the host may panic: the guard is released once, nothing is
-// left, and the error says where it happened.
+// Each function of the host may panic. Then the guard is released once, nothing is
+// left behind, and the error has the stack.
 func TestPanicOfTheHost(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
-		change func(*store)
+		change func(*backuptest.Store)
 	}{
-		{"InitDB", func(s *store) { s.InitDB = func(context.Context) error { panic(errHandler) } }},
-		{"Clock", func(s *store) { s.Clock = clockFunc(func() time.Time { panic(errHandler) }) }},
-		{"Locker", func(s *store) {
+		{"InitDB", func(s *backuptest.Store) { s.InitDB = func(context.Context) error { panic(errHandler) } }},
+		{"Clock", func(s *backuptest.Store) { s.Clock = backuptest.ClockFunc(func() time.Time { panic(errHandler) }) }},
+		{"Locker", func(s *backuptest.Store) {
 			s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { panic(errHandler) })
 		}},
-		{"unlock", func(s *store) {
+		{"unlock", func(s *backuptest.Store) {
 			s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { return func() { panic(errHandler) }, nil })
 		}},
-		{"Logger", func(s *store) {
-			s.removeAll(s.RegistryPath)
+		{"Logger", func(s *backuptest.Store) {
+			s.RemoveAll(s.RegistryPath)
 			s.Logger = slog.New(panickingHandler{})
 		}},
-		{"nil pointer", func(s *store) { s.Clock = (*fixedClock)(nil) }},
+		{"nil pointer", func(s *backuptest.Store) { s.Clock = (*fixedClock)(nil) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStore(t)
-			g := new(guard)
+			s := backuptest.NewStore(t)
+			g := new(backuptest.Guard)
 			s.Locker = g
 			tt.change(s)
-			err := s.createFails()
+			err := s.CreateFails()
 			require.ErrorIs(t, err, backup.ErrPanic)
 			if tt.name != "nil pointer" {
 				require.ErrorIs(t, err, errHandler)
 			}
 			require.ErrorContains(t, err, "host_test.go", "the stack is missing")
-			g.requireReleased(t)
+			g.RequireReleased(t)
 		})
 	}
-	// The last message comes when the snapshot is visible already. Then it is
-	// there, and the error must not deny it.
+	// The last message is logged when the snapshot is already visible. Then the
+	// call must not fail.
 	t.Run("Logger at the end", func(t *testing.T) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.Logger = slog.New(panickingHandler{})
 		_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 		list, listErr := backup.ListRuntimeBackups(t.Context(), s.Options)
@@ -203,14 +171,14 @@ func TestPanicOfTheHost(t *testing.T) {
 	})
 }
 
+// A panickingHandler panics at every message.
 type panickingHandler struct{ slog.Handler }
 
 func (panickingHandler) Enabled(context.Context, slog.Level) bool  { return true }
 func (panickingHandler) Handle(context.Context, slog.Record) error { panic(errHandler) }
 
-// Whatever the host does in OnProgress, at whichever report: cancel, panic, or
-// end its goroutine. Each phase's first report, then its second, until it has
-// no more.
+// The host may cancel, panic or end its goroutine in any call of OnProgress. This
+// tries the first report of each phase, then the second, until there are no more.
 func TestInterruptedAtEveryReport(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
@@ -226,18 +194,18 @@ func TestInterruptedAtEveryReport(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := newStore(t)
+			s := backuptest.NewStore(t)
 			s.OnlineBackup = tt.online
-			db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
-			require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
-			log := s.record()
-			for i, at := 0, 1; i < len(phases); at++ {
-				g := new(guard)
+			db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
+			require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
+			log := s.Record()
+			for i, at := 0, 1; i < len(backuptest.CreatePhases); at++ {
+				g := new(backuptest.Guard)
 				s.Locker = g
 				ctx, cancel := context.WithCancel(t.Context())
 				calls := 0
 				s.OnProgress = func(p backup.Progress) {
-					if p.Phase != phases[i] {
+					if p.Phase != backuptest.CreatePhases[i] {
 						return
 					}
 					if calls++; calls == at {
@@ -254,32 +222,26 @@ func TestInterruptedAtEveryReport(t *testing.T) {
 				})
 				call.Wait()
 				cancel()
-				g.requireReleased(t)
+				g.RequireReleased(t)
 				if calls < at { // that phase has no more reports
-					require.Greater(t, at, 1, "%s is not reported", phases[i])
+					require.Greater(t, at, 1, "%s is not reported", backuptest.CreatePhases[i])
 					require.NoError(t, err)
-					s.removeAll(meta.BackupRoot)
-					log.clear()
+					s.RemoveAll(meta.BackupRoot)
+					log.Clear()
 					i, at = i+1, 0
 					continue
 				}
 				require.Equal(t, tt.want != nil, returned)
 				require.ErrorIs(t, err, tt.want)
 				require.Nil(t, meta)
-				s.requireNoSnapshot()
-				require.Empty(t, log.lines(), "an error was returned and logged")
+				s.RequireNoSnapshot()
+				require.Empty(t, log.Lines(), "an error was returned and logged")
 			}
 		})
 	}
 }
 
-// phases are those of creating a snapshot, in their documented order.
-var phases = []backup.Phase{
-	backup.PhaseInit, backup.PhaseGuard, backup.PhaseDatabase, backup.PhaseRegistry, backup.PhaseChroma,
-	backup.PhaseSeal, backup.PhaseHash, backup.PhaseSync, backup.PhasePublish,
-}
-
-// In the middle of a large file the call ends after the piece it is at.
+// A call that is cancelled in a large file ends after the current piece.
 func TestCancelledWithinAFile(t *testing.T) {
 	for _, tt := range []struct {
 		phase  backup.Phase
@@ -292,22 +254,22 @@ func TestCancelledWithinAFile(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s,online=%t", tt.phase, tt.online), func(t *testing.T) {
 			t.Parallel()
-			s := newBareStore(t)
+			s := backuptest.NewBareStore(t)
 			s.OnlineBackup = tt.online
 			if tt.phase == backup.PhaseDatabase {
-				s.DatabasePath = filepath.Join(s.dir, "bulk.db")
+				s.DatabasePath = filepath.Join(s.Dir, "bulk.db")
 				db := makeBulk(t, s.DatabasePath, "wal")
 				_, err := db.Exec("INSERT INTO bulk SELECT id + 10000, 0, zeroblob(3900) FROM bulk; PRAGMA wal_checkpoint(TRUNCATE)")
 				require.NoError(t, err)
 			} else {
-				require.NoError(t, os.WriteFile(s.chroma("large"), bytes.Repeat([]byte("x"), 40<<20), 0o600))
+				require.NoError(t, os.WriteFile(s.InChroma("large"), bytes.Repeat([]byte("x"), 40<<20), 0o600))
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			var done int64 // when it was cancelled
+			var done int64 // when the call was cancelled
 			s.OnProgress = func(p backup.Progress) {
 				if ctx.Err() != nil {
-					require.Less(t, p.Bytes, done+(24<<20), "it goes on and on")
+					require.Less(t, p.Bytes, done+(24<<20), "it does not stop")
 				} else if p.Phase == tt.phase && p.Bytes > 0 {
 					done = p.Bytes
 					cancel()
@@ -315,35 +277,35 @@ func TestCancelledWithinAFile(t *testing.T) {
 			}
 			_, err := backup.CreateRuntimeBackup(ctx, s.Options)
 			require.ErrorIs(t, err, context.Canceled)
-			s.requireNoSnapshot()
+			s.RequireNoSnapshot()
 		})
 	}
 }
 
-// A ctx that is done already: nothing is done, not even for the host.
+// If the context is done before the call, nothing is called or created.
 func TestDoneContext(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	s.InitDB = func(context.Context) error { panic("called though ctx is done") }
 	s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { panic("called though ctx is done") })
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	expired, cancel := context.WithTimeout(t.Context(), -time.Second)
 	defer cancel()
-	before := readTree(t, s.dir)
+	before := backuptest.ReadTree(t, s.Dir)
 	_, err := backup.CreateRuntimeBackup(cancelled, s.Options)
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = backup.CreateRuntimeBackup(expired, s.Options)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Equal(t, before, readTree(t, s.dir))
+	require.Equal(t, before, backuptest.ReadTree(t, s.Dir))
 }
 
-// A deadline that passes in the middle of the work ends it.
+// A deadline that passes in any phase ends the call.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
-	for _, phase := range phases {
+	for _, phase := range backuptest.CreatePhases {
 		t.Run(string(phase), func(t *testing.T) {
-			s := newStore(t)
-			g := new(guard)
+			s := backuptest.NewStore(t)
+			g := new(backuptest.Guard)
 			s.Locker = g
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
@@ -355,13 +317,13 @@ func TestDeadline(t *testing.T) {
 			}
 			_, err := backup.CreateRuntimeBackup(late, s.Options)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			g.requireReleased(t)
-			s.requireNoSnapshot()
+			g.RequireReleased(t)
+			s.RequireNoSnapshot()
 		})
 	}
 }
 
-// A lateContext has a deadline that passes when the test says so.
+// A lateContext has a deadline that passes when expire is called.
 type lateContext struct {
 	context.Context
 	once sync.Once
@@ -396,18 +358,18 @@ func (c *lateContext) Err() error {
 	return c.err
 }
 
-// OnProgress is called on the caller's goroutine, one call at a time; phases
-// come in their order, each with a report at its beginning; counts only grow,
-// and end at the totals.
+// OnProgress is called on the caller's goroutine, one call at a time. The phases
+// come in their order, each with a report at its beginning. Counts only grow, and
+// reach the totals.
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	eachCopy(t, func(t *testing.T, online bool) {
-		s := newStore(t)
+		s := backuptest.NewStore(t)
 		s.OnlineBackup = online
-		s.Locker = new(guard)
-		db := openDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)") // so that there is a WAL to copy
+		s.Locker = new(backuptest.Guard)
+		db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)") // so that there is a WAL to copy
 		for range 100 {
-			require.NoError(t, transfer(t.Context(), db, 1, 2, 3))
+			require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
 		}
 		for i := range 200 {
 			require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, fmt.Sprint("file-", i)), make([]byte, 100*i), 0o600))
@@ -423,8 +385,8 @@ func TestProgress(t *testing.T) {
 			require.Equal(t, caller, goroutine(), "not on the caller's goroutine")
 			if p.Phase != last.Phase {
 				order = append(order, p.Phase)
-				require.Zero(t, p.Bytes, "%s does not begin at its beginning", p.Phase)
-				require.Zero(t, p.Files, "%s does not begin at its beginning", p.Phase)
+				require.Zero(t, p.Bytes, "%s does not begin at 0", p.Phase)
+				require.Zero(t, p.Files, "%s does not begin at 0", p.Phase)
 			} else {
 				require.GreaterOrEqual(t, p.Bytes, last.Bytes, p.Phase)
 				require.GreaterOrEqual(t, p.Files, last.Files, p.Phase)
@@ -439,8 +401,8 @@ func TestProgress(t *testing.T) {
 			last = p
 			ends[p.Phase] = p
 		}
-		meta := s.create()
-		require.Equal(t, phases, order)
+		meta := s.Create()
+		require.Equal(t, backuptest.CreatePhases, order)
 
 		database := ends[backup.PhaseDatabase]
 		require.Equal(t, s.DatabasePath, database.Path)
@@ -448,12 +410,12 @@ func TestProgress(t *testing.T) {
 		if online {
 			require.Equal(t, meta.DBSizeBytes, database.Bytes)
 		} else {
-			require.Equal(t, fileSize(t, s.DatabasePath)+fileSize(t, s.DatabasePath+"-wal"), database.Bytes)
+			require.Equal(t, backuptest.FileSize(t, s.DatabasePath)+backuptest.FileSize(t, s.DatabasePath+"-wal"), database.Bytes)
 		}
 		require.Equal(t, meta.ChromaSnapshotFiles, ends[backup.PhaseChroma].Files)
 		require.Equal(t, meta.ChromaSnapshotBytes, ends[backup.PhaseChroma].Bytes)
 		files := meta.ChromaSnapshotFiles + 2
-		size := meta.ChromaSnapshotBytes + meta.DBSizeBytes + fileSize(t, s.RegistryPath)
+		size := meta.ChromaSnapshotBytes + meta.DBSizeBytes + backuptest.FileSize(t, s.RegistryPath)
 		for _, phase := range []backup.Phase{backup.PhaseHash, backup.PhaseSync} {
 			end := ends[phase]
 			require.Equal(t, files, end.TotalFiles, phase)
@@ -464,7 +426,7 @@ func TestProgress(t *testing.T) {
 	})
 }
 
-// goroutine names the running goroutine.
+// goroutine returns a name of the running goroutine.
 func goroutine() string {
 	stack := make([]byte, 64)
 	stack = stack[:runtime.Stack(stack, false)]
@@ -472,17 +434,17 @@ func goroutine() string {
 	return string(name)
 }
 
-// Nothing is open and nothing runs after a call, however it ended, but the one
-// descriptor of each live database.
+// After a call, however it ended, no goroutine and no descriptor is left, except for
+// one descriptor of each live database.
 func TestNothingStaysOpen(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	missing := s.Options
-	missing.DatabasePath = filepath.Join(s.dir, "missing.db")
+	missing.DatabasePath = filepath.Join(s.Dir, "missing.db")
 	badRegistry := s.Options
 	badRegistry.RegistryPath = s.DatabasePath + ".json"
-	write(t, badRegistry.RegistryPath, "{")
+	backuptest.Write(t, badRegistry.RegistryPath, "{")
 	badChroma := s.Options
-	badChroma.ChromaPath = filepath.Join(s.dir, "other", "chroma")
+	badChroma.ChromaPath = filepath.Join(s.Dir, "other", "chroma")
 	require.NoError(t, os.MkdirAll(filepath.Join(badChroma.ChromaPath, "a", "b", "c"), 0o755))
 	require.NoError(t, os.Symlink("a", filepath.Join(badChroma.ChromaPath, "a", "b", "c", "link")))
 	noDatabase := s.Options
@@ -514,27 +476,27 @@ func TestNothingStaysOpen(t *testing.T) {
 		fails(opts, t.Context())
 	}
 	round := func() {
-		s.create()
+		s.Create()
 		_, err := backup.CreateRuntimeBackup(t.Context(), online)
 		require.NoError(t, err)
 		fails(missing, t.Context())
 		fails(badChroma, t.Context())
 		fails(noDatabase, t.Context())
-		for _, phase := range phases {
-			if phase != backup.PhaseGuard { // there is none
+		for _, phase := range backuptest.CreatePhases {
+			if phase != backup.PhaseGuard { // there is no guard
 				cancelledAt(phase)
 				panicsAt(phase)
 			}
 		}
 	}
-	round() // opens what stays open
+	round() // opens the descriptors that are kept
 	fails(badRegistry, t.Context())
-	fds, goroutines := openFiles(t), runtime.NumGoroutine()
+	fds, goroutines := backuptest.OpenFiles(t), runtime.NumGoroutine()
 	for range 3 {
 		round()
 	}
-	require.Equal(t, fds, openFiles(t), "descriptors were left open")
-	for range 1000 { // a goroutine that has done its work may still be there for a moment
+	require.Equal(t, fds, backuptest.OpenFiles(t), "descriptors were left open")
+	for range 1000 { // a goroutine may take a moment to end
 		if runtime.NumGoroutine() <= goroutines {
 			return
 		}
@@ -544,140 +506,163 @@ func TestNothingStaysOpen(t *testing.T) {
 	require.Fail(t, "goroutines were left", "%s", stacks[:runtime.Stack(stacks, true)])
 }
 
-// Stamps of one second are numbered, and the clock may be in any zone, stand
-// still or go back.
-func TestStamps(t *testing.T) {
+// InitDB is called before anything is read.
+func TestInitDB(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
-	s.IncludeChroma = false
-	east := time.FixedZone("east", 14*3600)
-	west := time.FixedZone("west", -12*3600)
-	for _, tt := range []struct {
-		now  time.Time
-		want string
-	}{
-		{noon.now, "20261124T120000Z"},
-		{noon.now, "20261124T120000Z-002"},
-		{noon.now.Add(999 * time.Millisecond).Truncate(time.Second), "20261124T120001Z"},
-		{noon.now.In(east), "20261124T120000Z-003"},
-		{noon.now.In(west).Add(time.Second), "20261124T120001Z-002"},
-		{noon.now.Add(-time.Hour), "20261124T110000Z"},
-		{time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC), "20261231T235959Z"},
-		{time.Date(2027, 1, 1, 13, 59, 59, 0, east), "20261231T235959Z-002"},
-		{time.Date(2028, 2, 29, 0, 0, 0, 0, time.UTC), "20280229T000000Z"},
-		{time.Unix(0, 0), "19700101T000000Z"},
-		{time.Time{}, "00010101T000000Z"},
-		{time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), "99991231T235959Z"},
-		{time.Date(10000, 1, 1, 0, 0, 0, 0, east), "99991231T100000Z"},
-		{time.Date(0, 12, 31, 23, 0, 0, 0, west), "00010101T110000Z"},
-	} {
-		s.Clock = fixedClock{tt.now}
-		meta := s.create()
-		require.Equal(t, tt.want, meta.Stamp, tt.now)
-		require.True(t, meta.CreatedAt.Equal(tt.now.Truncate(time.Microsecond)), tt.now)
-	}
-}
-
-func TestClockOutOfRange(t *testing.T) {
-	for _, now := range []time.Time{
-		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
-		time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("west", -12*3600)),
-		time.Date(0, 12, 31, 23, 59, 59, 0, time.UTC),
-		time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC),
-		time.Unix(1<<60, 0),
-	} {
-		s := newStore(t)
-		s.Clock = fixedClock{now}
-		require.ErrorContains(t, s.createFails(), "year", now.String())
-	}
-}
-
-// What is returned is what a reader of the file gets: UTC, microseconds, no
-// monotonic reading.
-func TestCreatedAt(t *testing.T) {
-	s := newStore(t)
-	s.IncludeChroma = false
-	for _, clock := range []backup.Clock{
-		nil, // the system's, which has a monotonic reading and nanoseconds
-		fixedClock{time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.FixedZone("east", 5*3600))},
-		fixedClock{time.Date(2026, 1, 2, 3, 4, 5, 999, time.UTC)},
-		fixedClock{time.Date(1969, 1, 2, 3, 4, 5, 999999999, time.UTC)},
-	} {
-		s.Clock = clock
-		meta := s.create()
-		list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+	t.Run("creates the database", func(t *testing.T) {
+		s := backuptest.NewStore(t)
+		s.RemoveAll(s.DatabasePath)
+		type key struct{}
+		calls := 0
+		s.InitDB = func(ctx context.Context) error {
+			calls++
+			require.Equal(t, "mine", ctx.Value(key{}))
+			backuptest.MakeDatabase(t, s.DatabasePath)
+			return nil
+		}
+		meta, err := backup.CreateRuntimeBackup(context.WithValue(t.Context(), key{}, "mine"), s.Options)
 		require.NoError(t, err)
-		i := slices.IndexFunc(list, func(l backup.Snapshot) bool { return l.Stamp == meta.Stamp })
-		require.Equal(t, *meta, *list[i].Metadata)
-		require.Equal(t, time.UTC, meta.CreatedAt.Location())
-		require.Zero(t, meta.CreatedAt.Nanosecond()%1000)
-	}
-}
-
-func TestSyncLocker(t *testing.T) {
-	for name, l := range map[string]sync.Locker{
-		"Mutex":   new(sync.Mutex),
-		"RWMutex": new(sync.RWMutex),
-	} {
-		t.Run(name+" is free", func(t *testing.T) {
-			unlock, err := backup.SyncLocker(l).Lock(t.Context())
-			require.NoError(t, err)
-			require.False(t, l.(interface{ TryLock() bool }).TryLock(), "it is not locked")
-			unlock()
-			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it is still locked")
-			l.Unlock()
-		})
-		t.Run(name+" is released", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				l.Lock()
-				time.AfterFunc(time.Minute, l.Unlock)
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Second)
-				defer cancel()
-				unlock, err := backup.SyncLocker(l).Lock(ctx)
-				require.NoError(t, err, "it was not noticed within a second")
-				unlock()
-			})
-		})
-		t.Run(name+" is never released", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				l.Lock()
-				defer l.Unlock()
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
-				_, err := backup.SyncLocker(l).Lock(ctx)
-				require.ErrorIs(t, err, context.DeadlineExceeded)
-			})
-		})
-		t.Run(name+" and ctx is done", func(t *testing.T) {
-			ctx, cancel := context.WithCancel(t.Context())
-			cancel()
-			_, err := backup.SyncLocker(l).Lock(ctx)
-			require.ErrorIs(t, err, context.Canceled)
-			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it was locked though ctx was done")
-			l.Unlock()
-		})
-	}
-	t.Run("without TryLock", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			l := plainLocker{make(chan struct{}, 1)}
-			l.Lock()
-			time.AfterFunc(time.Hour, l.Unlock)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			unlock, err := backup.SyncLocker(l).Lock(ctx)
-			require.NoError(t, err, "it cannot be cancelled, and what it got must be kept")
-			unlock()
-			select {
-			case l.c <- struct{}{}:
-			default:
-				require.Fail(t, "it is still locked")
-			}
-		})
+		require.Equal(t, 1, calls)
+		backuptest.RequireSound(t, meta.DBSnapshotPath)
+	})
+	t.Run("its rows are in the copy", func(t *testing.T) {
+		s := backuptest.NewStore(t)
+		s.InitDB = func(ctx context.Context) error {
+			db := backuptest.OpenDB(t, s.DatabasePath)
+			defer db.Close()
+			return backuptest.Transfer(ctx, db, 3, 4, 1)
+		}
+		require.Equal(t, 1, backuptest.CountTransfers(t, s.Create().DBSnapshotPath))
+	})
+	t.Run("its error is returned", func(t *testing.T) {
+		s := backuptest.NewStore(t)
+		broken := errors.New("migration 7 failed")
+		s.InitDB = func(context.Context) error { return broken }
+		before := backuptest.ReadTree(t, s.Dir)
+		err := s.CreateFails()
+		require.ErrorIs(t, err, broken)
+		require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was made")
 	})
 }
 
-// A plainLocker can do no more than a sync.Locker must.
-type plainLocker struct{ c chan struct{} }
+// The database can be copied through the host's own handle.
+func TestCaptureThroughTheHostsHandle(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	db := backuptest.OpenDB(t, s.DatabasePath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 5))
+	s.DB = db
+	m := s.Create()
+	backuptest.RequireSound(t, m.DBSnapshotPath)
+	require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 5), "the handle still works")
+}
 
-func (l plainLocker) Lock()   { l.c <- struct{}{} }
-func (l plainLocker) Unlock() { <-l.c }
+// memoryStore creates a store whose database is in memory, in a pool of one
+// connection. If that connection were closed, the database would be lost.
+func memoryStore(t *testing.T) *backuptest.Store {
+	s := backuptest.NewStore(t)
+	require.NoError(t, os.Remove(s.DatabasePath))
+	db, err := sql.Open("sqlite", ":memory:")
+	require.NoError(t, err)
+	db.SetMaxOpenConns(1)
+	t.Cleanup(func() { db.Close() })
+	backuptest.FillDatabase(t, db)
+	s.DB = db
+	return s
+}
+
+func TestCaptureOfADatabaseInMemory(t *testing.T) {
+	t.Parallel()
+	s := memoryStore(t)
+	m := s.Create()
+	backuptest.RequireSound(t, m.DBSnapshotPath)
+	require.Equal(t, filepath.Base(s.DatabasePath), filepath.Base(m.DBSnapshotPath))
+	require.NoFileExists(t, s.DatabasePath)
+	require.NoError(t, backuptest.Transfer(context.Background(), s.DB, 1, 2, 5))
+}
+
+func TestDatabaseInMemorySurvivesAFailedCapture(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		fail func(s *backuptest.Store, cancel func())
+		want error
+	}{
+		{"panic", func(s *backuptest.Store, _ func()) {
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseDatabase && p.Bytes > 0 {
+					panic("of the host")
+				}
+			}
+		}, backup.ErrPanic},
+		{"cancelled before", func(s *backuptest.Store, cancel func()) {
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseDatabase {
+					cancel()
+				}
+			}
+		}, context.Canceled},
+		{"cancelled within", func(s *backuptest.Store, cancel func()) {
+			s.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseDatabase && p.Bytes > 0 {
+					cancel()
+				}
+			}
+		}, context.Canceled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := memoryStore(t)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			tt.fail(s, cancel)
+			_, err := backup.CreateRuntimeBackup(ctx, s.Options)
+			require.ErrorIs(t, err, tt.want)
+			require.NoError(t, backuptest.Transfer(context.Background(), s.DB, 1, 2, 5), "the database exists and has no transaction open")
+			s.OnProgress = nil
+			backuptest.RequireSound(t, s.Create().DBSnapshotPath)
+		})
+	}
+}
+
+func TestHandleInsideATransactionIsRefused(t *testing.T) {
+	t.Parallel()
+	s := memoryStore(t)
+	_, err := s.DB.Exec("BEGIN")
+	require.NoError(t, err)
+	_, err = backup.CreateRuntimeBackup(context.Background(), s.Options)
+	require.ErrorContains(t, err, "within a transaction")
+	_, err = s.DB.Exec("COMMIT")
+	require.NoError(t, err, "the transaction of the host is left open")
+}
+
+func TestHandleOfAnotherFileIsRefused(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	other := filepath.Join(s.Dir, "other.db")
+	backuptest.MakeDatabase(t, other)
+	for _, tt := range []struct {
+		name string
+		db   *sql.DB
+		path string
+	}{
+		{"another file", backuptest.OpenDB(t, other), s.DatabasePath},
+		{"a file, and a path that does not exist", backuptest.OpenDB(t, other), filepath.Join(s.Dir, "none.db")},
+		{"in memory, and a path that is a file", memoryStore(t).DB, s.DatabasePath},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			opts := s.Options
+			opts.DB, opts.DatabasePath = tt.db, tt.path
+			_, err := backup.CreateRuntimeBackup(context.Background(), opts)
+			require.ErrorIs(t, err, backup.ErrInvalidOptions)
+		})
+	}
+}
+
+func TestClosedHandleIsAnError(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	s.DB = backuptest.OpenDB(t, s.DatabasePath)
+	require.NoError(t, s.DB.Close())
+	_, err := backup.CreateRuntimeBackup(context.Background(), s.Options)
+	require.ErrorContains(t, err, "closed")
+}

@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 func TestListNothing(t *testing.T) {
@@ -31,7 +33,7 @@ func TestListNothing(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "[]", string(data))
 	}
-	require.NoDirExists(t, filepath.Join(dir, "no such"), "listing makes nothing")
+	require.NoDirExists(t, filepath.Join(dir, "no such"), "list created something")
 
 	_, err := backup.ListRuntimeBackups(t.Context(), backup.Options{})
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
@@ -39,10 +41,10 @@ func TestListNothing(t *testing.T) {
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
 }
 
-// The fields are the Python module's.
+// The JSON of a list has the fields of the Python module.
 func TestListJSON(t *testing.T) {
-	s := newSpecimen(t)
-	s.set(map[string]any{"future": []any{"α\x7f", 1}})
+	s := backuptest.NewSnapshot(t)
+	s.Set(map[string]any{"future": []any{"α\x7f", 1}})
 	bare := filepath.Join(s.BackupDir, "snapshots", "bare \xff")
 	if runtime.GOOS != "linux" {
 		bare = filepath.Join(s.BackupDir, "snapshots", "bare")
@@ -52,7 +54,7 @@ func TestListJSON(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, 2)
 	require.Equal(t, backup.Snapshot{Stamp: filepath.Base(bare), Path: bare}, list[1])
-	require.Equal(t, s.stamp, list[0].Metadata.Stamp)
+	require.Equal(t, s.Stamp, list[0].Metadata.Stamp)
 
 	data, err := json.Marshal(list)
 	require.NoError(t, err)
@@ -60,7 +62,7 @@ func TestListJSON(t *testing.T) {
 	var got []map[string]json.RawMessage
 	require.NoError(t, json.Unmarshal(data, &got))
 	require.ElementsMatch(t, []string{"stamp", "path", "has_metadata", "metadata"}, slices.Collect(maps.Keys(got[0])))
-	require.JSONEq(t, string(s.read(metadataFile)), string(got[0]["metadata"]), "unknown fields are passed on")
+	require.JSONEq(t, string(s.Read(backuptest.MetadataFile)), string(got[0]["metadata"]), "unknown fields are kept")
 	require.ElementsMatch(t, []string{"stamp", "path", "has_metadata"}, slices.Collect(maps.Keys(got[1])))
 	require.Equal(t, "false", string(got[1]["has_metadata"]))
 	if runtime.GOOS == "linux" {
@@ -68,55 +70,51 @@ func TestListJSON(t *testing.T) {
 	}
 }
 
-// A damaged snapshot is listed with what is wrong, and hides no other.
+// Snapshots with damaged metadata are listed with the error, beside the others.
 func TestListDamagedMetadata(t *testing.T) {
-	base := newSpecimen(t)
+	base := backuptest.NewSnapshot(t)
 	snapshots := filepath.Join(base.BackupDir, "snapshots")
 	type want struct {
 		fault string
-		raw   bool // the JSON is shown all the same
+		raw   bool // the metadata are in the list all the same
 	}
-	wants := map[string]want{base.stamp: {"", true}}
-	add := func(stamp, fault string, raw bool, damage func(s *specimen)) {
-		s := *base
-		s.stamp = stamp
-		require.NoError(t, os.CopyFS(s.path(""), os.DirFS(base.path(""))))
-		damage(&s)
+	wants := map[string]want{base.Stamp: {"", true}}
+	add := func(stamp, fault string, raw bool, damage func(s *backuptest.Snapshot)) {
+		s := base.Named(t, stamp)
+		require.NoError(t, os.CopyFS(s.Path(""), os.DirFS(base.Path(""))))
+		damage(s)
 		wants[stamp] = want{fault, raw}
 	}
-	add("cut", "invalid_json", false, func(s *specimen) { s.write(metadataFile, s.read(metadataFile)[:100]) })
-	add("empty", "invalid_json", false, func(s *specimen) { s.write(metadataFile, nil) })
-	add("binary", "invalid_json", false, func(s *specimen) { s.write(metadataFile, []byte("\xff\xfe\x00")) })
-	add("array", "wrong_shape", true, func(s *specimen) { s.write(metadataFile, []byte("[1]")) })
-	add("null", "wrong_shape", true, func(s *specimen) { s.write(metadataFile, []byte("null")) })
-	add("typed", "wrong_shape", true, func(s *specimen) { s.set(map[string]any{"db_size_bytes": "1"}) })
-	add("short", "wrong_shape", true, func(s *specimen) { s.set(map[string]any{"created_at": nil}) })
-	add("later", "unsupported_format", true, func(s *specimen) { s.set(map[string]any{"format_version": 99}) })
-	add("deep", "wrong_shape", false, func(s *specimen) {
-		s.write(metadataFile, []byte(strings.Repeat("[", 9_999)+strings.Repeat("]", 9_999)))
+	add("cut", "invalid_json", false, func(s *backuptest.Snapshot) { s.Write(backuptest.MetadataFile, s.Read(backuptest.MetadataFile)[:100]) })
+	add("empty", "invalid_json", false, func(s *backuptest.Snapshot) { s.Write(backuptest.MetadataFile, nil) })
+	add("binary", "invalid_json", false, func(s *backuptest.Snapshot) { s.Write(backuptest.MetadataFile, []byte("\xff\xfe\x00")) })
+	add("array", "wrong_shape", true, func(s *backuptest.Snapshot) { s.Write(backuptest.MetadataFile, []byte("[1]")) })
+	add("null", "wrong_shape", true, func(s *backuptest.Snapshot) { s.Write(backuptest.MetadataFile, []byte("null")) })
+	add("typed", "wrong_shape", true, func(s *backuptest.Snapshot) { s.Set(map[string]any{"db_size_bytes": "1"}) })
+	add("short", "wrong_shape", true, func(s *backuptest.Snapshot) { s.Set(map[string]any{"created_at": nil}) })
+	add("later", "unsupported_format", true, func(s *backuptest.Snapshot) { s.Set(map[string]any{"format_version": 99}) })
+	add("deep", "wrong_shape", false, func(s *backuptest.Snapshot) {
+		s.Write(backuptest.MetadataFile, []byte(strings.Repeat("[", 9_999)+strings.Repeat("]", 9_999)))
 	})
-	add("deepest", "invalid_json", false, func(s *specimen) {
-		s.write(metadataFile, []byte(strings.Repeat("[", 500_000)+strings.Repeat("]", 500_000)))
+	add("deepest", "invalid_json", false, func(s *backuptest.Snapshot) {
+		s.Write(backuptest.MetadataFile, []byte(strings.Repeat("[", 500_000)+strings.Repeat("]", 500_000)))
 	})
-	add("large", "too_large", false, func(s *specimen) { s.write(metadataFile, make([]byte, 1<<20+1)) })
-	add("linked", "not_a_file", false, func(s *specimen) { s.link(metadataFile, s.aside(metadataFile)) })
-	add("dangling", "not_a_file", false, func(s *specimen) { s.link(metadataFile, "nothing") })
-	add("directory", "not_a_file", false, func(s *specimen) {
-		s.remove(metadataFile)
-		require.NoError(t, os.Mkdir(s.path(metadataFile), 0o755))
+	add("large", "too_large", false, func(s *backuptest.Snapshot) { s.Write(backuptest.MetadataFile, make([]byte, 1<<20+1)) })
+	add("linked", "not_a_file", false, func(s *backuptest.Snapshot) { s.Link(backuptest.MetadataFile, s.MoveOut(backuptest.MetadataFile)) })
+	add("dangling", "not_a_file", false, func(s *backuptest.Snapshot) { s.Link(backuptest.MetadataFile, "nothing") })
+	add("directory", "not_a_file", false, func(s *backuptest.Snapshot) {
+		s.Remove(backuptest.MetadataFile)
+		require.NoError(t, os.Mkdir(s.Path(backuptest.MetadataFile), 0o755))
 	})
-	for _, d := range systemDamages {
-		add(d.name, "not_a_file", false, func(s *specimen) {
-			shallow := *s // a socket's place is where the test is
-			d.do(&shallow, metadataFile)
-		})
+	for _, d := range backuptest.SpecialFiles {
+		add(d.Name, "not_a_file", false, func(s *backuptest.Snapshot) { d.Do(s, backuptest.MetadataFile) })
 	}
-	add("python", "", true, func(s *specimen) { s.makePython() })
-	add("other damage", "", true, func(s *specimen) { s.remove("db"); s.remove(manifestFile) })
+	add("python", "", true, func(s *backuptest.Snapshot) { s.MakePython() })
+	add("other damage", "", true, func(s *backuptest.Snapshot) { s.Remove("db"); s.Remove(backuptest.ManifestFile) })
 
-	// These are no snapshots.
+	// These are not snapshots.
 	require.NoError(t, os.WriteFile(filepath.Join(snapshots, "20260101T000000Z"), nil, 0o600))
-	require.NoError(t, os.Symlink(base.path(""), filepath.Join(snapshots, "20260101T000001Z")))
+	require.NoError(t, os.Symlink(base.Path(""), filepath.Join(snapshots, "20260101T000001Z")))
 	require.NoError(t, os.Symlink("nothing", filepath.Join(snapshots, "20260101T000002Z")))
 
 	list, err := backup.ListRuntimeBackups(t.Context(), base.Options)
@@ -136,9 +134,9 @@ func TestListDamagedMetadata(t *testing.T) {
 		require.Equal(t, s.MetadataError != "", entry.Error != nil)
 		got[s.Stamp] = want{s.MetadataError, entry.Metadata != nil}
 	}
-	wants["null"] = want{"wrong_shape", false} // the file's own null
+	wants["null"] = want{"wrong_shape", false} // the list has null, but it is that of the file
 	require.Equal(t, wants, got)
-	require.True(t, slices.IsSortedFunc(list, func(a, b backup.Snapshot) int { return backup.CompareStamps(a.Stamp, b.Stamp) }))
+	require.True(t, slices.IsSortedFunc(list, func(a, b backup.Snapshot) int { return cmp.Compare(a.Stamp, b.Stamp) }))
 }
 
 func TestListOrder(t *testing.T) {
@@ -160,20 +158,19 @@ func TestListOrder(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-// Memory grows with the result and with nothing else, whatever the snapshots
-// hold.
+// The memory of a list depends only on the size of its result.
 func TestListTenThousand(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it makes 10,000 snapshots")
+		t.Skip("it creates 10,000 snapshots")
 	}
 	const snapshots = 10_000
-	base := newSpecimen(t)
-	metadata := base.read(metadataFile)
+	base := backuptest.NewSnapshot(t)
+	metadata := base.Read(backuptest.MetadataFile)
 	dir := t.TempDir()
 	for i := range snapshots {
 		snapshot := filepath.Join(dir, "snapshots", fmt.Sprintf("20260101T%06dZ", i))
 		require.NoError(t, os.MkdirAll(snapshot, 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(snapshot, metadataFile), metadata, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(snapshot, backuptest.MetadataFile), metadata, 0o600))
 	}
 	opts := backup.Options{BackupDir: dir}
 
@@ -202,15 +199,15 @@ func TestListTenThousand(t *testing.T) {
 func TestListHeedsItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := backup.ListRuntimeBackups(ctx, newSpecimen(t).Options)
+	_, err := backup.ListRuntimeBackups(ctx, backuptest.NewSnapshot(t).Options)
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = backup.ListRuntimeBackups(ctx, backup.Options{BackupDir: t.TempDir()})
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// Relative paths mean the same in a list as in every other call.
+// BackupDir may be relative, as in every other call.
 func TestListRelativeDirectory(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	t.Chdir(filepath.Dir(s.BackupDir))
 	list, err := backup.ListRuntimeBackups(t.Context(), backup.Options{BackupDir: filepath.Base(s.BackupDir)})
 	require.NoError(t, err)

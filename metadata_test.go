@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // exampleMetadata has something in every field.
@@ -80,16 +81,17 @@ func TestMetadataFile(t *testing.T) {
 // A created snapshot's file is the encoding of its metadata, whatever
 // characters are in them.
 func TestCreatedMetadataFile(t *testing.T) {
-	store := newStore(t)
+	store := backuptest.NewStore(t)
 	if runtime.GOOS != "windows" {
 		path := filepath.Join(filepath.Dir(store.DatabasePath), "<&> \"é😀\\\x7f\n.db")
 		require.NoError(t, os.Rename(store.DatabasePath, path))
 		store.DatabasePath = path
 	}
-	meta := store.create()
-	s := &specimen{t: t, stamp: meta.Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-	require.Equal(t, metadataText(t, meta), string(s.read(metadataFile)))
-	list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+	meta := store.Create()
+	got, err := os.ReadFile(filepath.Join(meta.BackupRoot, backuptest.MetadataFile))
+	require.NoError(t, err)
+	require.Equal(t, metadataText(t, meta), string(got))
+	list, err := backup.ListRuntimeBackups(t.Context(), store.Options)
 	require.NoError(t, err)
 	require.Equal(t, meta, list[0].Metadata)
 }

@@ -4,15 +4,20 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-// Every fault is reported at once, and nothing is done.
+// All faults are reported at once, and nothing is done.
 func TestFaultyOptions(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -35,15 +40,14 @@ func TestFaultyOptions(t *testing.T) {
 			dir := t.TempDir()
 			t.Chdir(dir)
 			tt.opts.InitDB = func(context.Context) error { panic("something was done") }
-			_, err := createWith(t, tt.opts)
+			_, err := backup.CreateRuntimeBackup(t.Context(), tt.opts)
 			requireFaults(t, err, tt.faults)
-			require.Len(t, readTree(t, dir), 1, "something was made")
+			require.Len(t, backuptest.ReadTree(t, dir), 1, "something was made")
 		})
 	}
 }
 
-// requireFaults checks that an error of Options names these faults and no
-// others.
+// requireFaults checks that an error names exactly these faults of the options.
 func requireFaults(t *testing.T, err error, faults []string) {
 	t.Helper()
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
@@ -53,113 +57,114 @@ func requireFaults(t *testing.T, err error, faults []string) {
 	require.Len(t, strings.Split(err.Error(), "\n"), len(faults), err)
 }
 
-// Places that would make a snapshot hold itself, or close a live database.
-func TestPlacesThatCannotWork(t *testing.T) {
+// Paths are rejected if a snapshot would contain itself or a live database would be
+// closed.
+func TestPathsThatCannotWork(t *testing.T) {
 	link := func(t *testing.T, target, name string) {
 		t.Helper()
 		require.NoError(t, os.Symlink(target, name))
 	}
 	for _, tt := range []struct {
 		name   string
-		change func(t *testing.T, s *store)
+		change func(t *testing.T, s *backuptest.Store)
 		faults []string
 	}{
-		{"backups in Chroma", func(t *testing.T, s *store) {
+		{"backups in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
 		}, []string{"lies inside ChromaPath"}},
-		{"backups deep in Chroma", func(t *testing.T, s *store) {
+		{"backups deep in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.ChromaPath, "a", "b", "c")
 		}, []string{"lies inside ChromaPath"}},
-		{"backups in Chroma under a name with dots", func(t *testing.T, s *store) {
+		{"backups in Chroma under a name with dots", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.ChromaPath, "..backups")
 		}, []string{"lies inside ChromaPath"}},
-		{"Chroma as backups", func(t *testing.T, s *store) {
+		{"Chroma as backups", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = s.ChromaPath
 		}, []string{"lies inside ChromaPath"}},
-		{"Chroma in backups", func(t *testing.T, s *store) {
+		{"Chroma in backups", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Dir(s.ChromaPath)
 		}, []string{"lies inside BackupDir"}},
-		{"though Chroma is not asked for", func(t *testing.T, s *store) {
+		{"backups in Chroma, which is not asked for", func(t *testing.T, s *backuptest.Store) {
 			s.IncludeChroma = false
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
 		}, []string{"lies inside ChromaPath"}},
-		{"backups in Chroma through a link", func(t *testing.T, s *store) {
-			link(t, s.ChromaPath, filepath.Join(s.dir, "way"))
-			s.BackupDir = filepath.Join(s.dir, "way", "not", "there", "yet")
+		{"backups in Chroma through a link", func(t *testing.T, s *backuptest.Store) {
+			link(t, s.ChromaPath, filepath.Join(s.Dir, "linked"))
+			s.BackupDir = filepath.Join(s.Dir, "linked", "not", "there", "yet")
 		}, []string{"lies inside ChromaPath"}},
-		{"Chroma as a link to the backups' parent", func(t *testing.T, s *store) {
-			s.removeAll(s.ChromaPath)
-			link(t, s.dir, s.ChromaPath)
+		{"Chroma as a link to the backups' parent", func(t *testing.T, s *backuptest.Store) {
+			s.RemoveAll(s.ChromaPath)
+			link(t, s.Dir, s.ChromaPath)
 		}, []string{"BackupDir", "DatabasePath"}},
-		{"backups as a link to Chroma's parent", func(t *testing.T, s *store) {
-			link(t, "data", filepath.Join(s.dir, "way"))
-			s.BackupDir = filepath.Join(s.dir, "way")
+		{"backups as a link to Chroma's parent", func(t *testing.T, s *backuptest.Store) {
+			link(t, "data", filepath.Join(s.Dir, "linked"))
+			s.BackupDir = filepath.Join(s.Dir, "linked")
 		}, []string{"lies inside BackupDir"}},
-		{"database in Chroma", func(t *testing.T, s *store) {
+		{"database in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.DatabasePath = filepath.Join(s.ChromaPath, "chroma.sqlite3")
 		}, []string{"DatabasePath"}},
-		{"database in Chroma through a link", func(t *testing.T, s *store) {
-			link(t, filepath.Join(s.ChromaPath, "chroma.sqlite3"), filepath.Join(s.dir, "link.db"))
-			s.DatabasePath = filepath.Join(s.dir, "link.db")
+		{"database in Chroma through a link", func(t *testing.T, s *backuptest.Store) {
+			link(t, filepath.Join(s.ChromaPath, "chroma.sqlite3"), filepath.Join(s.Dir, "link.db"))
+			s.DatabasePath = filepath.Join(s.Dir, "link.db")
 		}, []string{"DatabasePath"}},
-		{"database and backups in Chroma", func(t *testing.T, s *store) {
+		{"database and backups in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.DatabasePath = filepath.Join(s.ChromaPath, "chroma.sqlite3")
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
 		}, []string{"DatabasePath", "BackupDir"}},
-		{"database in a snapshot", func(t *testing.T, s *store) {
-			s.DatabasePath = s.snapshot("20261124T120000Z", "db", "atocore.db")
+		{"database in a snapshot", func(t *testing.T, s *backuptest.Store) {
+			s.DatabasePath = s.SnapshotPath("20261124T120000Z", "db", "atocore.db")
 		}, []string{"DatabasePath"}},
-		{"database as registry", func(t *testing.T, s *store) {
+		{"database as registry", func(t *testing.T, s *backuptest.Store) {
 			s.RegistryPath = s.DatabasePath
 		}, []string{"RegistryPath"}},
-		{"database as registry, through a link", func(t *testing.T, s *store) {
-			s.RegistryPath = filepath.Join(s.dir, "registry.json")
+		{"database as registry, through a link", func(t *testing.T, s *backuptest.Store) {
+			s.RegistryPath = filepath.Join(s.Dir, "registry.json")
 			link(t, s.DatabasePath, s.RegistryPath)
 		}, []string{"RegistryPath"}},
-		{"database as registry, by a hard link", func(t *testing.T, s *store) {
-			s.RegistryPath = filepath.Join(s.dir, "registry.json")
+		{"database as registry, by a hard link", func(t *testing.T, s *backuptest.Store) {
+			s.RegistryPath = filepath.Join(s.Dir, "registry.json")
 			require.NoError(t, os.Link(s.DatabasePath, s.RegistryPath))
 		}, []string{"RegistryPath"}},
-		{"backups deeper than SQLite can look", func(t *testing.T, s *store) {
-			s.BackupDir = filepath.Join(s.dir, strings.Repeat("a", 200), strings.Repeat("b", 250))
+		{"backups deeper than the paths of SQLite", func(t *testing.T, s *backuptest.Store) {
+			s.BackupDir = filepath.Join(s.Dir, strings.Repeat("a", 200), strings.Repeat("b", 250))
 		}, []string{"too long for SQLite"}},
-		{"the database's -shm as registry", func(t *testing.T, s *store) {
+		{"the database's -shm as registry", func(t *testing.T, s *backuptest.Store) {
 			s.RegistryPath = s.DatabasePath + "-shm"
-			write(t, s.RegistryPath, "{}")
+			backuptest.Write(t, s.RegistryPath, "{}")
 		}, []string{"RegistryPath"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := newBareStore(t)
+			s := backuptest.NewBareStore(t)
 			tt.change(t, s)
 			s.InitDB = func(context.Context) error { panic("something was done") }
-			before := readTree(t, s.dir)
-			_, err := createWith(t, s.Options)
+			before := backuptest.ReadTree(t, s.Dir)
+			_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 			requireFaults(t, err, tt.faults)
-			require.Equal(t, before, readTree(t, s.dir))
+			require.Equal(t, before, backuptest.ReadTree(t, s.Dir))
 		})
 	}
 }
 
-// Places that look like those and are right.
-func TestPlacesThatWork(t *testing.T) {
+// Similar paths are accepted.
+func TestPathsThatWork(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(s *store){
-		"a name that begins as Chroma's":   func(s *store) { s.BackupDir = s.ChromaPath + "-backups" },
-		"a name that ends Chroma's early":  func(s *store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },
-		"database and registry in backups": func(s *store) { s.BackupDir = filepath.Join(s.dir, "config") },
-		"backups beside all":               func(s *store) { s.BackupDir = filepath.Join(s.dir, "data", "backups") },
-		"as deep as SQLite can look": func(s *store) {
-			rest := 512 - len("-journal") - len("/snapshots/20060102T150405Z-1000/chroma/chroma.sqlite3") - len(s.dir)
-			s.BackupDir = filepath.Join(s.dir, strings.Repeat("a", 150), strings.Repeat("b", rest-152))
+	for name, change := range map[string]func(s *backuptest.Store){
+		"a name that begins like Chroma's": func(s *backuptest.Store) { s.BackupDir = s.ChromaPath + "-backups" },
+		"the beginning of Chroma's name":   func(s *backuptest.Store) { s.BackupDir = strings.TrimSuffix(s.ChromaPath, "ma") },
+		"database and registry in backups": func(s *backuptest.Store) { s.BackupDir = filepath.Join(s.Dir, "config") },
+		"backups beside all":               func(s *backuptest.Store) { s.BackupDir = filepath.Join(s.Dir, "data", "backups") },
+		"as deep as the paths of SQLite": func(s *backuptest.Store) {
+			rest := 512 - len("-journal") - len("/snapshots/20060102T150405Z-1000/chroma/chroma.sqlite3") - len(s.Dir)
+			s.BackupDir = filepath.Join(s.Dir, strings.Repeat("a", 150), strings.Repeat("b", rest-152))
 		},
-		"unclean paths":                     func(s *store) { s.BackupDir = s.ChromaPath + "/../x/.././/backups/" },
-		"the database's name for all three": func(s *store) { s.BackupDir = s.DatabasePath + "-backups" },
+		"unclean paths":                func(s *backuptest.Store) { s.BackupDir = s.ChromaPath + "/../x/.././/backups/" },
+		"the database's name and more": func(s *backuptest.Store) { s.BackupDir = s.DatabasePath + "-backups" },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newBareStore(t)
+			s := backuptest.NewBareStore(t)
 			change(s)
-			meta := s.create()
+			meta := s.Create()
 			require.Equal(t, filepath.Join(filepath.Clean(s.BackupDir), "snapshots", meta.Stamp), meta.BackupRoot)
 			_, err := backup.ValidateBackup(t.Context(), s.Options, meta.Stamp)
 			require.NoError(t, err)
@@ -167,11 +172,11 @@ func TestPlacesThatWork(t *testing.T) {
 	}
 }
 
-// Relative paths mean the working directory at the time of the call, and what
-// is recorded is absolute.
+// Relative paths are relative to the working directory at the time of the call, and
+// recorded paths are absolute.
 func TestRelativePaths(t *testing.T) {
-	s := newStore(t)
-	real, err := filepath.EvalSymlinks(s.dir) // as a shell, Getwd may give either
+	s := backuptest.NewStore(t)
+	real, err := filepath.EvalSymlinks(s.Dir) // Getwd may return either, like a shell
 	require.NoError(t, err)
 	t.Chdir(real)
 	opts := backup.Options{
@@ -183,9 +188,9 @@ func TestRelativePaths(t *testing.T) {
 	}
 	before := opts
 	opts.OnProgress = func(backup.Progress) {
-		require.NoError(t, os.Chdir(os.TempDir())) // the host may go elsewhere meanwhile
+		require.NoError(t, os.Chdir(os.TempDir())) // the host may change it during the call
 	}
-	meta, err := createWith(t, opts)
+	meta, err := backup.CreateRuntimeBackup(t.Context(), opts)
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(real, "backups", "snapshots", meta.Stamp), meta.BackupRoot)
 	require.Equal(t, filepath.Join(meta.BackupRoot, "db", "atocore.db"), meta.DBSnapshotPath)
@@ -195,9 +200,149 @@ func TestRelativePaths(t *testing.T) {
 	require.Equal(t, before, opts, "the caller's options were changed")
 }
 
-// A database and a place for snapshots are enough.
+// A database and a backup directory are enough.
 func TestZeroValuesAreUseful(t *testing.T) {
-	s := newStore(t)
+	s := backuptest.NewStore(t)
 	s.Options = backup.Options{DatabasePath: s.DatabasePath, BackupDir: s.BackupDir}
-	requireSound(t, s.create().DBSnapshotPath)
+	backuptest.RequireSound(t, s.Create().DBSnapshotPath)
 }
+
+// Stamps within one second are numbered. The clock may be in any zone, stand still
+// or go back.
+func TestStamps(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewStore(t)
+	s.IncludeChroma = false
+	east := time.FixedZone("east", 14*3600)
+	west := time.FixedZone("west", -12*3600)
+	for _, tt := range []struct {
+		now  time.Time
+		want string
+	}{
+		{backuptest.Noon.Time, "20261124T120000Z"},
+		{backuptest.Noon.Time, "20261124T120000Z-002"},
+		{backuptest.Noon.Time.Add(999 * time.Millisecond).Truncate(time.Second), "20261124T120001Z"},
+		{backuptest.Noon.Time.In(east), "20261124T120000Z-003"},
+		{backuptest.Noon.Time.In(west).Add(time.Second), "20261124T120001Z-002"},
+		{backuptest.Noon.Time.Add(-time.Hour), "20261124T110000Z"},
+		{time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC), "20261231T235959Z"},
+		{time.Date(2027, 1, 1, 13, 59, 59, 0, east), "20261231T235959Z-002"},
+		{time.Date(2028, 2, 29, 0, 0, 0, 0, time.UTC), "20280229T000000Z"},
+		{time.Unix(0, 0), "19700101T000000Z"},
+		{time.Time{}, "00010101T000000Z"},
+		{time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), "99991231T235959Z"},
+		{time.Date(10000, 1, 1, 0, 0, 0, 0, east), "99991231T100000Z"},
+		{time.Date(0, 12, 31, 23, 0, 0, 0, west), "00010101T110000Z"},
+	} {
+		s.Clock = backuptest.Clock{Time: tt.now}
+		meta := s.Create()
+		require.Equal(t, tt.want, meta.Stamp, tt.now)
+		require.True(t, meta.CreatedAt.Equal(tt.now.Truncate(time.Microsecond)), tt.now)
+	}
+}
+
+// Only the years 1 to 9999 have a stamp.
+func TestClockOutOfRange(t *testing.T) {
+	for _, now := range []time.Time{
+		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("west", -12*3600)),
+		time.Date(0, 12, 31, 23, 59, 59, 0, time.UTC),
+		time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Unix(1<<60, 0),
+	} {
+		s := backuptest.NewStore(t)
+		s.Clock = backuptest.Clock{Time: now}
+		require.ErrorContains(t, s.CreateFails(), "year", now.String())
+	}
+}
+
+// The returned time equals the one in the file: in UTC, in microseconds, without a
+// monotonic reading.
+func TestCreatedAt(t *testing.T) {
+	s := backuptest.NewStore(t)
+	s.IncludeChroma = false
+	for _, clock := range []backup.Clock{
+		nil, // the system's, which has a monotonic reading and nanoseconds
+		backuptest.Clock{Time: time.Date(2026, 1, 2, 3, 4, 5, 123456789, time.FixedZone("east", 5*3600))},
+		backuptest.Clock{Time: time.Date(2026, 1, 2, 3, 4, 5, 999, time.UTC)},
+		backuptest.Clock{Time: time.Date(1969, 1, 2, 3, 4, 5, 999999999, time.UTC)},
+	} {
+		s.Clock = clock
+		meta := s.Create()
+		list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+		require.NoError(t, err)
+		i := slices.IndexFunc(list, func(l backup.Snapshot) bool { return l.Stamp == meta.Stamp })
+		require.Equal(t, *meta, *list[i].Metadata)
+		require.Equal(t, time.UTC, meta.CreatedAt.Location())
+		require.Zero(t, meta.CreatedAt.Nanosecond()%1000)
+	}
+}
+
+// SyncLocker waits for a mutex until the context ends, if it has TryLock.
+func TestSyncLocker(t *testing.T) {
+	for name, l := range map[string]sync.Locker{
+		"Mutex":   new(sync.Mutex),
+		"RWMutex": new(sync.RWMutex),
+	} {
+		t.Run(name+" is free", func(t *testing.T) {
+			unlock, err := backup.SyncLocker(l).Lock(t.Context())
+			require.NoError(t, err)
+			require.False(t, l.(interface{ TryLock() bool }).TryLock(), "it is not locked")
+			unlock()
+			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it is still locked")
+			l.Unlock()
+		})
+		t.Run(name+" is released", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l.Lock()
+				time.AfterFunc(time.Minute, l.Unlock)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Second)
+				defer cancel()
+				unlock, err := backup.SyncLocker(l).Lock(ctx)
+				require.NoError(t, err, "the release was not noticed within a second")
+				unlock()
+			})
+		})
+		t.Run(name+" is never released", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l.Lock()
+				defer l.Unlock()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				_, err := backup.SyncLocker(l).Lock(ctx)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			})
+		})
+		t.Run(name+" and ctx is done", func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, err := backup.SyncLocker(l).Lock(ctx)
+			require.ErrorIs(t, err, context.Canceled)
+			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it was locked though ctx was done")
+			l.Unlock()
+		})
+	}
+	t.Run("without TryLock", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l := plainLocker{make(chan struct{}, 1)}
+			l.Lock()
+			time.AfterFunc(time.Hour, l.Unlock)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			unlock, err := backup.SyncLocker(l).Lock(ctx)
+			require.NoError(t, err, "without TryLock the wait cannot be cancelled, so the lock must be returned")
+			unlock()
+			select {
+			case l.c <- struct{}{}:
+			default:
+				require.Fail(t, "it is still locked")
+			}
+		})
+	})
+}
+
+// A plainLocker has only the methods of sync.Locker.
+type plainLocker struct{ c chan struct{} }
+
+func (l plainLocker) Lock()   { l.c <- struct{}{} }
+func (l plainLocker) Unlock() { <-l.c }

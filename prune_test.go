@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,405 +20,98 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-// A shelf is a backup directory with copies of one small snapshot, of any name
-// and age, each of which validates.
-type shelf struct {
-	*store
-	model *specimen
+// A snapshotSet is a backup directory with copies of one small snapshot. They
+// have the names and ages that a test wants, and each validates.
+type snapshotSet struct {
+	*backuptest.Store
+	model *backuptest.Snapshot
 }
 
-// newShelf makes an empty one. The clock stands at noon.
-func newShelf(t *testing.T) *shelf {
+// newSnapshotSet returns an empty set. Its clock is backuptest.Noon.
+func newSnapshotSet(t *testing.T) *snapshotSet {
 	t.Helper()
-	made := newBareStore(t)
+	made := backuptest.NewBareStore(t)
 	made.IncludeChroma = false
 	made.RegistryPath = ""
-	model := &specimen{t: t, stamp: made.create().Stamp, Options: backup.Options{BackupDir: made.BackupDir}}
-	return (&shelf{store: made, model: model}).empty(t)
+	model := made.CreateSnapshot()
+	return (&snapshotSet{Store: made, model: model}).empty(t)
 }
 
-// empty gives another shelf of the same model.
-func (s *shelf) empty(t *testing.T) *shelf {
+// empty returns another set with copies of the same snapshot.
+func (s *snapshotSet) empty(t *testing.T) *snapshotSet {
 	t.Helper()
-	c := &store{t: t, dir: t.TempDir(), Options: s.Options}
-	c.BackupDir = filepath.Join(c.dir, "backups")
-	c.Clock = noon
-	t.Cleanup(c.requireClean)
-	return &shelf{c, s.model}
+	c := &backuptest.Store{T: t, Dir: t.TempDir(), Options: s.Options}
+	c.BackupDir = filepath.Join(c.Dir, "backups")
+	c.Clock = backuptest.Noon
+	t.Cleanup(c.RequireClean)
+	return &snapshotSet{c, s.model}
 }
 
-// put adds a snapshot whose metadata say what changes say, and gives it back
-// for more.
-func (s *shelf) put(stamp string, changes map[string]any) *specimen {
-	s.t.Helper()
-	p := &specimen{t: s.t, stamp: stamp, Options: backup.Options{BackupDir: s.BackupDir}}
-	require.NoError(s.t, os.MkdirAll(filepath.Dir(p.path("")), 0o700))
-	require.NoError(s.t, os.CopyFS(p.path(""), os.DirFS(s.model.path(""))))
-	p.set(map[string]any{"stamp": stamp})
-	p.set(changes)
-	p.reseal()
+// put adds a snapshot with these changes to its metadata, and returns it for
+// further ones.
+func (s *snapshotSet) put(stamp string, changes map[string]any) *backuptest.Snapshot {
+	s.T.Helper()
+	p := s.Snapshot(stamp)
+	require.NoError(s.T, os.MkdirAll(filepath.Dir(p.Path("")), 0o700))
+	require.NoError(s.T, os.CopyFS(p.Path(""), os.DirFS(s.model.Path(""))))
+	p.Set(map[string]any{"stamp": stamp})
+	p.Set(changes)
+	p.Reseal()
 	return p
 }
 
-// putDays adds a snapshot for each of the last n days and gives their stamps,
+// putDays adds a snapshot for each of the last n days and returns their stamps,
 // oldest first.
-func (s *shelf) putDays(n int) (stamps []string) {
-	s.t.Helper()
+func (s *snapshotSet) putDays(n int) (stamps []string) {
+	s.T.Helper()
 	for i := range n {
-		created := noon.now.AddDate(0, 0, i-n)
-		stamps = append(stamps, backup.NewStamp(created, 1))
+		created := backuptest.Noon.Time.AddDate(0, 0, i-n)
+		stamps = append(stamps, stampOf(created))
 		s.put(stamps[i], map[string]any{"created_at": created.Format(time.RFC3339)})
 	}
 	return stamps
 }
 
-func (s *shelf) prune(keep backup.Retention) *backup.PruneResult {
-	s.t.Helper()
+// stampOf returns the stamp of the first snapshot of a second.
+func stampOf(created time.Time) string { return created.UTC().Format("20060102T150405Z") }
+
+func (s *snapshotSet) prune(keep backup.Retention) *backup.PruneResult {
+	s.T.Helper()
 	result, err := backup.PruneRuntimeBackups(context.Background(), s.Options, keep)
-	require.NoError(s.t, err)
+	require.NoError(s.T, err)
 	return result
 }
 
-// stamps lists what is visible, oldest first by stamp.
-func (s *shelf) stamps() (stamps []string) {
-	s.t.Helper()
-	list, err := backup.ListRuntimeBackups(context.Background(), s.Options)
-	require.NoError(s.t, err)
-	for _, snapshot := range list {
-		stamps = append(stamps, snapshot.Stamp)
-	}
-	return stamps
-}
-
-// staging lists what is left of snapshots that were being removed.
-func (s *shelf) staging() []string {
-	s.t.Helper()
-	left, err := filepath.Glob(filepath.Join(s.BackupDir, ".atocore-staging-*"))
-	require.NoError(s.t, err)
-	return left
-}
-
-// A fate is a snapshot and what a prune has to do with it.
-type fate struct {
-	created string // created_at; the stamp follows from it
-	reasons string // why it is kept, in short; empty if it is removed
-	stamp   string // if it is another one
-}
-
-func (f fate) name(t *testing.T) string {
-	t.Helper()
-	if f.stamp != "" {
-		return f.stamp
-	}
-	created, err := time.Parse(time.RFC3339, f.created)
-	require.NoError(t, err)
-	return backup.NewStamp(created, 1)
-}
-
-// longReasons spells reasons out.
-func longReasons(short string) (long []string) {
-	for _, reason := range strings.Split(short, ", ") {
-		switch {
-		case reason == "future":
-			reason = "dated in the future"
-		case reason == "safety":
-			reason = "safety snapshot of the last restore"
-		case !strings.HasPrefix(reason, "within"):
-			reason += " snapshot"
-		}
-		long = append(long, reason)
-	}
-	return long
-}
-
-// The rules, against what restic's manual ("Removing backup snapshots") and its
-// ApplyPolicy make of the same times. It is noon of 24 November 2026 (a
-// Tuesday); snapshots stand newest first.
-func TestRetention(t *testing.T) {
-	type retention = backup.Retention
-	day := []fate{ // nine snapshots of two days, for rules by the hour and the day
-		{"2026-11-24T11:59:59Z", "", ""},
-		{"2026-11-24T11:30:00Z", "", ""},
-		{"2026-11-24T11:00:00Z", "", ""},
-		{"2026-11-24T10:59:59Z", "", ""},
-		{"2026-11-24T07:00:00Z", "", ""},
-		{"2026-11-24T00:00:00Z", "", ""},
-		{"2026-11-23T23:59:59Z", "", ""},
-		{"2026-11-23T11:59:59Z", "", ""},
-		{"2026-11-23T11:00:00Z", "", ""},
-	}
-	// with gives day with reasons.
-	with := func(reasons ...string) []fate {
-		fates := slices.Clone(day)
-		for i, r := range reasons {
-			fates[i].reasons = r
-		}
-		return fates
-	}
-	tests := []struct {
-		name  string
-		keep  retention
-		fates []fate
-	}{
-		{"last", retention{KeepLast: 3},
-			with("newest, last", "last", "last")},
-		{"last, of fewer", retention{KeepLast: 10},
-			with("newest, last", "last", "last", "last", "last", "last", "last", "last", "last")},
-		{"last, no limit", retention{KeepLast: -1},
-			with("newest, last", "last", "last", "last", "last", "last", "last", "last", "last")},
-		{"hourly keeps the newest of each hour", retention{KeepHourly: 3},
-			with("newest, hourly", "", "", "hourly", "hourly")},
-		{"hours of different days differ, and those without a snapshot don't count", retention{KeepHourly: 6},
-			with("newest, hourly", "", "", "hourly", "hourly", "hourly", "hourly", "hourly")},
-		{"a rule with numbers left keeps the oldest", retention{KeepHourly: 7},
-			with("newest, hourly", "", "", "hourly", "hourly", "hourly", "hourly", "hourly", "oldest hourly")},
-		{"hourly, no limit", retention{KeepHourly: -1},
-			with("newest, hourly", "", "", "hourly", "hourly", "hourly", "hourly", "hourly", "oldest hourly")},
-		{"daily", retention{KeepDaily: 1},
-			with("newest, daily")},
-		{"days end at midnight in UTC", retention{KeepDaily: 2},
-			with("newest, daily", "", "", "", "", "", "daily")},
-		{"daily, with one left for the oldest", retention{KeepDaily: 3},
-			with("newest, daily", "", "", "", "", "", "daily", "", "oldest daily")},
-		{"weekly, of one week", retention{KeepWeekly: 1},
-			with("newest, weekly")},
-		{"weekly, with one left for the oldest", retention{KeepWeekly: 2},
-			with("newest, weekly", "", "", "", "", "", "", "", "oldest weekly")},
-		{"rules add up", retention{KeepLast: 2, KeepHourly: 2, KeepDaily: 2},
-			with("newest, last, hourly, daily", "last", "", "hourly", "", "", "daily")},
-		{"each rule keeps the oldest for itself", retention{KeepMonthly: 2, KeepYearly: 2},
-			with("newest, monthly, yearly", "", "", "", "", "", "", "", "oldest monthly, oldest yearly")},
-		{"within is reckoned from the newest, and the limit itself is out", retention{KeepWithin: time.Hour},
-			with("newest, within 1h0m0s", "within 1h0m0s", "within 1h0m0s")},
-		{"within, to a microsecond", retention{KeepWithin: time.Hour}, []fate{
-			{"2026-11-24T11:00:00.5Z", "newest, within 1h0m0s", ""},
-			{"2026-11-24T10:00:00.500001Z", "within 1h0m0s", ""},
-			{"2026-11-24T10:00:00.5Z", "", "before"},
-		}},
-		{"within, beyond all time", retention{KeepWithin: 1<<63 - 1}, []fate{
-			{"2026-11-24T11:00:00Z", "newest, within 2562047h47m16.854775807s", ""},
-			{"1990-01-01T00:00:00Z", "within 2562047h47m16.854775807s", ""},
-			{"0001-01-01T00:00:00Z", "", ""},
-		}},
-		{"within and rules", retention{KeepWithin: time.Minute, KeepDaily: 2},
-			with("newest, within 1m0s, daily", "", "", "", "", "", "daily")},
-
-		{"one snapshot", retention{KeepYearly: 1}, []fate{
-			{"2001-01-01T00:00:00Z", "newest, yearly", ""},
-		}},
-		{"the newest is kept whatever the rules say", retention{KeepWithin: time.Nanosecond}, []fate{
-			{"2001-01-01T00:00:00Z", "newest, within 1ns", ""},
-			{"2000-01-01T00:00:00Z", "", ""},
-		}},
-		{"days of other months and years are others", retention{KeepHourly: -1, KeepDaily: -1}, []fate{
-			{"2026-11-24T09:00:00Z", "newest, hourly, daily", ""},
-			{"2026-10-24T09:00:00Z", "hourly, daily", ""},
-			{"2025-10-24T09:00:00Z", "hourly, daily", ""},
-			{"2024-12-31T23:00:00Z", "hourly, daily", ""},
-			{"2024-01-01T00:00:00Z", "hourly, daily", ""},
-		}},
-		{"weeks begin on Monday", retention{KeepWeekly: 3}, []fate{
-			{"2026-11-23T00:00:00Z", "newest, weekly", ""},
-			{"2026-11-22T23:59:59Z", "weekly", ""},
-			{"2026-11-16T00:00:00Z", "", ""},
-			{"2026-11-15T23:59:59Z", "weekly", ""},
-			{"2026-11-09T00:00:00Z", "", ""},
-		}},
-		{"a week at the turn of the year is one", retention{KeepWeekly: -1}, []fate{
-			{"2025-01-06T00:00:00Z", "newest, weekly", ""},
-			{"2025-01-05T00:00:00Z", "weekly", ""}, // Sunday of 2025-W01
-			{"2025-01-01T00:00:00Z", "", ""},
-			{"2024-12-30T00:00:00Z", "", ""},       // its Monday
-			{"2024-12-29T00:00:00Z", "weekly", ""}, // 2024-W52
-			{"2024-01-01T00:00:00Z", "weekly", ""}, // 2024-W01
-			{"2022-01-02T00:00:00Z", "weekly", ""}, // 2021-W52
-			{"2021-01-03T00:00:00Z", "weekly", ""}, // 2020-W53
-			{"2020-12-28T00:00:00Z", "oldest weekly", ""},
-		}},
-		{"monthly", retention{KeepMonthly: 4}, []fate{
-			{"2026-11-01T00:00:00Z", "newest, monthly", ""},
-			{"2026-10-31T23:59:59Z", "monthly", ""},
-			{"2026-10-01T00:00:00Z", "", ""},
-			{"2025-10-31T00:00:00Z", "monthly", ""},
-			{"2025-02-28T00:00:00Z", "monthly", ""},
-			{"2025-02-01T00:00:00Z", "", ""},
-			{"2025-01-31T00:00:00Z", "", ""},
-		}},
-		{"yearly", retention{KeepYearly: 3}, []fate{
-			{"2026-01-01T00:00:00Z", "newest, yearly", ""},
-			{"2025-12-31T23:59:59Z", "yearly", ""},
-			{"2025-01-01T00:00:00Z", "", ""},
-			{"1999-06-01T00:00:00Z", "yearly", ""},
-			{"1998-06-01T00:00:00Z", "", ""},
-		}},
-		{"all rules of a year's work", retention{KeepLast: 1, KeepDaily: 2, KeepWeekly: 3, KeepMonthly: 3, KeepYearly: -1}, []fate{
-			{"2026-11-24T10:00:00Z", "newest, last, daily, weekly, monthly, yearly", ""},
-			{"2026-11-24T09:00:00Z", "", ""},
-			{"2026-11-23T10:00:00Z", "daily", ""},
-			{"2026-11-22T10:00:00Z", "weekly", ""},
-			{"2026-11-21T10:00:00Z", "", ""},
-			{"2026-11-15T10:00:00Z", "weekly", ""},
-			{"2026-11-08T10:00:00Z", "", ""},
-			{"2026-10-31T10:00:00Z", "monthly", ""},
-			{"2026-10-01T10:00:00Z", "", ""},
-			{"2026-09-30T10:00:00Z", "monthly", ""},
-			{"2026-08-30T10:00:00Z", "", ""},
-			{"2025-12-31T10:00:00Z", "yearly", ""},
-			{"2025-01-01T10:00:00Z", "oldest yearly", ""},
-		}},
-		{"times are judged in UTC, whatever their zone", retention{KeepDaily: 2}, []fate{
-			{"2026-11-24T20:00:00+14:00", "newest, daily", ""},    // 06:00
-			{"2026-11-24T13:59:59+14:00", "daily", ""},            // 23:59:59 the day before
-			{"2026-11-22T23:00:00-12:00", "", "20261123T110000Z"}, // 11:00 of the 23rd
-		}},
-
-		{"a snapshot from the future uses up no number", retention{KeepLast: 1}, []fate{
-			{"2031-01-01T00:00:00Z", "future", ""},
-			{"2026-11-24T12:00:00.123457Z", "future", ""},
-			{"2026-11-24T12:00:00.123456Z", "newest, last", "now"},
-			{"2026-11-24T11:00:00Z", "", ""},
-		}},
-		{"the future is not the newest", retention{KeepWithin: time.Hour}, []fate{
-			{"2026-11-24T12:30:00Z", "future", ""},
-			{"2026-11-24T11:00:00Z", "newest, within 1h0m0s", ""},
-			{"2026-11-24T10:30:00Z", "within 1h0m0s", ""},
-			{"2026-11-24T09:30:00Z", "", ""},
-		}},
-		{"the future does not hide the oldest", retention{KeepDaily: 2}, []fate{
-			{"2026-11-25T00:00:00Z", "future", ""},
-			{"2026-11-24T11:00:00Z", "newest, daily", ""},
-			{"2026-11-24T10:00:00Z", "", ""},
-			{"2026-11-24T09:00:00Z", "oldest daily", ""},
-		}},
-		{"nothing but the future", retention{KeepLast: 1}, []fate{
-			{"9999-12-31T23:59:59Z", "future", ""},
-			{"2026-11-25T00:00:00Z", "future", ""},
-		}},
-
-		{"the stamp decides in one instant", retention{KeepLast: 2}, []fate{
-			{"2026-11-24T11:00:00Z", "newest, last", "20261124T110000Z-1000"},
-			{"2026-11-24T11:00:00Z", "last", "20261124T110000Z-999"},
-			{"2026-11-24T11:00:00Z", "", "20261124T110000Z-010"},
-			{"2026-11-24T11:00:00Z", "", "20261124T110000Z-002"},
-			{"2026-11-24T11:00:00Z", "", "20261124T110000Z"},
-		}},
-		{"the time decides before the stamp", retention{KeepLast: 1}, []fate{
-			{"2026-11-24T11:00:00.2Z", "newest, last", "20261124T110000Z"},
-			{"2026-11-24T11:00:00.1Z", "", "20261124T110000Z-002"},
-		}},
-		{"a renamed snapshot has the age that it records", retention{KeepLast: 2}, []fate{
-			{"2026-11-24T11:00:00Z", "newest, last", "19990101T000000Z"},
-			{"2026-11-24T10:00:00Z", "last", "before the upgrade"},
-			{"2026-11-24T09:00:00Z", "", "20991231T235959Z"},
-			{"2026-11-24T08:00:00Z", "", "a"},
-		}},
-	}
-	model := newShelf(t)
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel() // they mostly wait for the disk
-			s := model.empty(t)
-			var want backup.PruneResult
-			for _, f := range tt.fates { // so file times tell the wrong order
-				stamp := f.name(t)
-				created, err := time.Parse(time.RFC3339, f.created)
-				require.NoError(t, err)
-				s.put(stamp, map[string]any{"created_at": f.created})
-				if f.reasons == "" {
-					want.Removed = append(want.Removed, stamp)
-				} else {
-					want.Kept = append(want.Kept, backup.KeptSnapshot{Stamp: stamp, CreatedAt: created.UTC(), Reasons: longReasons(f.reasons)})
-				}
-			}
-
-			before := readTree(t, s.BackupDir)
-			dry := tt.keep
-			dry.DryRun = true
-			want.DryRun = true
-			require.Equal(t, want, *s.prune(dry))
-			require.Equal(t, before, readTree(t, s.BackupDir), "a dry run changed something")
-
-			want.DryRun = false
-			require.Equal(t, want, *s.prune(tt.keep))
-			kept := make([]string, len(want.Kept))
-			for i, k := range want.Kept {
-				kept[i] = k.Stamp
-			}
-			require.ElementsMatch(t, kept, s.stamps())
-			s.requireNoStaging()
-
-			require.Empty(t, s.prune(tt.keep).Removed, "pruned anew, it removes more")
-		})
-	}
-}
-
-// Safety snapshots are judged apart: none takes the place of an ordinary one,
-// and the newest outlives every rule.
-func TestPruneKeepsTheSafetySnapshot(t *testing.T) {
-	s := newShelf(t)
-	put := func(created, safetyOf string) {
-		s.put(fate{created: created}.name(t), map[string]any{"created_at": created, "safety_of": safetyOf})
-	}
-	put("2026-11-24T11:00:00Z", "")
-	put("2026-11-24T10:00:00Z", "")
-	put("2026-11-24T09:00:00Z", "20260101T000000Z")
-	put("2026-11-24T08:00:00Z", "20260101T000000Z")
-	result := s.prune(backup.Retention{KeepLast: 1})
-	require.Equal(t, []string{"20261124T100000Z", "20261124T080000Z"}, result.Removed)
-	require.Equal(t, longReasons("newest, last"), result.Kept[0].Reasons)
-	require.Equal(t, longReasons("safety, last"), result.Kept[1].Reasons)
-
-	// One that a wrong clock dated must not stand in for it.
-	put("2027-01-01T00:00:00Z", "20260101T000000Z")
-	put("2026-11-24T11:30:00Z", "20260101T000000Z")
-	result = s.prune(backup.Retention{KeepLast: 1})
-	require.Equal(t, []string{"20261124T090000Z"}, result.Removed)
-	require.Equal(t, []backup.KeptSnapshot{
-		{Stamp: "20270101T000000Z", CreatedAt: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC), Reasons: longReasons("future")},
-		{Stamp: "20261124T113000Z", CreatedAt: noon.now.Truncate(time.Hour).Add(-30 * time.Minute), Reasons: longReasons("safety, last")},
-		{Stamp: "20261124T110000Z", CreatedAt: noon.now.Truncate(time.Hour).Add(-time.Hour), Reasons: longReasons("newest, last")},
-	}, result.Kept)
-
-	// What two restores in one day replaced does not cost that day's snapshot
-	// its place, and the first of them is kept while there is a place for it.
-	put("2026-11-24T11:45:00Z", "20260101T000000Z")
-	result = s.prune(backup.Retention{KeepDaily: 2, KeepWithin: 15 * time.Minute})
-	require.Empty(t, result.Removed)
-	require.Equal(t, longReasons("safety, within 15m0s, daily"), result.Kept[1].Reasons)
-	require.Equal(t, longReasons("oldest daily"), result.Kept[2].Reasons)
-	require.Equal(t, longReasons("newest, daily"), result.Kept[3].Reasons, "within is reckoned from the newest of all")
-	result = s.prune(backup.Retention{KeepDaily: 1})
-	require.Equal(t, []string{"20261124T113000Z"}, result.Removed)
-}
-
-// What has no readable metadata may be anything, so it is passed over.
-func TestPrunePassesOverTheUnknown(t *testing.T) {
-	s := newShelf(t)
+// Snapshots without readable metadata are passed over, because their age is
+// unknown.
+func TestPrunePassesOverUnreadableMetadata(t *testing.T) {
+	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
 	old := map[string]any{"created_at": "2020-01-01T00:00:00Z"}
 	dir := func(name string) string { return filepath.Join(s.BackupDir, "snapshots", name) }
 
-	s.put("bare", old).remove(metadataFile)
+	s.put("bare", old).Remove(backuptest.MetadataFile)
 	require.NoError(t, os.Mkdir(dir("empty"), 0o700))
-	s.put("cut", old).write(metadataFile, []byte("{"))
-	s.put("shape", nil).set(map[string]any{"created_at": "yesterday"})
-	s.put("later", nil).set(map[string]any{"format_version": 2})
-	s.put("large", old).write(metadataFile, bytes.Repeat([]byte(" "), 1<<20+1))
+	s.put("cut", old).Write(backuptest.MetadataFile, []byte("{"))
+	s.put("shape", nil).Set(map[string]any{"created_at": "yesterday"})
+	s.put("later", nil).Set(map[string]any{"format_version": 2})
+	s.put("large", old).Write(backuptest.MetadataFile, bytes.Repeat([]byte(" "), 1<<20+1))
 	d := s.put("directory", old)
-	d.remove(metadataFile)
-	require.NoError(t, os.Mkdir(d.path(metadataFile), 0o700))
-	// Damage elsewhere does not make its age unknown.
-	s.put("damaged", old).flip(dbFile, 5000)
-	// What the Python module made is judged as any.
+	d.Remove(backuptest.MetadataFile)
+	require.NoError(t, os.Mkdir(d.Path(backuptest.MetadataFile), 0o700))
+	// Other damage does not make the age unknown.
+	s.put("damaged", old).Flip(backuptest.DBFile, 5000)
+	// Snapshots of the Python module are pruned like others.
 	python := s.put("python", old)
-	python.makePython()
+	python.MakePython()
 
-	unknown := readTree(t, s.BackupDir)
+	unknown := backuptest.ReadTree(t, s.BackupDir)
 	result := s.prune(backup.Retention{KeepLast: 1})
 	require.Equal(t, []string{stamps[1], stamps[0], "python", "damaged"}, result.Removed)
-	require.Equal(t, []backup.PassedSnapshot{
+	require.Equal(t, []backup.SkippedSnapshot{
 		{"shape", "metadata: wrong_shape"},
 		{"later", "metadata: unsupported_format"},
 		{"large", "metadata: too_large"},
@@ -424,23 +119,23 @@ func TestPrunePassesOverTheUnknown(t *testing.T) {
 		{"directory", "metadata: not_a_file"},
 		{"cut", "metadata: invalid_json"},
 		{"bare", "no metadata"},
-	}, result.Passed)
-	left := readTree(t, s.BackupDir)
-	for _, passed := range result.Passed {
+	}, result.Skipped)
+	left := backuptest.ReadTree(t, s.BackupDir)
+	for _, passed := range result.Skipped {
 		require.Contains(t, left, "snapshots/"+passed.Stamp)
 		for name := range left {
 			if strings.HasPrefix(name, "snapshots/"+passed.Stamp+"/") {
 				require.Equal(t, unknown[name], left[name])
 			}
 		}
-		require.NoError(t, os.RemoveAll(dir(passed.Stamp))) // for the check at the end
+		require.NoError(t, os.RemoveAll(dir(passed.Stamp))) // so that the check at the end passes
 	}
 }
 
 func TestPruneOptions(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	s.putDays(2)
-	before := readTree(t, s.BackupDir)
+	before := backuptest.ReadTree(t, s.BackupDir)
 	for name, keep := range map[string]backup.Retention{
 		"nothing":          {},
 		"nothing, dry":     {DryRun: true},
@@ -463,7 +158,7 @@ func TestPruneOptions(t *testing.T) {
 	}
 	_, err := backup.PruneRuntimeBackups(t.Context(), backup.Options{}, backup.Retention{KeepLast: 1})
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
-	require.Equal(t, before, readTree(t, s.BackupDir))
+	require.Equal(t, before, backuptest.ReadTree(t, s.BackupDir))
 
 	for name, keep := range map[string]backup.Retention{
 		"last": {KeepLast: 9}, "hourly": {KeepHourly: 9}, "daily": {KeepDaily: 9}, "weekly": {KeepWeekly: 9},
@@ -486,11 +181,11 @@ func TestPruneNothing(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, &backup.PruneResult{}, result)
 	}
-	require.NoDirExists(t, filepath.Join(dir, "no such"), "pruning makes nothing")
+	require.NoDirExists(t, filepath.Join(dir, "no such"), "prune created something")
 
 	_, err := backup.PruneRuntimeBackups(t.Context(), backup.Options{BackupDir: t.TempDir() + "\x00"}, keep)
 	require.ErrorIs(t, err, backup.ErrInvalidOptions)
-	write(t, filepath.Join(dir, "file"), "")
+	backuptest.Write(t, filepath.Join(dir, "file"), "")
 	_, err = backup.PruneRuntimeBackups(t.Context(), backup.Options{BackupDir: filepath.Join(dir, "file")}, keep)
 	require.Error(t, err)
 }
@@ -500,7 +195,7 @@ func TestPruneJSON(t *testing.T) {
 		result backup.PruneResult
 		want   string
 	}{
-		"nothing": {backup.PruneResult{}, `{"kept":[],"removed":[],"passed":[],"dry_run":false}`},
+		"nothing": {backup.PruneResult{}, `{"kept":[],"removed":[],"skipped":[],"dry_run":false}`},
 		"everything": {
 			backup.PruneResult{
 				Kept: []backup.KeptSnapshot{
@@ -508,12 +203,12 @@ func TestPruneJSON(t *testing.T) {
 					{"α\xff\"\n", time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), []string{"within 1h0m0s"}},
 				},
 				Removed: []string{"b", "a\x1b"},
-				Passed:  []backup.PassedSnapshot{{"c", "no metadata"}, {"d\xfe", "in use"}},
+				Skipped: []backup.SkippedSnapshot{{"c", "no metadata"}, {"d\xfe", "in use"}},
 				DryRun:  true,
 			},
 			`{"kept":[{"stamp":"20261124T120000Z","created_at":"2026-11-24T12:00:00.000005Z","reasons":["newest snapshot","last snapshot"]},` +
 				`{"stamp":"\u03b1\udcff\"\n","created_at":"0001-01-01T00:00:00Z","reasons":["within 1h0m0s"]}],` +
-				`"removed":["b","a\u001b"],"passed":[{"stamp":"c","reason":"no metadata"},{"stamp":"d\udcfe","reason":"in use"}],"dry_run":true}`,
+				`"removed":["b","a\u001b"],"skipped":[{"stamp":"c","reason":"no metadata"},{"stamp":"d\udcfe","reason":"in use"}],"dry_run":true}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -527,12 +222,13 @@ func TestPruneJSON(t *testing.T) {
 	}
 }
 
-// foreign fills the backup directory with what is no snapshot of any kind, some
-// of it with names that look so, and gives a check that all of it is as it was.
-func (s *shelf) foreign() (requireUntouched func()) {
-	t := s.t
+// addForeign adds entries to the backup directory that are neither snapshots nor
+// staging, some of them with similar names. It returns a check that nothing
+// happened to them, which also removes them.
+func (s *snapshotSet) addForeign() (requireUntouched func()) {
+	t := s.T
 	t.Helper()
-	outside := filepath.Join(s.dir, "outside")
+	outside := filepath.Join(s.Dir, "outside")
 	dirs := []string{
 		"notes",
 		".atocore-staging-",
@@ -547,14 +243,14 @@ func (s *shelf) foreign() (requireUntouched func()) {
 			dir = filepath.Join(s.BackupDir, dir)
 		}
 		require.NoError(t, os.MkdirAll(dir, 0o755))
-		write(t, filepath.Join(dir, "keep"), dir)
-		write(t, filepath.Join(dir, metadataFile), string(s.model.read(metadataFile)))
+		backuptest.Write(t, filepath.Join(dir, "keep"), dir)
+		backuptest.Write(t, filepath.Join(dir, backuptest.MetadataFile), string(s.model.Read(backuptest.MetadataFile)))
 	}
 	files := []string{
-		".atocore-staging-00000000000000aa", manifestFile, filepath.Join("snapshots", "README"), filepath.Join("snapshots", "20200102T000000Z"),
+		".atocore-staging-00000000000000aa", backuptest.ManifestFile, filepath.Join("snapshots", "README"), filepath.Join("snapshots", "20200102T000000Z"),
 	}
 	for _, file := range files {
-		write(t, filepath.Join(s.BackupDir, file), file)
+		backuptest.Write(t, filepath.Join(s.BackupDir, file), file)
 	}
 	links := []string{".atocore-staging-00000000000000bb", filepath.Join("snapshots", "20200103T000000Z"), filepath.Join("snapshots", "20200104T000000Z")}
 	for i, link := range links {
@@ -563,9 +259,9 @@ func (s *shelf) foreign() (requireUntouched func()) {
 			t.Skipf("no symbolic links here: %v", err)
 		}
 	}
-	look := func() map[string]treeFile {
-		tree := readTree(t, outside)
-		for name, file := range readTree(t, s.BackupDir) {
+	look := func() map[string]backuptest.File {
+		tree := backuptest.ReadTree(t, outside)
+		for name, file := range backuptest.ReadTree(t, s.BackupDir) {
 			first, rest, _ := strings.Cut(name, "/")
 			if slices.Contains(dirs, first) || slices.Contains(files, filepath.FromSlash(name)) || slices.Contains(links, filepath.FromSlash(name)) {
 				tree[first+"//"+rest] = file
@@ -578,60 +274,59 @@ func (s *shelf) foreign() (requireUntouched func()) {
 	return func() {
 		t.Helper()
 		require.Equal(t, before, look())
-		for _, name := range slices.Concat(dirs, files, links) { // for the check at the end
+		for _, name := range slices.Concat(dirs, files, links) { // so that the check at the end passes
 			require.NoError(t, os.RemoveAll(filepath.Join(s.BackupDir, name)))
 		}
 	}
 }
 
-// Nothing but snapshots is removed, and what a link in one leads to is not in
-// it.
+// Only snapshots are removed, and links in them are not followed.
 func TestPruneTouchesNothingElse(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(4)
-	target := filepath.Join(s.dir, "target")
+	target := filepath.Join(s.Dir, "target")
 	require.NoError(t, os.Mkdir(target, 0o755))
-	write(t, filepath.Join(target, "keep"), "precious")
-	before := readTree(t, target)
-	// As a person might have left it: links, a file of other names.
+	backuptest.Write(t, filepath.Join(target, "keep"), "precious")
+	before := backuptest.ReadTree(t, target)
+	// Someone may have added links to a snapshot, or hard links to its files.
 	for i, name := range []string{"link", "db/link"} {
-		if err := os.Symlink([]string{target, filepath.Join(target, "keep")}[i], s.snapshot(stamps[0], name)); err != nil {
+		if err := os.Symlink([]string{target, filepath.Join(target, "keep")}[i], s.SnapshotPath(stamps[0], name)); err != nil {
 			t.Skipf("no symbolic links here: %v", err)
 		}
 	}
-	require.NoError(t, os.Link(filepath.Join(target, "keep"), s.snapshot(stamps[0], "hard")))
-	require.NoError(t, os.RemoveAll(s.snapshot(stamps[1], "config")))
-	if err := os.Symlink(target, s.snapshot(stamps[1], "config")); err != nil {
+	require.NoError(t, os.Link(filepath.Join(target, "keep"), s.SnapshotPath(stamps[0], "hard")))
+	require.NoError(t, os.RemoveAll(s.SnapshotPath(stamps[1], "config")))
+	if err := os.Symlink(target, s.SnapshotPath(stamps[1], "config")); err != nil {
 		t.Skipf("no symbolic links here: %v", err)
 	}
-	requireUntouched := s.foreign()
+	requireUntouched := s.addForeign()
 
 	result := s.prune(backup.Retention{KeepLast: 2})
 	require.Equal(t, []string{stamps[1], stamps[0]}, result.Removed)
-	require.Empty(t, result.Passed)
-	require.Equal(t, before, readTree(t, target))
+	require.Empty(t, result.Skipped)
+	require.Equal(t, before, backuptest.ReadTree(t, target))
 	requireUntouched()
-	require.Equal(t, stamps[2:], s.stamps())
+	require.Equal(t, stamps[2:], s.Stamps())
 }
 
 func TestPruneLog(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
-	log := s.record()
+	log := s.Record()
 	s.prune(backup.Retention{KeepLast: 1, DryRun: true})
-	require.Empty(t, log.lines())
+	require.Empty(t, log.Lines())
 	s.prune(backup.Retention{KeepLast: 1})
 	require.Equal(t, []string{
-		"runtime_backup_removed stamp=" + stamps[0] + " path=" + s.snapshot(stamps[0]),
-		"runtime_backup_removed stamp=" + stamps[1] + " path=" + s.snapshot(stamps[1]),
-	}, log.lines(), "oldest first")
-	log.clear()
+		"runtime_backup_removed stamp=" + stamps[0] + " path=" + s.SnapshotPath(stamps[0]),
+		"runtime_backup_removed stamp=" + stamps[1] + " path=" + s.SnapshotPath(stamps[1]),
+	}, log.Lines(), "oldest first")
+	log.Clear()
 	s.prune(backup.Retention{KeepLast: 1})
-	require.Empty(t, log.lines())
+	require.Empty(t, log.Lines())
 }
 
 func TestPruneProgress(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
 	var got []backup.Progress
 	s.OnProgress = func(p backup.Progress) { got = append(got, p) }
@@ -639,39 +334,40 @@ func TestPruneProgress(t *testing.T) {
 	prune := backup.PhasePrune
 	require.Equal(t, []backup.Progress{
 		{Phase: prune},
-		{Phase: prune, Path: s.snapshot(stamps[0]), Files: 0, TotalFiles: 2},
-		{Phase: prune, Path: s.snapshot(stamps[1]), Files: 1, TotalFiles: 2},
+		{Phase: prune, Path: s.SnapshotPath(stamps[0]), Files: 0, TotalFiles: 2},
+		{Phase: prune, Path: s.SnapshotPath(stamps[1]), Files: 1, TotalFiles: 2},
 		{Phase: prune, Files: 2, TotalFiles: 2},
 	}, got)
 }
 
-// Relative paths mean the same in a prune as in every other call.
+// BackupDir may be relative, as in every other call.
 func TestPruneRelativeDirectory(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(2)
-	t.Chdir(s.dir)
-	opts := backup.Options{BackupDir: filepath.Base(s.BackupDir), Clock: noon}
+	t.Chdir(s.Dir)
+	opts := backup.Options{BackupDir: filepath.Base(s.BackupDir), Clock: backuptest.Noon}
 	result, err := backup.PruneRuntimeBackups(t.Context(), opts, backup.Retention{KeepLast: 1})
 	require.NoError(t, err)
 	require.Equal(t, stamps[:1], result.Removed)
 }
 
-// pauses calls back wherever a prune calls its host: before each snapshot that
-// it removes, and when that is out of sight but still there.
-func (s *shelf) pauses(at func(event string)) {
+// onEvents makes a prune call at before it removes a snapshot ("remove STAMP"), and
+// when the snapshot is not visible any more but its files still exist ("gone
+// STAMP").
+func (s *snapshotSet) onEvents(at func(event string)) {
 	s.OnProgress = func(p backup.Progress) {
 		if p.Path != "" {
 			at("remove " + filepath.Base(p.Path))
 		}
 	}
-	s.Logger = slog.New(pausingHandler{at})
+	s.Logger = slog.New(eventHandler{at})
 }
 
-// A pausingHandler calls back for each snapshot that was removed.
-type pausingHandler struct{ at func(event string) }
+// An eventHandler calls at for each snapshot that was removed.
+type eventHandler struct{ at func(event string) }
 
-func (pausingHandler) Enabled(context.Context, slog.Level) bool { return true }
-func (h pausingHandler) Handle(_ context.Context, r slog.Record) error {
+func (eventHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h eventHandler) Handle(_ context.Context, r slog.Record) error {
 	if r.Message == "runtime_backup_removed" {
 		r.Attrs(func(a slog.Attr) bool {
 			h.at("gone " + a.Value.String())
@@ -680,10 +376,10 @@ func (h pausingHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	return nil
 }
-func (h pausingHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
-func (h pausingHandler) WithGroup(string) slog.Handler      { return h }
+func (h eventHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h eventHandler) WithGroup(string) slog.Handler      { return h }
 
-// events gives those of a prune that removes stamps, oldest first.
+// events returns the events of a prune that removes these stamps, oldest first.
 func events(stamps []string) (all []string) {
 	for _, stamp := range stamps {
 		all = append(all, "remove "+stamp, "gone "+stamp)
@@ -691,11 +387,11 @@ func events(stamps []string) (all []string) {
 	return all
 }
 
-// However a prune ends, each snapshot is there and whole, or gone from the
-// list, and the result says which; what is left of the one at hand is removed
-// by the next call.
+// A prune that is cancelled or panics leaves each snapshot whole or not visible, and
+// the result says which. The files that are left of one are removed by the next
+// call.
 func TestPruneIsCutOff(t *testing.T) {
-	model := newShelf(t)
+	model := newSnapshotSet(t)
 	for name, cut := range map[string]struct {
 		how  func(cancel func())
 		want error
@@ -711,7 +407,7 @@ func TestPruneIsCutOff(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				var seen []string
-				s.pauses(func(event string) {
+				s.onEvents(func(event string) {
 					if seen = append(seen, event); len(seen) == n+1 {
 						cut.how(cancel)
 					}
@@ -721,13 +417,13 @@ func TestPruneIsCutOff(t *testing.T) {
 				require.LessOrEqual(t, len(seen), n+2)
 				require.Equal(t, events(stamps[:3])[:len(seen)], seen)
 
-				gone := slices.Clone(stamps[:len(stamps)-len(s.stamps())])
-				require.Equal(t, stamps[len(gone):], s.stamps())
+				gone := slices.Clone(stamps[:len(stamps)-len(s.Stamps())])
+				require.Equal(t, stamps[len(gone):], s.Stamps())
 				slices.Reverse(gone)
 				require.ElementsMatch(t, gone, result.Removed)
 				require.True(t, slices.Equal(gone, result.Removed), "newest first")
-				require.LessOrEqual(t, len(s.staging()), 1)
-				for _, stamp := range s.stamps() {
+				require.LessOrEqual(t, len(s.Staging()), 1)
+				for _, stamp := range s.Stamps() {
 					_, err := backup.ValidateBackup(t.Context(), backup.Options{BackupDir: s.BackupDir}, stamp)
 					require.NoError(t, err)
 				}
@@ -736,49 +432,49 @@ func TestPruneIsCutOff(t *testing.T) {
 				if n%2 == 0 {
 					s.prune(backup.Retention{KeepLast: -1})
 				} else {
-					s.create()
+					s.Create()
 				}
-				s.requireNoStaging()
+				s.RequireNoStaging()
 			})
 		}
 	}
 }
 
 func TestPruneHeedsItsContext(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(2)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for _, opts := range []backup.Options{s.Options, {BackupDir: filepath.Join(s.dir, "none")}} {
+	for _, opts := range []backup.Options{s.Options, {BackupDir: filepath.Join(s.Dir, "none")}} {
 		for _, dry := range []bool{false, true} {
 			_, err := backup.PruneRuntimeBackups(ctx, opts, backup.Retention{KeepLast: 1, DryRun: dry})
 			require.ErrorIs(t, err, context.Canceled)
 		}
 	}
-	require.Equal(t, stamps, s.stamps())
+	require.Equal(t, stamps, s.Stamps())
 }
 
 func TestPruneClockPanics(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(2)
-	s.Clock = clockFunc(func() time.Time { panic(errHandler) })
+	s.Clock = backuptest.ClockFunc(func() time.Time { panic(errHandler) })
 	_, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1})
 	require.ErrorIs(t, err, backup.ErrPanic)
 	require.ErrorIs(t, err, errHandler)
-	require.Equal(t, stamps, s.stamps())
+	require.Equal(t, stamps, s.Stamps())
 }
 
-// Beside an unfinished restore nothing is removed: it may need any snapshot.
+// While a restore is unfinished nothing is removed, since it may need any snapshot.
 func TestPruneRefusesBesideAnUnfinishedRestore(t *testing.T) {
-	for name, place := range map[string]func(*shelf) string{
-		"in the backup directory": func(s *shelf) string { return s.BackupDir },
-		"beside the database":     func(s *shelf) string { return filepath.Dir(s.DatabasePath) },
+	for name, place := range map[string]func(*snapshotSet) string{
+		"in the backup directory": func(s *snapshotSet) string { return s.BackupDir },
+		"beside the database":     func(s *snapshotSet) string { return filepath.Dir(s.DatabasePath) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newShelf(t)
+			s := newSnapshotSet(t)
 			stamps := s.putDays(2)
 			journal := filepath.Join(place(s), ".atocore-restore.journal")
-			write(t, journal, "{}")
+			backuptest.Write(t, journal, "{}")
 			for _, dry := range []bool{false, true} {
 				result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1, DryRun: dry})
 				require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
@@ -786,7 +482,7 @@ func TestPruneRefusesBesideAnUnfinishedRestore(t *testing.T) {
 				require.Nil(t, result)
 			}
 			require.NoError(t, os.Remove(journal))
-			require.Equal(t, stamps, s.stamps())
+			require.Equal(t, stamps, s.Stamps())
 			require.Equal(t, stamps[:1], s.prune(backup.Retention{KeepLast: 1}).Removed)
 		})
 	}
@@ -794,157 +490,157 @@ func TestPruneRefusesBesideAnUnfinishedRestore(t *testing.T) {
 
 func init() { roles["prune"] = rolePrune }
 
-// rolePrune removes all but the last keep snapshots of a backup directory. It
-// says where it is, waits for a line each time, and says the result.
-func rolePrune(p parent, args []string) error {
+// rolePrune removes all but the last args[1] snapshots of the backup directory
+// args[0]. It says each event and waits for a line. In the end it says the result.
+func rolePrune(p *backuptest.Parent, args []string) error {
 	keep, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
-	s := &shelf{store: &store{Options: backup.Options{BackupDir: args[0]}}}
-	s.pauses(func(event string) {
-		p.say(event)
-		p.hear()
+	s := &snapshotSet{Store: &backuptest.Store{Options: backup.Options{BackupDir: args[0]}}}
+	s.onEvents(func(event string) {
+		p.Say(event)
+		p.Hear()
 	})
 	result, err := backup.PruneRuntimeBackups(context.Background(), s.Options, backup.Retention{KeepLast: keep})
 	if err != nil {
 		return err
 	}
 	text, err := json.Marshal(result)
-	p.say(string(text))
+	p.Say(string(text))
 	return err
 }
 
-// startPrune starts rolePrune and lets it go on until it is at event.
-func (s *shelf) startPrune(keep int, event string) *child {
-	s.t.Helper()
-	c := startChild(s.t, "prune", s.BackupDir, fmt.Sprint(keep))
-	for at := c.hear(); at != event; at = c.ask("go on") {
-		require.NotContains(s.t, at, "{", "it has ended")
+// startPrune starts rolePrune and returns when it waits at event.
+func (s *snapshotSet) startPrune(keep int, event string) *backuptest.Child {
+	s.T.Helper()
+	c := backuptest.Start(s.T, "prune", s.BackupDir, fmt.Sprint(keep))
+	for at := c.Hear(); at != event; at = c.Ask("go on") {
+		require.NotContains(s.T, at, "{", "it has ended")
 	}
 	return c
 }
 
-// finish lets rolePrune go on to its end and gives the stamps it removed.
-func (c *child) finish() (removed []string) {
-	c.t.Helper()
+// finishPrune lets rolePrune continue to its end and returns the stamps that it
+// removed.
+func finishPrune(t *testing.T, c *backuptest.Child) (removed []string) {
+	t.Helper()
 	for {
-		if line := c.ask("go on"); strings.HasPrefix(line, "{") {
-			c.wait()
+		if line := c.Ask("go on"); strings.HasPrefix(line, "{") {
+			c.Wait()
 			var result struct{ Removed []string }
-			require.NoError(c.t, json.Unmarshal([]byte(line), &result))
+			require.NoError(t, json.Unmarshal([]byte(line), &result))
 			return result.Removed
 		}
 	}
 }
 
-// A prune that is killed, wherever it is, leaves whole snapshots and what the
-// next call removes.
+// A prune that is killed leaves each snapshot whole or not visible. The files that
+// are left of one are removed by the next call.
 func TestPruneIsKilled(t *testing.T) {
-	model := newShelf(t)
+	model := newSnapshotSet(t)
 	left := 0
 	for n, event := range events(model.putDays(4)[:3]) {
 		t.Run(event, func(t *testing.T) {
 			s := model.empty(t)
 			stamps := s.putDays(4)
-			s.startPrune(1, event).kill()
-			require.Equal(t, stamps[(n+1)/2:], s.stamps())
-			for _, stamp := range s.stamps() {
+			s.startPrune(1, event).Kill()
+			require.Equal(t, stamps[(n+1)/2:], s.Stamps())
+			for _, stamp := range s.Stamps() {
 				_, err := backup.ValidateBackup(t.Context(), s.Options, stamp)
 				require.NoError(t, err)
 			}
-			left += len(s.staging())
+			left += len(s.Staging())
 			if n%4 < 2 {
-				require.Equal(t, stamps[len(stamps)-1:], func() []string { s.prune(backup.Retention{KeepLast: 1}); return s.stamps() }())
+				require.Equal(t, stamps[len(stamps)-1:], func() []string { s.prune(backup.Retention{KeepLast: 1}); return s.Stamps() }())
 			} else {
-				s.create()
+				s.Create()
 			}
-			s.requireNoStaging()
+			s.RequireNoStaging()
 		})
 	}
-	require.Positive(t, left, "no kill came at a moment that matters")
+	require.Positive(t, left, "no kill left anything")
 }
 
-// Creates, lists, validates and other prunes go on while one removes a
-// snapshot in another process, and none of them sees it or touches it.
+// While another process removes a snapshot, create, list, validate and prune work
+// and neither see that snapshot nor touch its files.
 func TestPruneBesideEveryOtherCall(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(4)
 	c := s.startPrune(1, "gone "+stamps[0])
-	require.Equal(t, stamps[1:], s.stamps())
+	require.Equal(t, stamps[1:], s.Stamps())
 	report, err := backup.ValidateBackup(t.Context(), s.Options, stamps[0])
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
-	require.Equal(t, []string{"snapshot_directory_missing"}, brief(report.Problems))
+	require.Equal(t, []string{"snapshot_directory_missing"}, backuptest.Brief(report.Problems))
 	_, err = backup.ValidateBackup(t.Context(), s.Options, stamps[1])
 	require.NoError(t, err)
 
-	gone := readTree(t, s.staging()[0])
-	require.Contains(t, gone, metadataFile)
-	s.Clock = fixedClock{noon.now.AddDate(0, 0, -9)}
-	made := s.create().Stamp
-	s.Clock = noon
+	gone := backuptest.ReadTree(t, s.Staging()[0])
+	require.Contains(t, gone, backuptest.MetadataFile)
+	s.Clock = backuptest.Clock{Time: backuptest.Noon.Time.AddDate(0, 0, -9)}
+	made := s.Create().Stamp
+	s.Clock = backuptest.Noon
 	result := s.prune(backup.Retention{KeepLast: 3})
 	require.Equal(t, []string{made}, result.Removed)
-	require.Equal(t, gone, readTree(t, s.staging()[0]), "another process removes this one")
+	require.Equal(t, gone, backuptest.ReadTree(t, s.Staging()[0]), "another process removes this snapshot")
 
-	require.Equal(t, []string{stamps[2], stamps[1], stamps[0]}, c.finish())
-	require.Equal(t, stamps[3:], s.stamps())
+	require.Equal(t, []string{stamps[2], stamps[1], stamps[0]}, finishPrune(t, c))
+	require.Equal(t, stamps[3:], s.Stamps())
 }
 
-// Of two prunes at once each removes what the other does not, and neither
+// Of two prunes at the same time, each removes what the other does not, and neither
 // fails.
 func TestTwoPrunesAtOnce(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(12)
 	a := s.startPrune(2, "remove "+stamps[0])
 	b := s.startPrune(2, "remove "+stamps[0])
-	// Both know all of the snapshots now. The one is a step ahead, then the
-	// other.
-	for _, c := range []*child{a, b, b, b, b, b, b, a, a, a} {
-		c.ask("go on")
+	// Both have listed the snapshots. First one is a step ahead, then the other.
+	for _, c := range []*backuptest.Child{a, b, b, b, b, b, b, a, a, a} {
+		c.Ask("go on")
 	}
-	removed := append(a.finish(), b.finish()...)
-	require.ElementsMatch(t, stamps[:10], removed, "each is removed by one of them")
-	require.Equal(t, stamps[10:], s.stamps())
+	removed := append(finishPrune(t, a), finishPrune(t, b)...)
+	require.ElementsMatch(t, stamps[:10], removed, "each snapshot is removed by one of them")
+	require.Equal(t, stamps[10:], s.Stamps())
 }
 
-// A list never shows a snapshot by halves, however fast they come and go, and
-// a create's snapshot is whole when it returns.
+// A list never shows an incomplete snapshot, however fast they come and go, and a
+// new snapshot is whole when create returns.
 func TestPruneAgainAndAgainBesideCreates(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	s.Clock = nil
 	old := len(s.putDays(40))
 	stop := make(chan struct{})
-	c := startChild(t, "prune and prune", s.BackupDir)
+	c := backuptest.Start(t, "prune and prune", s.BackupDir)
 	listed := make(chan error, 4)
 	for range cap(listed) {
 		go func() { listed <- s.listUntil(stop) }()
 	}
 	const creates = 8
 	for range creates {
-		meta := s.create()
+		meta := s.Create()
 		_, err := backup.ValidateBackup(t.Context(), s.Options, meta.Stamp)
-		require.NoError(t, err, "the newest is never removed")
+		require.NoError(t, err, "the newest snapshot is never removed")
 	}
 	close(stop)
 	for range cap(listed) {
 		require.NoError(t, <-listed)
 	}
-	removed, err := strconv.Atoi(c.ask("stop"))
+	removed, err := strconv.Atoi(c.Ask("stop"))
 	require.NoError(t, err)
-	c.wait()
+	c.Wait()
 	require.Positive(t, removed)
-	require.Len(t, s.stamps(), old+creates-removed)
+	require.Len(t, s.Stamps(), old+creates-removed)
 }
 
-// listUntil lists again and again, and tells of a snapshot that has no
+// listUntil lists again and again, and returns an error if a snapshot has no
 // metadata.
-func (s *shelf) listUntil(stop chan struct{}) error {
+func (s *snapshotSet) listUntil(stop chan struct{}) error {
 	for {
 		list, err := backup.ListRuntimeBackups(context.Background(), s.Options)
 		for _, snapshot := range list {
 			if snapshot.Metadata == nil {
-				err = errors.Join(err, fmt.Errorf("%s is there by halves: %q", snapshot.Stamp, snapshot.MetadataError))
+				err = errors.Join(err, fmt.Errorf("%s is incomplete: %q", snapshot.Stamp, snapshot.MetadataError))
 			}
 		}
 		select {
@@ -960,9 +656,9 @@ func (s *shelf) listUntil(stop chan struct{}) error {
 
 func init() { roles["prune and prune"] = rolePruneAndPrune }
 
-// rolePruneAndPrune keeps the last snapshot, until it is told to stop. Then it
-// says how many it has removed.
-func rolePruneAndPrune(p parent, args []string) error {
+// rolePruneAndPrune removes all but the last snapshot over and over, until it hears
+// a line. Then it says how many it has removed.
+func rolePruneAndPrune(p *backuptest.Parent, args []string) error {
 	removed := 0
 	for {
 		result, err := backup.PruneRuntimeBackups(context.Background(), backup.Options{BackupDir: args[0]}, backup.Retention{KeepLast: 1})
@@ -970,11 +666,65 @@ func rolePruneAndPrune(p parent, args []string) error {
 			return err
 		}
 		removed += len(result.Removed)
-		select {
-		case <-p.lines:
-			p.say(fmt.Sprint(removed))
+		if p.Heard() {
+			p.Say(fmt.Sprint(removed))
 			return nil
-		default:
 		}
 	}
+}
+
+// What is mounted in a snapshot is not removed. The snapshot is not visible any
+// more, and its files are removed when nothing is mounted there.
+func TestPruneEntersNoMountPoint(t *testing.T) {
+	for name, mount := range map[string]func(t *testing.T, target string){
+		"tmpfs": func(t *testing.T, target string) { backuptest.MountTmpfs(t, target, "") },
+		"bind":  func(t *testing.T, target string) { backuptest.MountBind(t, t.TempDir(), target) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSnapshotSet(t)
+			stamps := s.putDays(2)
+			target := s.SnapshotPath(stamps[0], "mounted")
+			require.NoError(t, os.Mkdir(target, 0o755))
+			mount(t, target)
+			backuptest.Write(t, filepath.Join(target, "keep"), "precious")
+
+			result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1})
+			require.ErrorContains(t, err, "is a mount point")
+			require.Equal(t, stamps[:1], result.Removed)
+			require.Equal(t, stamps[1:], s.Stamps())
+			target = filepath.Join(s.Staging()[0], "mounted")
+			require.FileExists(t, filepath.Join(target, "keep"))
+
+			backuptest.Unmount(t, target)
+			s.prune(backup.Retention{KeepLast: 1})
+			s.RequireNoStaging()
+		})
+	}
+}
+
+// If a snapshot cannot be removed, the others are removed all the same.
+func TestPruneGoesOnAfterAFailure(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such permissions")
+	}
+	s := newSnapshotSet(t)
+	stamps := s.putDays(5)
+	for _, stamp := range []string{stamps[0], stamps[2]} {
+		dir := s.SnapshotPath(stamp)
+		if os.Getuid() != 0 {
+			require.NoError(t, os.Chmod(dir, 0o500))
+			t.Cleanup(func() { _ = os.Chmod(dir, 0o700) })
+		} else { // permissions do not stop root, but a mount point cannot be renamed
+			backuptest.MountBind(t, dir, dir)
+		}
+	}
+	result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1})
+	var pathErr *fs.PathError
+	require.ErrorAs(t, err, &pathErr)
+	require.ErrorContains(t, err, stamps[0], "the error names the snapshot")
+	require.ErrorContains(t, err, "the first of 2 that could not be removed")
+	require.Equal(t, []string{stamps[3], stamps[1]}, result.Removed)
+	reason := "not removed: " + pathErr.Err.Error()
+	require.Equal(t, []backup.SkippedSnapshot{{stamps[0], reason}, {stamps[2], reason}}, result.Skipped)
+	require.Equal(t, []string{stamps[0], stamps[2], stamps[4]}, s.Stamps())
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 func init() {
@@ -20,88 +21,89 @@ func init() {
 	roles["drill"] = roleDrill
 }
 
-// roleHold validates a snapshot, and in the midst of that says so and waits for
-// a line. In the end it says whether the snapshot was found valid.
-func roleHold(p parent, args []string) error {
+// roleHold validates the snapshot args[1] of the backup directory args[0]. During
+// that it says so and waits for a line. In the end it says whether the snapshot is
+// valid.
+func roleHold(p *backuptest.Parent, args []string) error {
 	held := false
 	_, err := backup.ValidateBackup(context.Background(), backup.Options{
 		BackupDir: args[0],
 		OnProgress: func(backup.Progress) {
 			if !held {
 				held = true
-				p.say("holding")
-				p.hear()
+				p.Say("holding")
+				p.Hear()
 			}
 		},
 	}, args[1])
 	if errors.Is(err, backup.ErrInvalidBackup) {
-		p.say(err.Error())
+		p.Say(err.Error())
 		return nil
 	}
-	p.say("valid")
+	p.Say("valid")
 	return err
 }
 
-// A snapshot that somebody validates is not removed under him, and goes next
-// time.
+// A snapshot that is being validated is not removed, but the next time it is.
 func TestPrunePassesOverASnapshotInUse(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(4)
 	inUse := stamps[1]
-	one := startChild(t, "hold", s.BackupDir, inUse)
-	two := startChild(t, "hold", s.BackupDir, inUse)
-	require.Equal(t, "holding", one.hear())
-	require.Equal(t, "holding", two.hear())
+	one := backuptest.Start(t, "hold", s.BackupDir, inUse)
+	two := backuptest.Start(t, "hold", s.BackupDir, inUse)
+	require.Equal(t, "holding", one.Hear())
+	require.Equal(t, "holding", two.Hear())
 
 	result := s.prune(backup.Retention{KeepLast: 1})
 	require.Equal(t, []string{stamps[2], stamps[0]}, result.Removed)
-	require.Equal(t, []backup.PassedSnapshot{{inUse, "in use"}}, result.Passed)
-	require.Equal(t, "valid", one.ask("go on"))
-	one.wait()
-	require.Equal(t, []backup.PassedSnapshot{{inUse, "in use"}}, s.prune(backup.Retention{KeepLast: 1}).Passed)
-	two.kill() // its lock ends with it
+	require.Equal(t, []backup.SkippedSnapshot{{inUse, "in use"}}, result.Skipped)
+	require.Equal(t, "valid", one.Ask("go on"))
+	one.Wait()
+	require.Equal(t, []backup.SkippedSnapshot{{inUse, "in use"}}, s.prune(backup.Retention{KeepLast: 1}).Skipped)
+	two.Kill() // its lock ends with the process
 
 	require.Equal(t, []string{inUse}, s.prune(backup.Retention{KeepLast: 1}).Removed)
-	require.Equal(t, stamps[3:], s.stamps())
+	require.Equal(t, stamps[3:], s.Stamps())
 }
 
-// roleDrill restores a snapshot into an empty place. It says when it is copying,
-// waits for a line, and says what came back.
-func roleDrill(p parent, args []string) error {
-	opts := storeIn(args[0])
+// roleDrill restores the snapshot args[2] of the backup directory args[1] into the
+// directory args[0]. When it begins to copy, it says so and waits for a line. In
+// the end it says what was restored.
+func roleDrill(p *backuptest.Parent, args []string) error {
+	opts := backuptest.OptionsIn(args[0])
 	opts.BackupDir = args[1]
 	held := false
 	opts.OnProgress = func(at backup.Progress) {
 		if at.Phase == backup.PhaseStage && !held {
 			held = true
-			p.say("holding")
-			p.hear()
+			p.Say("holding")
+			p.Hear()
 		}
 	}
 	result, err := backup.RestoreRuntimeBackup(context.Background(), opts, args[2])
 	if err == nil {
-		p.say(result.Stamp)
+		p.Say(result.Stamp)
 	}
 	return err
 }
 
-// Nor is one that somebody restores elsewhere.
+// A snapshot that is being restored elsewhere is not removed either.
 func TestPrunePassesOverASnapshotInADrill(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
-	drill := startChild(t, "drill", t.TempDir(), s.BackupDir, stamps[0])
-	require.Equal(t, "holding", drill.hear())
+	drill := backuptest.Start(t, "drill", t.TempDir(), s.BackupDir, stamps[0])
+	require.Equal(t, "holding", drill.Hear())
 	result := s.prune(backup.Retention{KeepLast: 1})
 	require.Equal(t, []string{stamps[1]}, result.Removed)
-	require.Equal(t, []backup.PassedSnapshot{{stamps[0], "in use"}}, result.Passed)
-	require.Equal(t, stamps[0], drill.ask("go on"))
-	drill.wait()
+	require.Equal(t, []backup.SkippedSnapshot{{stamps[0], "in use"}}, result.Skipped)
+	require.Equal(t, stamps[0], drill.Ask("go on"))
+	drill.Wait()
 	require.Equal(t, stamps[:1], s.prune(backup.Retention{KeepLast: 1}).Removed)
 }
 
-// A restore has the backup directory to itself: nothing is removed beside it.
+// Nothing is removed while a restore has locked the backup directory.
 func TestPruneRefusesBesideARestore(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	stamps := s.putDays(2)
 	dir, err := os.Open(s.BackupDir)
 	require.NoError(t, err)
@@ -111,20 +113,20 @@ func TestPruneRefusesBesideARestore(t *testing.T) {
 		_, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1, DryRun: dry})
 		require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
 	}
-	require.Equal(t, stamps, s.stamps())
+	require.Equal(t, stamps, s.Stamps())
 	require.NoError(t, syscall.Flock(int(dir.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), "a create or a prune")
 	require.Equal(t, stamps[:1], s.prune(backup.Retention{KeepLast: 1}).Removed)
 }
 
-// Staging that a live process works in is left alone, that of a dead one goes.
+// The staging of a dead process is removed, that of a live one is left alone.
 func TestPruneClearsStaging(t *testing.T) {
-	s := newShelf(t)
+	s := newSnapshotSet(t)
 	s.putDays(1)
 	live := filepath.Join(s.BackupDir, ".atocore-staging-00000000000000aa")
 	dead := filepath.Join(s.BackupDir, ".atocore-staging-00000000000000bb")
 	for _, dir := range []string{live, dead} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, "db"), 0o700))
-		write(t, filepath.Join(dir, "db", "file"), "x")
+		backuptest.Write(t, filepath.Join(dir, "db", "file"), "x")
 	}
 	lock, err := os.Open(live)
 	require.NoError(t, err)
@@ -132,11 +134,11 @@ func TestPruneClearsStaging(t *testing.T) {
 	require.NoError(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
 
 	s.prune(backup.Retention{KeepLast: 1, DryRun: true})
-	require.Equal(t, []string{live, dead}, s.staging())
+	require.Equal(t, []string{live, dead}, s.Staging())
 	s.prune(backup.Retention{KeepLast: 1})
-	require.Equal(t, []string{live}, s.staging())
+	require.Equal(t, []string{live}, s.Staging())
 	require.FileExists(t, filepath.Join(live, "db", "file"))
 	require.NoError(t, lock.Close())
 	s.prune(backup.Retention{KeepLast: 1})
-	require.Empty(t, s.staging())
+	require.Empty(t, s.Staging())
 }

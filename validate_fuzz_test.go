@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 // No stamp leads out of snapshots/, causes a panic, or is taken for a snapshot
@@ -28,7 +29,7 @@ func FuzzValidateStamp(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stamp string) {
 		report, err := backup.ValidateBackup(t.Context(), backup.Options{BackupDir: dir}, stamp)
 		require.ErrorIs(t, err, backup.ErrInvalidBackup)
-		requireReport(t, report, err)
+		backuptest.RequireReport(t, report, err)
 		rel, err := filepath.Rel(filepath.Join(dir, "snapshots"), report.Path)
 		require.NoError(t, err)
 		require.True(t, filepath.IsLocal(rel))

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 const damagedSchema = `
@@ -42,19 +43,8 @@ const damagedSchema = `
 // withoutIndex runs a statement while an index is missing from the schema.
 func withoutIndex(t *testing.T, file, index, statement string) {
 	t.Helper()
-	var kept [4]any
-	inDatabase(t, file, func(db *sql.DB) {
-		require.NoError(t, db.QueryRow("SELECT name, tbl_name, rootpage, sql FROM sqlite_schema WHERE name = ?", index).
-			Scan(&kept[0], &kept[1], &kept[2], &kept[3]))
-		_, err := db.Exec("PRAGMA writable_schema = on; DELETE FROM sqlite_schema WHERE name = ?", index)
-		require.NoError(t, err)
-	})
-	inDatabase(t, file, func(db *sql.DB) {
+	backuptest.WithoutIndex(t, file, index, func(db *sql.DB) {
 		_, err := db.Exec(statement)
-		require.NoError(t, err)
-		_, err = db.Exec("PRAGMA writable_schema = on")
-		require.NoError(t, err)
-		_, err = db.Exec("INSERT INTO sqlite_schema VALUES ('index', ?, ?, ?, ?)", kept[:]...)
 		require.NoError(t, err)
 	})
 }
@@ -62,9 +52,9 @@ func withoutIndex(t *testing.T, file, index, statement string) {
 // Whatever the damage, a validation reports word for word what SQLite's
 // integrity_check reports when it reads the whole file by itself.
 func TestValidateSaysWhatSQLiteSays(t *testing.T) {
-	base := newSpecimen(t)
+	base := backuptest.NewSnapshot(t)
 	made := filepath.Join(t.TempDir(), "made.db")
-	inDatabase(t, made, func(db *sql.DB) {
+	backuptest.InDatabase(t, made, func(db *sql.DB) {
 		_, err := db.Exec(damagedSchema)
 		require.NoError(t, err)
 	})
@@ -76,7 +66,7 @@ func TestValidateSaysWhatSQLiteSays(t *testing.T) {
 	}
 	schema := func(change string) func(t *testing.T, file string) {
 		return func(t *testing.T, file string) {
-			inDatabase(t, file, func(db *sql.DB) {
+			backuptest.InDatabase(t, file, func(db *sql.DB) {
 				result, err := db.Exec("PRAGMA writable_schema = on; UPDATE sqlite_schema SET " + change)
 				require.NoError(t, err)
 				n, err := result.RowsAffected()
@@ -122,7 +112,7 @@ func TestValidateSaysWhatSQLiteSays(t *testing.T) {
 		"duplicates in a unique index": {schema("sql = replace(sql, 'CREATE INDEX', 'CREATE UNIQUE INDEX') WHERE name = 'long_at'"),
 			"non-unique entry in index long_at"},
 		"NULL where there must be none": {func(t *testing.T, file string) {
-			inDatabase(t, file, func(db *sql.DB) {
+			backuptest.InDatabase(t, file, func(db *sql.DB) {
 				_, err := db.Exec("UPDATE plain SET text = NULL WHERE id = 500")
 				require.NoError(t, err)
 			})
@@ -139,13 +129,13 @@ func TestValidateSaysWhatSQLiteSays(t *testing.T) {
 			data[i-4] ^= 0x40 // the row's number
 		}), "out of order"},
 		"word missing from a virtual table": {func(t *testing.T, file string) {
-			inDatabase(t, file, func(db *sql.DB) {
+			backuptest.InDatabase(t, file, func(db *sql.DB) {
 				_, err := db.Exec("DELETE FROM words_data WHERE id > 10")
 				require.NoError(t, err)
 			})
 		}, "words"},
 		"end cut off": {func(t *testing.T, file string) {
-			require.NoError(t, os.Truncate(file, fileSize(t, file)/2/4096*4096))
+			require.NoError(t, os.Truncate(file, backuptest.FileSize(t, file)/2/4096*4096))
 		}, "malformed"},
 	}
 	for i := range 40 {
@@ -159,13 +149,13 @@ func TestValidateSaysWhatSQLiteSays(t *testing.T) {
 	}
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
-			s := base.copy(t)
-			s.write(dbFile, sound)
-			damage.do(t, s.path(dbFile))
-			s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
-			s.reseal()
+			s := base.Copy(t)
+			s.Write(backuptest.DBFile, sound)
+			damage.do(t, s.Path(backuptest.DBFile))
+			s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
+			s.Reseal()
 
-			db := openDB(t, s.path(dbFile), "mode=ro", "immutable=1", "_pragma=trusted_schema(0)", "_pragma=temp_store(2)")
+			db := backuptest.OpenDB(t, s.Path(backuptest.DBFile), "mode=ro", "immutable=1", "_pragma=trusted_schema(0)", "_pragma=temp_store(2)")
 			defer db.Close()
 			var want []string
 			rows, err := db.Query("PRAGMA integrity_check(1001)")
@@ -190,12 +180,12 @@ func TestValidateSaysWhatSQLiteSays(t *testing.T) {
 			}
 
 			var found []string
-			for _, p := range s.validate().Problems {
+			for _, p := range s.Validate().Problems {
 				if p.Code == backup.CodeDBForm { // a header may be hit
 					continue
 				}
 				require.Contains(t, []backup.Code{backup.CodeDBIntegrity, backup.CodeDBOpen}, p.Code)
-				require.Equal(t, dbFile, p.Path)
+				require.Equal(t, backuptest.DBFile, p.Path)
 				found = append(found, p.Detail)
 			}
 			require.Equal(t, len(want), len(found))

@@ -8,79 +8,83 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-// validationTimeout is far above what cancelling may take, and far below what
-// the work takes that is cancelled.
+// validationTimeout is far longer than a cancelled call may take, and far shorter
+// than the same call takes otherwise.
 const validationTimeout = 5 * time.Second
 
+// The report of a sound snapshot has its metadata and no problem.
 func TestValidateReportsASoundSnapshot(t *testing.T) {
-	store := newStore(t)
-	s := &specimen{t: t, stamp: store.create().Stamp, Options: store.Options}
-	report := s.requireProblems()
-	require.Equal(t, s.stamp, report.Stamp)
-	require.Equal(t, s.path(""), report.Path)
+	store := backuptest.NewStore(t)
+	s := store.CreateSnapshot()
+	s.Options = store.Options
+	report := s.RequireProblems()
+	require.Equal(t, s.Stamp, report.Stamp)
+	require.Equal(t, s.Path(""), report.Path)
 	require.True(t, *report.RegistryOK)
 	require.True(t, *report.ChromaOK)
-	require.Equal(t, s.stamp, report.Metadata.Stamp)
+	require.Equal(t, s.Stamp, report.Metadata.Stamp)
 
 	data, err := json.Marshal(report)
 	require.NoError(t, err)
 	var got struct{ Metadata json.RawMessage }
 	require.NoError(t, json.Unmarshal(data, &got))
-	require.JSONEq(t, string(s.read(metadataFile)), string(got.Metadata))
+	require.JSONEq(t, string(s.Read(backuptest.MetadataFile)), string(got.Metadata))
 }
 
+// Parts that a snapshot does not have are neither sound nor damaged.
 func TestValidateWithoutRegistryAndChroma(t *testing.T) {
-	store := newSmallStore(t)
+	store := backuptest.NewSmallStore(t)
 	store.IncludeChroma = false
 	store.RegistryPath = ""
-	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-	report := s.requireProblems()
+	s := store.CreateSnapshot()
+	report := s.RequireProblems()
 	require.Nil(t, report.RegistryOK, "not applicable")
 	require.Nil(t, report.ChromaOK, "not applicable")
 
-	s.add("config/late.json", []byte("{}"))
-	s.requireProblems("file_unknown: config/late.json")
+	s.Add("config/late.json", []byte("{}"))
+	s.RequireProblems("file_unknown: config/late.json")
 }
 
-// Snapshots are moved, copied and renamed by people, or reached by another
-// path than the one they were made under.
+// A snapshot may have been moved, copied or renamed, or have another path than when
+// it was created.
 func TestValidateElsewhere(t *testing.T) {
-	made := newSpecimen(t)
-	for name, move := range map[string]func(t *testing.T, s *specimen){
-		"copied": func(t *testing.T, s *specimen) {},
-		"moved": func(t *testing.T, s *specimen) {
+	made := backuptest.NewSnapshot(t)
+	for name, move := range map[string]func(t *testing.T, s *backuptest.Snapshot){
+		"copied": func(t *testing.T, s *backuptest.Snapshot) {},
+		"moved": func(t *testing.T, s *backuptest.Snapshot) {
 			to := filepath.Join(t.TempDir(), "moved away")
 			require.NoError(t, os.Rename(s.BackupDir, to))
 			s.BackupDir = to
 		},
-		"renamed": func(t *testing.T, s *specimen) {
-			from := s.path("")
-			s.stamp = "before the upgrade, -002 (α)"
-			require.NoError(t, os.Rename(from, s.path("")))
+		"renamed": func(t *testing.T, s *backuptest.Snapshot) {
+			from := s.Path("")
+			s.Stamp = "before the upgrade, -002 (α)"
+			require.NoError(t, os.Rename(from, s.Path("")))
 		},
-		"awkward name": func(t *testing.T, s *specimen) {
+		"awkward name": func(t *testing.T, s *backuptest.Snapshot) {
 			if runtime.GOOS == "windows" {
 				t.Skip("Windows has no such names")
 			}
-			from := s.path("")
-			s.stamp = "100%?mode=rw&x#y 'z' \"\n\xff"
-			require.NoError(t, os.Rename(from, s.path("")))
+			from := s.Path("")
+			s.Stamp = "100%?mode=rw&x#y 'z' \"\n\xff"
+			require.NoError(t, os.Rename(from, s.Path("")))
 		},
-		"awkward backup directory": func(t *testing.T, s *specimen) {
+		"awkward backup directory": func(t *testing.T, s *backuptest.Snapshot) {
 			if runtime.GOOS == "windows" {
 				t.Skip("Windows has no such names")
 			}
@@ -88,11 +92,11 @@ func TestValidateElsewhere(t *testing.T) {
 			require.NoError(t, os.Rename(s.BackupDir, to))
 			s.BackupDir = to
 		},
-		"relative backup directory": func(t *testing.T, s *specimen) {
+		"relative backup directory": func(t *testing.T, s *backuptest.Snapshot) {
 			t.Chdir(filepath.Dir(s.BackupDir))
 			s.BackupDir = filepath.Base(s.BackupDir)
 		},
-		"link to the backup directory": func(t *testing.T, s *specimen) {
+		"link to the backup directory": func(t *testing.T, s *backuptest.Snapshot) {
 			link := filepath.Join(t.TempDir(), "link")
 			if err := os.Symlink(s.BackupDir, link); err != nil {
 				t.Skipf("no symbolic links here: %v", err)
@@ -103,32 +107,32 @@ func TestValidateElsewhere(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, form := range []string{"format 1", "Python"} {
 				t.Run(form, func(t *testing.T) {
-					s := made.copy(t)
+					s := made.Copy(t)
 					if form == "Python" {
-						s.makePython()
+						s.MakePython()
 					}
 					move(t, s)
-					s.requireProblems()
-					// What is checked is what is there, not what was copied.
-					s.write(registryFile, []byte("{"))
-					require.NotEmpty(t, s.validate().Problems)
-					require.Equal(t, "{", string(s.read(registryFile)))
+					s.RequireProblems()
+					// This checks the files there, not the ones they were copied from.
+					s.Write(backuptest.RegistryFile, []byte("{"))
+					require.NotEmpty(t, s.Validate().Problems)
+					require.Equal(t, "{", string(s.Read(backuptest.RegistryFile)))
 				})
 			}
 		})
 	}
 }
 
-// SQLite opens no path of more than 512 bytes, but for its checks it gets no
+// SQLite does not open paths of more than 512 bytes, but for its checks it gets no
 // path.
 func TestValidateBelowALongPath(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no such paths")
 	}
-	made := newSpecimen(t)
+	made := backuptest.NewSnapshot(t)
 	for _, length := range []int{400, 900} {
 		t.Run(fmt.Sprint(length), func(t *testing.T) {
-			s := made.copy(t)
+			s := made.Copy(t)
 			deep := t.TempDir()
 			for len(deep) < length-150 {
 				deep = filepath.Join(deep, strings.Repeat("d", 100))
@@ -136,31 +140,30 @@ func TestValidateBelowALongPath(t *testing.T) {
 			require.NoError(t, os.MkdirAll(deep, 0o755))
 			require.NoError(t, os.Rename(s.BackupDir, filepath.Join(deep, "backups")))
 			s.BackupDir = filepath.Join(deep, "backups")
-			s.requireProblems()
-			s.flip(dbFile, 100)
-			require.False(t, s.validate().DBOK)
+			s.RequireProblems()
+			s.Flip(backuptest.DBFile, 100)
+			require.False(t, s.Validate().DBOK)
 		})
 	}
 }
 
-// What is no snapshot's name never leads anywhere.
+// A stamp that cannot be the name of a snapshot does not lead anywhere.
 func TestValidateStamps(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	snapshots := filepath.Join(s.BackupDir, "snapshots")
-	real := s.stamp
+	real := s.Stamp
 	require.NoError(t, os.WriteFile(filepath.Join(snapshots, "file"), nil, 0o600))
 	for _, stamp := range []string{
 		"", ".", "..", "/", "/etc", "../x", "../snapshots", "../snapshots/" + real, "./" + real, real + "/", real + "/.",
 		real + "/db", "/" + real, real + "\x00", "\x00", "a\x00b", "a/b", strings.Repeat("a", 256), strings.Repeat("../", 100) + "etc",
-		s.path(""), "file",
+		s.Path(""), "file",
 	} {
 		t.Run(fmt.Sprintf("%.30q", stamp), func(t *testing.T) {
-			bad := *s
-			bad.t, bad.stamp = t, stamp
+			bad := s.Named(t, stamp)
 			report, err := backup.ValidateBackup(t.Context(), bad.Options, stamp)
 			require.ErrorIs(t, err, backup.ErrInvalidBackup)
-			requireReport(t, report, err)
-			require.Equal(t, []string{"stamp_invalid"}, brief(report.Problems))
+			backuptest.RequireReport(t, report, err)
+			require.Equal(t, []string{"stamp_invalid"}, backuptest.Brief(report.Problems))
 			require.False(t, report.Exists)
 			require.Nil(t, report.Metadata)
 			require.Equal(t, stamp, report.Stamp)
@@ -171,35 +174,34 @@ func TestValidateStamps(t *testing.T) {
 	}
 	for _, stamp := range []string{"link", "loop", "nothing"} {
 		t.Run(stamp, func(t *testing.T) {
-			target := map[string]string{"link": s.path(""), "loop": "loop", "nothing": "no such"}[stamp]
+			target := map[string]string{"link": s.Path(""), "loop": "loop", "nothing": "no such"}[stamp]
 			if err := os.Symlink(target, filepath.Join(snapshots, stamp)); err != nil {
 				t.Skipf("no symbolic links here: %v", err)
 			}
-			bad := *s
-			bad.t, bad.stamp = t, stamp
-			bad.requireProblems("stamp_invalid")
+			bad := s.Named(t, stamp)
+			bad.RequireProblems("stamp_invalid")
 		})
 	}
 	for _, stamp := range []string{"no such", "...", " ", "-", strings.Repeat("a", 255), "\xff\xfe", "-rf *", real + " "} {
 		if runtime.GOOS == "windows" {
-			break // there some of these mean other names
+			break // there some of these are other names
 		}
 		t.Run(fmt.Sprintf("%.30q", stamp), func(t *testing.T) {
-			bad := *s
-			bad.t, bad.stamp = t, stamp
-			bad.requireProblems("snapshot_directory_missing")
+			bad := s.Named(t, stamp)
+			bad.RequireProblems("snapshot_directory_missing")
 		})
 	}
 }
 
+// Without a backup directory there is no snapshot.
 func TestValidateWithoutBackupDirectory(t *testing.T) {
 	dir := t.TempDir()
 	for name, backupDir := range map[string]string{"none": filepath.Join(dir, "no", "such"), "no snapshots": dir} {
 		t.Run(name, func(t *testing.T) {
 			report, err := backup.ValidateBackup(t.Context(), backup.Options{BackupDir: backupDir}, "x")
 			require.ErrorIs(t, err, backup.ErrInvalidBackup)
-			requireReport(t, report, err)
-			require.Equal(t, []string{"snapshot_directory_missing"}, brief(report.Problems))
+			backuptest.RequireReport(t, report, err)
+			require.Equal(t, []string{"snapshot_directory_missing"}, backuptest.Brief(report.Problems))
 		})
 	}
 	_, err := backup.ValidateBackup(t.Context(), backup.Options{}, "x")
@@ -207,17 +209,17 @@ func TestValidateWithoutBackupDirectory(t *testing.T) {
 	require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 }
 
-// A link in place of snapshots/ may lead anywhere, so nothing behind it is
-// looked at, and nothing is known.
+// If snapshots/ is a link it may lead anywhere, so validate and list do not follow
+// it and fail.
 func TestValidateDoesNotFollowALinkToSnapshots(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	away := filepath.Join(t.TempDir(), "away")
 	snapshots := filepath.Join(s.BackupDir, "snapshots")
 	require.NoError(t, os.Rename(snapshots, away))
 	if err := os.Symlink(away, snapshots); err != nil {
 		t.Skipf("no symbolic links here: %v", err)
 	}
-	report, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+	report, err := backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 	require.Error(t, err)
 	require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 	require.Nil(t, report)
@@ -226,505 +228,25 @@ func TestValidateDoesNotFollowALinkToSnapshots(t *testing.T) {
 
 	require.NoError(t, os.Remove(snapshots))
 	require.NoError(t, os.WriteFile(snapshots, nil, 0o600))
-	report, err = backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+	report, err = backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 	require.Error(t, err)
 	require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 	require.Nil(t, report)
 }
 
-// Each field of the metadata, given each kind of value. The manifest is
-// written anew, so that only the metadata's own checks can object.
-func TestValidateFindsEachAlteredField(t *testing.T) {
-	base := newSpecimen(t)
-	values := map[string]string{
-		"null": "null", "true": "true", "false": "false", "7": "7", "0": "0", "-1": "-1", "1.5": "1.5", "1e3": "1e3", "1e400": "1e400",
-		"long": "99999999999999999999", "string": `"x"`, "empty": `""`, "lone surrogate": `"\ud800"`, "NUL": `"\u0000"`,
-		"array": "[]", "object": "{}", "array of it": "[%s]", "number in a string": `"7"`, "leading zero": "00",
-		"not a number": "NaN", "infinite": "-Infinity", "unquoted": "x", "nothing": "",
-	}
-	const count = "7"
-	// The ones that are not of the wrong shape.
-	others := map[string]map[string][]string{
-		"backup_root": {
-			"string": {"path_outside_snapshot"}, "empty": {"path_outside_snapshot"},
-			"NUL": {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
-		},
-		"db_snapshot_path": {
-			"string": {"path_outside_snapshot"}, "empty": {"db_snapshot_missing"},
-			"NUL": {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
-		},
-		"registry_snapshot_path": {
-			// Nothing is recorded, and that a file of the manifest is no
-			// registry is allowed.
-			"string": {"path_outside_snapshot"}, "empty": {},
-			"NUL": {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
-		},
-		"chroma_snapshot_path": {
-			"string": {"path_outside_snapshot"},
-			"NUL":    {"path_outside_snapshot"}, "number in a string": {"path_outside_snapshot"},
-		},
-		"db_size_bytes":            {count: {"db_size_mismatch: " + dbFile}, "0": {"db_size_mismatch: " + dbFile}},
-		"chroma_snapshot_bytes":    {count: {"chroma_bytes_mismatch: chroma"}, "0": {"chroma_bytes_mismatch: chroma"}},
-		"chroma_snapshot_files":    {count: {"chroma_files_mismatch: chroma"}, "0": {"chroma_files_mismatch: chroma"}},
-		"chroma_snapshot_included": {"true": {}},
-		// Words for people, and a name that may have been changed since.
-		"vector_store_note": {"string": {}, "empty": {}, "NUL": {}, "number in a string": {}},
-		"stamp":             {"string": {}, "empty": {}, "NUL": {}, "number in a string": {}},
-		"format_version":    {count: {"format_version_unsupported"}},
-	}
-	notJSON := []string{"leading zero", "not a number", "infinite", "unquoted", "nothing"}
-
-	good := base.read(metadataFile)
-	fields := base.fields()
-	require.Len(t, fields, 12)
-	for _, field := range slices.Sorted(maps.Keys(fields)) {
-		t.Run(field, func(t *testing.T) {
-			s := *base
-			s.t = t
-			set := func(raw string) {
-				old := fmt.Sprintf("%q: %s", field, fields[field])
-				require.Equal(t, 1, bytes.Count(good, []byte(old)))
-				changed := fmt.Sprintf("%q: %s", field, strings.ReplaceAll(raw, "%s", string(fields[field])))
-				s.write(metadataFile, bytes.Replace(good, []byte(old), []byte(changed), 1))
-			}
-			for name, raw := range values {
-				want := []string{"metadata_wrong_shape"}
-				if other, ok := others[field][name]; ok {
-					want = other
-				}
-				if slices.Contains(notJSON, name) {
-					want = []string{"metadata_invalid_json"}
-				}
-				if field == "chroma_snapshot_included" && name == "false" {
-					want = []string{"metadata_wrong_shape"} // disagrees with chroma_snapshot_path
-				}
-				set(raw)
-				s.reseal()
-				s.requireProblems(want...)
-			}
-			// Missing, and there twice.
-			without := maps.Clone(fields)
-			delete(without, field)
-			s.setFields(without)
-			s.reseal()
-			s.requireProblems("metadata_wrong_shape")
-			s.write(metadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", field, fields[field]), 1))
-			s.reseal()
-			s.requireProblems("metadata_wrong_shape")
-			// Names are case-sensitive, so this is another one.
-			s.write(metadataFile, bytes.Replace(good, []byte("{"), fmt.Appendf(nil, "{%q: %s,", strings.ToUpper(field), `"x"`), 1))
-			s.reseal()
-			s.requireProblems()
-			s.write(metadataFile, bytes.Replace(good, []byte(field), []byte(strings.ToUpper(field)), 1))
-			s.reseal()
-			s.requireProblems("metadata_wrong_shape")
-		})
-	}
-}
-
-// Metadata that are wrong as a whole, or look so.
-func TestValidateMetadataForms(t *testing.T) {
-	base := newSpecimen(t)
-	good := base.read(metadataFile)
-	wrap := func(before, after string) []byte { return slices.Concat([]byte(before), good, []byte(after)) }
-	with := func(field string) []byte { return bytes.Replace(good, []byte("{"), []byte("{"+field+","), 1) }
-	nest := func(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
-	for name, test := range map[string]struct {
-		data []byte
-		want []string
-	}{
-		"unknown field":         {with(`"future": {"a": [1, "\ud800", 1e400]}`), nil},
-		"white space":           {wrap(" \r\n\t", " \r\n\t"), nil},
-		"no newline":            {bytes.TrimSpace(good), nil},
-		"not ASCII":             {with(`"α": "β\u007f` + "\x7f😀" + `"`), nil},
-		"31 levels":             {with(`"deep": ` + nest(31)), nil},
-		"brackets in a string":  {with(`"deep": "` + strings.Repeat("[", 50) + `\"[["`), nil},
-		"32 levels":             {with(`"deep": ` + nest(32)), []string{"metadata_wrong_shape"}},
-		"9,999 levels":          {with(`"deep": ` + nest(9_998)), []string{"metadata_wrong_shape"}},
-		"10,000 levels":         {with(`"deep": ` + nest(10_000)), []string{"metadata_invalid_json"}},
-		"500,000 levels":        {with(`"deep": ` + nest(500_000)), []string{"metadata_invalid_json"}},
-		"500,000 levels opened": {[]byte(strings.Repeat(`{"a":`, 200_000)), []string{"metadata_invalid_json"}},
-		"just small enough":     {wrap("", strings.Repeat(" ", 1<<20-len(good))), nil},
-		"too large":             {wrap("", strings.Repeat(" ", 1<<20-len(good)+1)), []string{"metadata_too_large"}},
-		"empty":                 {nil, []string{"metadata_invalid_json"}},
-		"blank":                 {[]byte(" \n"), []string{"metadata_invalid_json"}},
-		"byte order mark":       {wrap("\ufeff", ""), []string{"metadata_invalid_json"}},
-		"not UTF-8":             {with("\"bad\": \"\xff\""), []string{"metadata_invalid_json"}},
-		"surrogate in UTF-8":    {with("\"bad\": \"\xed\xa0\x80\""), []string{"metadata_invalid_json"}},
-		"UTF-16":                {[]byte("{\x00}\x00"), []string{"metadata_invalid_json"}},
-		"something after it":    {wrap("", "{}"), []string{"metadata_invalid_json"}},
-		"comma at the end":      {bytes.Replace(good, []byte("\n}"), []byte(",\n}"), 1), []string{"metadata_invalid_json"}},
-		"comment":               {wrap("// metadata\n", ""), []string{"metadata_invalid_json"}},
-		"NUL after it":          {wrap("", "\x00"), []string{"metadata_invalid_json"}},
-		"newline in a string":   {with("\"bad\": \"a\nb\""), []string{"metadata_invalid_json"}},
-		"null":                  {[]byte("null"), []string{"metadata_wrong_shape"}},
-		"true":                  {[]byte("true"), []string{"metadata_wrong_shape"}},
-		"number":                {[]byte("1"), []string{"metadata_wrong_shape"}},
-		"string":                {[]byte(`"backup"`), []string{"metadata_wrong_shape"}},
-		"empty object":          {[]byte("{}"), []string{"metadata_wrong_shape"}},
-		"array of it":           {wrap("[", "]"), []string{"metadata_wrong_shape"}},
-		"unknown field twice":   {with(`"a": 1, "a": 2`), []string{"metadata_wrong_shape"}},
-		"the same in an escape": {with(`"\u0073tamp": "x"`), []string{"metadata_wrong_shape"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := *base
-			s.t = t
-			s.write(metadataFile, test.data)
-			s.reseal()
-			report := s.requireProblems(test.want...)
-			if test.want != nil {
-				require.Nil(t, report.Metadata)
-				require.False(t, report.DBOK, "nobody knows which file the database is")
-			}
-			// Listing bears it too, and both encode.
-			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
-			require.NoError(t, err)
-			require.Len(t, list, 1)
-			data, err := json.MarshalIndent(list, "", "  ")
-			require.NoError(t, err)
-			require.Less(t, len(data), 8<<20)
-			require.Equal(t, test.want == nil, list[0].MetadataError == "")
-		})
-	}
-}
-
-// Manifests that are not as the format says, and some that only look so.
-func TestValidateManifestForms(t *testing.T) {
-	base := newSpecimen(t)
-	good := base.read(manifestFile)
-	lines := strings.SplitAfter(strings.TrimSuffix(string(good), "\n"), "\n")
-	lines[len(lines)-1] += "\n"
-	require.Len(t, lines, 12)
-	zeros := strings.Repeat("0", 64)
-	malformed := []string{"manifest_malformed"}
-	for name, test := range map[string]struct {
-		data string
-		want []string
-	}{
-		"as it was":       {string(good), nil},
-		"empty":           {"", malformed},
-		"only a newline":  {"\n", malformed},
-		"blank line":      {strings.Replace(string(good), "\n", "\n\n", 1), malformed},
-		"blank at end":    {string(good) + "\n", malformed},
-		"no last newline": {strings.TrimSuffix(string(good), "\n"), malformed},
-		"cut in a digest": {string(good[:len(good)-100]), malformed},
-		"CRLF":            {strings.ReplaceAll(string(good), "\n", "\r\n"), malformed},
-		"byte order mark": {"\ufeff" + string(good), malformed},
-		"comment":         {"# comment\n" + string(good), malformed},
-		"binary marker":   {strings.ReplaceAll(string(good), "  ", " *"), malformed},
-		"BSD form":        {"SHA256 (" + metadataFile + ") = " + lines[0][:64] + "\n", malformed},
-		"upper case": {
-			strings.ToUpper(lines[0][:64]) + lines[0][64:] + strings.Join(lines[1:], ""), malformed,
-		},
-		"short digest":        {string(good[1:]), malformed},
-		"long digest":         {"0" + string(good), malformed},
-		"MD5":                 {string(good[32:]), malformed},
-		"not hexadecimal":     {"g" + string(good[1:]), malformed},
-		"no name":             {zeros + "  \n", malformed},
-		"one space":           {zeros + " x\n", malformed},
-		"three spaces":        {zeros + "   x\n" + string(good), []string{"file_missing:  x"}},
-		"unsorted":            {lines[1] + lines[0] + strings.Join(lines[2:], ""), []string{"manifest_malformed", "file_unknown: " + metadataFile}},
-		"a line twice":        {lines[0] + string(good), malformed},
-		"two digests":         {zeros + lines[0][64:] + string(good), []string{"manifest_malformed", "file_changed: " + metadataFile}},
-		"itself":              {zeros + "  SHA256SUMS\n" + string(good), malformed},
-		"itself in another":   {zeros + "  ./SHA256SUMS\n" + string(good), malformed},
-		"absolute":            {zeros + "  /etc/passwd\n" + string(good), malformed},
-		"parent":              {zeros + "  ..\n" + string(good), malformed},
-		"outside":             {zeros + "  ../x\n" + string(good), malformed},
-		"through the outside": {zeros + "  ../" + base.stamp + "/x\n" + string(good), malformed},
-		"around":              {zeros + "  a/../" + metadataFile + "\n" + string(good), malformed},
-		"dot":                 {zeros + "  .\n" + string(good), malformed},
-		"dot before":          {zeros + "  ./" + metadataFile + "\n" + string(good), malformed},
-		"two slashes":         {zeros + "  a//b\n" + string(good), malformed},
-		"slash at the end":    {zeros + "  a/\n" + string(good), malformed},
-		"NUL":                 {zeros + "  a\x00b\n" + string(good), malformed},
-		"needless escape":     {`\` + string(good), malformed},
-		"unknown escape":      {`\` + zeros + `  a\tb` + "\n" + string(good), malformed},
-		"half an escape":      {`\` + zeros + `  a\` + "\n" + string(good), malformed},
-		"half escaped":        {`\` + zeros + `  a\n` + "\r\n" + string(good), malformed},
-		"not escaped":         {zeros + `  a\\b` + "\n" + string(good), malformed},
-		"too long":            {zeros + "  " + strings.Repeat("a", 64<<10) + "\n" + string(good), malformed},
-		"endless":             {strings.Repeat("a", 3<<20), malformed},
-		"just short enough": {
-			zeros + "  " + strings.Repeat("a", 64<<10-67) + "\n" + string(good),
-			[]string{"file_missing: " + strings.Repeat("a", 64<<10-67)},
-		},
-		"too many lines": {zeros + "  a\n" + string(good) + zeros + "  z\n", []string{"file_missing: a", "file_missing: z"}},
-		"not UTF-8":      {zeros + "  a\xff\n" + string(good), []string{"file_missing: a\xff"}},
-		"escaped": {
-			`\` + zeros + `  a\nb\r\\` + "\n" + string(good), []string{"file_missing: a\nb\r\\"},
-		},
-		"a directory": {zeros + "  b\n" + string(good) + zeros + "  db2/x\n", []string{"file_missing: b", "file_missing: db2/x"}},
-		"a file as directory": {
-			strings.Join(lines[:len(lines)-1], "") + zeros + "  " + dbFile + "/x\n",
-			[]string{"file_unknown: " + dbFile, "file_missing: " + dbFile + "/x"},
-		},
-		"a digest changed": {zeros + lines[0][64:] + strings.Join(lines[1:], ""), []string{"file_changed: " + metadataFile}},
-		"only the first":   {lines[0], unknown(lines[1:])},
-		"without the first": {
-			strings.Join(lines[1:], ""), unknown(lines[:1]),
-		},
-		"without the last": {strings.Join(lines[:len(lines)-1], ""), unknown(lines[len(lines)-1:])},
-		"every other": {
-			lines[0] + lines[2] + lines[4] + lines[6] + lines[8] + lines[10],
-			unknown([]string{lines[1], lines[3], lines[5], lines[7], lines[9], lines[11]}),
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := *base
-			s.t = t
-			s.write(manifestFile, []byte(test.data))
-			s.requireProblems(test.want...)
-		})
-	}
-}
-
-func unknown(lines []string) (problems []string) {
-	for _, line := range lines {
-		problems = append(problems, "file_unknown: "+line[66:len(line)-1])
-	}
-	return problems
-}
-
-// What the manifest says before a line that cannot be read still counts.
-func TestValidateJudgesWhatIsBeforeAMalformedLine(t *testing.T) {
-	s := newSpecimen(t)
-	s.write(metadataFile, append(s.read(metadataFile), '\n'))
-	s.write(dbFile, append(s.read(dbFile), 0))
-	s.add("aaa", nil)
-	s.add("zzz", nil)
-	lines := strings.SplitAfter(string(s.read(manifestFile)), "\n")
-	s.write(manifestFile, []byte(lines[0]+"?\n"+strings.Join(lines[2:], "")))
-	s.requireProblems("manifest_malformed", "file_unknown: aaa", "file_changed: "+metadataFile, "db_size_mismatch: "+dbFile)
-}
-
-// A recorded path is taken below the snapshot or not at all.
-func TestValidateNeverFollowsRecordedPathsOut(t *testing.T) {
-	base := newSpecimen(t)
-	root := base.root()
-	// What they lead to is there, and would pass.
-	evil := root + "-evil"
-	require.NoError(t, os.CopyFS(evil, os.DirFS(base.path(""))))
-	outside := []string{"path_outside_snapshot"}
-	shape := []string{"metadata_wrong_shape"}
-	sep := string(filepath.Separator)
-	for name, test := range map[string]struct {
-		path string
-		want []string
-	}{
-		"parent":              {root + sep + ".." + sep + base.stamp + "-evil" + sep + "db" + sep + "atocore.db", outside},
-		"parent and back":     {root + sep + ".." + sep + base.stamp + sep + "db" + sep + "atocore.db", outside},
-		"sibling's prefix":    {evil + sep + "db" + sep + "atocore.db", outside},
-		"elsewhere":           {filepath.Join(t.TempDir(), "db", "atocore.db"), outside},
-		"relative":            {"db" + sep + "atocore.db", outside},
-		"only the parent":     {"..", outside},
-		"the root":            {root, outside},
-		"the root's parent":   {filepath.Dir(root), outside},
-		"not in db":           {root + sep + "config" + sep + "project-registry.json", shape},
-		"directly in it":      {root + sep + "atocore.db", shape},
-		"the directory":       {root + sep + "db", shape},
-		"too deep":            {root + sep + "db" + sep + "db" + sep + "atocore.db", shape},
-		"metadata":            {root + sep + metadataFile, shape},
-		"dots in the middle":  {root + sep + "." + sep + "db" + sep + sep + "atocore.db", nil},
-		"another name":        {root + sep + "db" + sep + "other.db", []string{"db_snapshot_missing"}},
-		"name of three dots":  {root + sep + "db" + sep + "...", []string{"db_snapshot_missing"}},
-		"endless name":        {root + sep + "db" + sep + strings.Repeat("n", 5000), []string{"db_snapshot_missing"}},
-		"name of 255 bytes":   {root + sep + "db" + sep + strings.Repeat("n", 255), []string{"db_snapshot_missing"}},
-		"NUL in the name":     {root + sep + "db" + sep + "a\x00b", outside},
-		"newline in the name": {root + sep + "db" + sep + "a\nb", []string{"db_snapshot_missing"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := base.copy(t)
-			s.set(map[string]any{"db_snapshot_path": test.path})
-			s.reseal()
-			report := s.requireProblems(test.want...)
-			require.Equal(t, test.want == nil, report.DBOK)
-
-			s = base.copy(t)
-			s.makePython()
-			s.set(map[string]any{"db_snapshot_path": test.path})
-			report = s.requireProblems(test.want...)
-			require.Equal(t, test.want == nil, report.DBOK)
-		})
-	}
-	for name, changes := range map[string]map[string]any{
-		"registry":      {"registry_snapshot_path": evil + sep + "config" + sep + "project-registry.json"},
-		"Chroma":        {"chroma_snapshot_path": evil + sep + "chroma"},
-		"Chroma's root": {"chroma_snapshot_path": root},
-		"root":          {"backup_root": evil},
-		"root of all":   {"db_snapshot_path": "/etc/passwd", "backup_root": "/x"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := base.copy(t)
-			s.set(changes)
-			s.reseal()
-			report := s.requireProblems(outside...)
-			if name == "registry" {
-				require.False(t, *report.RegistryOK)
-			}
-			if strings.HasPrefix(name, "Chroma") {
-				require.False(t, *report.ChromaOK)
-			}
-		})
-	}
-	t.Run("endless registry name", func(t *testing.T) {
-		s := base.copy(t)
-		s.set(map[string]any{"registry_snapshot_path": root + sep + "config" + sep + strings.Repeat("n", 5000)})
-		s.reseal()
-		s.requireProblems("registry_snapshot_missing")
-	})
-	// Any root will do if the parts are below it: nothing is looked up there.
-	t.Run("root that never was", func(t *testing.T) {
-		s := base.copy(t)
-		s.set(map[string]any{"backup_root": "/never", "db_snapshot_path": "/never/db/atocore.db",
-			"registry_snapshot_path": "/never/config/project-registry.json", "chroma_snapshot_path": "/never/chroma"})
-		s.reseal()
-		s.requireProblems()
-	})
-}
-
-// A directory of the snapshot that is a link: what lies behind is not looked at.
-func TestValidateFollowsNoLinkedDirectory(t *testing.T) {
-	base := newSpecimen(t)
-	for dir, want := range map[string][]string{
-		"db":     {"db_snapshot_missing", "file_missing: " + dbFile, "file_unknown: db", "file_not_regular: db"},
-		"config": {"registry_snapshot_missing", "file_missing: " + registryFile, "file_unknown: config", "file_not_regular: config"},
-		"chroma": nil,
-	} {
-		for _, python := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s python=%t", dir, python), func(t *testing.T) {
-				s := base.copy(t)
-				s.link(dir, s.aside(dir))
-				if python {
-					s.makePython()
-				}
-				found := brief(s.validate().Problems)
-				switch {
-				case dir == "chroma":
-					require.Subset(t, found, []string{"chroma_snapshot_missing", "file_not_regular: chroma"})
-				case python:
-					require.ElementsMatch(t, []string{want[0], want[3]}, found)
-				default:
-					require.ElementsMatch(t, want, found)
-				}
-			})
-		}
-	}
-}
-
-// Without manifest and format_version a snapshot is judged by what it has.
-func TestValidatePythonSnapshots(t *testing.T) {
-	base := newSpecimen(t)
-	base.makePython()
-	for name, test := range map[string]struct {
-		change func(s *specimen)
-		want   []string
-	}{
-		"as made":              {func(s *specimen) {}, nil},
-		"in WAL form":          {func(s *specimen) { setJournalForm(s, 2) }, nil},
-		"file of somebody":     {func(s *specimen) { s.add("notes.txt", []byte("x")) }, nil},
-		"changed note":         {func(s *specimen) { s.set(map[string]any{"vector_store_note": "?"}) }, nil},
-		"Chroma asked in vain": {func(s *specimen) { s.remove("chroma"); s.set(withoutChroma) }, nil},
-		"no registry": {func(s *specimen) {
-			s.remove(registryFile)
-			s.set(map[string]any{"registry_snapshot_path": ""})
-		}, nil},
-		"with zone":        {func(s *specimen) { s.set(map[string]any{"created_at": "2026-11-24T13:00:00.5+05:30"}) }, nil},
-		"without zone":     {func(s *specimen) { s.set(map[string]any{"created_at": "2026-11-24T13:00:00"}) }, nil},
-		"stamp alone":      {func(s *specimen) { s.set(map[string]any{"stamp": "x"}) }, []string{"metadata_wrong_shape"}},
-		"version alone":    {func(s *specimen) { s.set(map[string]any{"format_version": 1}) }, []string{"metadata_wrong_shape"}},
-		"version 0":        {func(s *specimen) { s.set(map[string]any{"format_version": 0}) }, []string{"metadata_wrong_shape"}},
-		"both":             {func(s *specimen) { s.set(map[string]any{"format_version": 1, "stamp": "x"}) }, []string{"manifest_missing"}},
-		"missing metadata": {func(s *specimen) { s.remove(metadataFile) }, []string{"metadata_missing"}},
-		"missing database": {func(s *specimen) { s.remove("db") }, []string{"db_snapshot_missing"}},
-		"size": {
-			func(s *specimen) { s.write(dbFile, append(s.read(dbFile), make([]byte, 4096)...)) },
-			[]string{"db_size_mismatch: " + dbFile},
-		},
-		"empty database": {
-			func(s *specimen) { s.write(dbFile, nil) },
-			[]string{"db_integrity_check_failed: " + dbFile, "db_size_mismatch: " + dbFile},
-		},
-		"corrupt index": {
-			func(s *specimen) { loseIndexEntries(s, 3) },
-			[]string{"db_integrity_check_failed: " + dbFile},
-		},
-		"WAL beside it": {
-			func(s *specimen) { s.add(dbFile+"-wal", []byte("x")) }, []string{"db_sidecar_present: " + dbFile + "-wal"},
-		},
-		"journal beside it": {
-			func(s *specimen) { s.add(dbFile+"-journal", []byte("x")) }, []string{"db_sidecar_present: " + dbFile + "-journal"},
-		},
-		"what Python's check leaves": {
-			func(s *specimen) { s.add(dbFile+"-wal", nil); s.add(dbFile+"-shm", make([]byte, 32768)) }, nil,
-		},
-		"WAL that is a link": {
-			func(s *specimen) { s.link(dbFile+"-wal", "nothing") },
-			[]string{"db_sidecar_present: " + dbFile + "-wal", "file_not_regular: " + dbFile + "-wal"},
-		},
-		"registry not JSON": {
-			func(s *specimen) { s.write(registryFile, []byte("{'a': 1}")) }, []string{"registry_invalid_json: " + registryFile},
-		},
-		"registry not UTF-8": {
-			func(s *specimen) { s.write(registryFile, []byte("\"\xff\"")) }, []string{"registry_invalid_json: " + registryFile},
-		},
-		"registry of 17 MB": {
-			func(s *specimen) { s.write(registryFile, []byte(strings.Repeat(" ", 17<<20)+"{}")) },
-			[]string{"registry_invalid_json: " + registryFile},
-		},
-		"registry gone": {func(s *specimen) { s.remove(registryFile) }, []string{"registry_snapshot_missing"}},
-		"Chroma gone":   {func(s *specimen) { s.remove("chroma") }, []string{"chroma_snapshot_missing"}},
-		"Chroma a file": {func(s *specimen) { s.remove("chroma"); s.add("chroma", nil) }, []string{"chroma_snapshot_missing"}},
-		"Chroma's database": {
-			func(s *specimen) { ruinPages(s, chromaFile) }, []string{"chroma_db_check_failed: " + chromaFile},
-		},
-		"Chroma's database no database": {
-			func(s *specimen) { s.write(chromaFile, bytes.Repeat([]byte("x"), len(s.read(chromaFile)))) },
-			[]string{"chroma_db_check_failed: " + chromaFile},
-		},
-		"Chroma's database under a journal": {
-			// It may be whole together with that only.
-			func(s *specimen) { ruinPages(s, chromaFile); s.add(chromaFile+"-journal", []byte("x")) },
-			[]string{"chroma_bytes_mismatch: chroma", "chroma_files_mismatch: chroma"},
-		},
-		"a segment's file": {
-			func(s *specimen) { s.remove(s.files()[1]) },
-			[]string{"chroma_bytes_mismatch: chroma", "chroma_files_mismatch: chroma"},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := base.copy(t)
-			test.change(s)
-			s.requireProblems(test.want...)
-		})
-	}
-}
-
-var withoutChroma = map[string]any{"chroma_snapshot_path": "", "chroma_snapshot_bytes": 0, "chroma_snapshot_files": 0}
-
-// A manifest that is there counts, whoever wrote it.
-func TestValidatePythonSnapshotWithManifest(t *testing.T) {
-	s := newSpecimen(t)
-	s.makePython()
-	s.reseal()
-	s.requireProblems()
-	s.flip(registryFile, 20)
-	require.Contains(t, brief(s.validate().Problems), "file_changed: "+registryFile)
-}
-
-// Every row of SQLite's check is reported, up to the bound.
+// Every row of SQLite's check is reported, up to a limit.
 func TestValidateReportsAllRowsOfTheIntegrityCheck(t *testing.T) {
-	store := newSmallStore(t)
+	store := backuptest.NewSmallStore(t)
 	store.IncludeChroma = false
-	inDatabase(t, store.DatabasePath, func(db *sql.DB) {
+	backuptest.InDatabase(t, store.DatabasePath, func(db *sql.DB) {
 		_, err := db.Exec("PRAGMA journal_mode = delete")
 		require.NoError(t, err)
 	})
 	for _, test := range []struct{ lost, want int }{{1, 2}, {299, 301}, {2000, 1001}} {
 		t.Run(fmt.Sprint(test.lost), func(t *testing.T) {
-			loseIndexEntriesIn(t, store.DatabasePath, test.lost)
-			s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-			report := s.validate()
+			backuptest.LoseIndexEntries(t, store.DatabasePath, test.lost)
+			s := store.CreateSnapshot()
+			report := s.Validate()
 			require.Equal(t, test.want, len(report.Problems), "the first is %s", report.Problems[0])
 			require.False(t, report.DBOK)
 			for i, p := range report.Problems {
@@ -733,18 +255,17 @@ func TestValidateReportsAllRowsOfTheIntegrityCheck(t *testing.T) {
 					break
 				}
 				require.Equal(t, backup.CodeDBIntegrity, p.Code)
-				require.Equal(t, dbFile, p.Path)
+				require.Equal(t, backuptest.DBFile, p.Path)
 				require.NotEmpty(t, p.Detail)
 			}
 		})
 	}
 }
 
-// A schema may need what only the host's connections know. Where SQLite can
-// check the database without it, that is enough. Where it cannot, nobody can
-// say that the copy is whole, here as in the Python module. CHECK constraints
-// are the host's affair: SQLite leaves them out of account in a database that
-// it may only read.
+// A schema may need functions or modules that only the host's connections have. If
+// SQLite can check the database without them, it is valid. If it cannot, nothing
+// proves that the copy is whole, so it is not valid, as in the Python module.
+// SQLite does not check CHECK constraints in a database that it may only read.
 func TestValidateDatabasesThatNeedTheHost(t *testing.T) {
 	unchecked := []string{"collation", "function in an index"}
 	for name, statements := range map[string]string{
@@ -766,74 +287,76 @@ func TestValidateDatabasesThatNeedTheHost(t *testing.T) {
 		"function in a view": `INSERT INTO sqlite_schema VALUES ('view', 'v', 'v', 0, 'CREATE VIEW v AS SELECT hosts() FROM nowhere')`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSpecimen(t)
-			inDatabase(t, s.path(dbFile), func(db *sql.DB) {
+			s := backuptest.NewSnapshot(t)
+			backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
 				_, err := db.Exec("PRAGMA writable_schema = on; " + statements)
 				require.NoError(t, err)
 			})
-			s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
-			s.reseal()
+			s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
+			s.Reseal()
 			if slices.Contains(unchecked, name) {
-				s.requireProblems("db_open_failed: " + dbFile)
+				s.RequireProblems("db_open_failed: " + backuptest.DBFile)
 			} else {
-				s.requireProblems()
+				s.RequireProblems()
 			}
 		})
 	}
 }
 
+// Databases of every page size are checked.
 func TestValidateReadsEveryPageSize(t *testing.T) {
 	for size := 512; size <= 65536; size *= 2 {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			s := newSpecimen(t)
-			inDatabase(t, s.path(dbFile), func(db *sql.DB) {
+			s := backuptest.NewSnapshot(t)
+			backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
 				_, err := db.Exec(fmt.Sprintf("PRAGMA page_size = %d; VACUUM", size))
 				require.NoError(t, err)
 			})
-			s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
-			s.reseal()
-			s.requireProblems()
-			// The first page's tree, damaged beneath a sound header.
-			data := s.read(dbFile)
+			s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
+			s.Reseal()
+			s.RequireProblems()
+			// Damage to the tree of the first page, after a sound header.
+			data := s.Read(backuptest.DBFile)
 			data[100] = 0xff
-			s.write(dbFile, data)
-			s.reseal()
-			report := s.validate()
+			s.Write(backuptest.DBFile, data)
+			s.Reseal()
+			report := s.Validate()
 			require.NotEmpty(t, report.Problems)
 			require.Contains(t, []backup.Code{backup.CodeDBOpen, backup.CodeDBIntegrity}, report.Problems[0].Code)
 		})
 	}
 }
 
-// A database's header that SQLite refuses, byte by byte: always a verdict.
+// Each byte of a database's header is changed. Whatever SQLite makes of it, there is
+// a verdict.
 func TestValidateAnyDatabaseHeader(t *testing.T) {
-	store := newSmallStore(t)
+	store := backuptest.NewSmallStore(t)
 	store.IncludeChroma = false
-	s := &specimen{t: t, stamp: store.create().Stamp, Options: backup.Options{BackupDir: store.BackupDir}}
-	good := s.read(dbFile)
+	s := store.CreateSnapshot()
+	good := s.Read(backuptest.DBFile)
 	for offset := range 100 {
 		for _, mask := range []byte{0x01, 0x02, 0xff} {
 			data := bytes.Clone(good)
 			data[offset] ^= mask
-			s.write(dbFile, data)
-			report, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+			s.Write(backuptest.DBFile, data)
+			report, err := backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 			require.ErrorIs(t, err, backup.ErrInvalidBackup, "byte %d xor %#x", offset, mask)
-			require.Contains(t, brief(report.Problems), "file_changed: "+dbFile)
+			require.Contains(t, backuptest.Brief(report.Problems), "file_changed: "+backuptest.DBFile)
 		}
 	}
 }
 
-// A cancelled call ends promptly, in each phase, and tells nothing.
+// A cancelled call ends promptly in each phase, without a report.
 func TestValidateHeedsItsContext(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	slowDatabase(t, s)
-	s.reseal()
-	// More than can be hashed in the time that is allowed, on no disk space.
-	name := s.path("chroma/sparse")
+	s.Reseal()
+	// More than can be hashed within the timeout, without taking disk space.
+	name := s.Path("chroma/sparse")
 	require.NoError(t, os.WriteFile(name, nil, 0o600))
 	require.NoError(t, os.Truncate(name, 1<<38))
-	manifest := append(s.read(manifestFile), fmt.Sprintf("%064d  zzz\n", 0)...)
-	s.write(manifestFile, manifest)
+	manifest := append(s.Read(backuptest.ManifestFile), fmt.Sprintf("%064d  zzz\n", 0)...)
+	s.Write(backuptest.ManifestFile, manifest)
 
 	for when, reached := range map[string]func(p backup.Progress) bool{
 		"database": func(p backup.Progress) bool { return p.Phase == backup.PhaseValidateDatabase },
@@ -851,7 +374,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 					cancel(errors.New("cancelled"))
 				}
 			}
-			report, err := validateInTime(t, ctx, opts, s.stamp)
+			report, err := validateInTime(t, ctx, opts, s.Stamp)
 			require.ErrorIs(t, err, context.Canceled)
 			require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 			require.Nil(t, report)
@@ -860,7 +383,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 	t.Run("before", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := backup.ValidateBackup(ctx, s.Options, s.stamp)
+		_, err := backup.ValidateBackup(ctx, s.Options, s.Stamp)
 		require.ErrorIs(t, err, context.Canceled)
 		_, err = backup.ValidateBackup(ctx, s.Options, "no such")
 		require.ErrorIs(t, err, context.Canceled)
@@ -868,16 +391,16 @@ func TestValidateHeedsItsContext(t *testing.T) {
 	t.Run("deadline", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		report, err := validateInTime(t, ctx, s.Options, s.stamp)
+		report, err := validateInTime(t, ctx, s.Options, s.Stamp)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Nil(t, report)
 	})
 	t.Run("at the very end", func(t *testing.T) {
-		python := newSpecimen(t)
-		python.makePython()
-		// Without these no check but that of the files is under way.
-		python.set(map[string]any{"db_snapshot_path": "", "chroma_snapshot_path": ""})
-		files := int64(len(python.files()))
+		python := backuptest.NewSnapshot(t)
+		python.MakePython()
+		// So that no check but that of the files is running.
+		python.Set(map[string]any{"db_snapshot_path": "", "chroma_snapshot_path": ""})
+		files := int64(len(python.Files()))
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		opts := python.Options
@@ -886,7 +409,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 				cancel()
 			}
 		}
-		_, err := backup.ValidateBackup(ctx, opts, python.stamp)
+		_, err := backup.ValidateBackup(ctx, opts, python.Stamp)
 		require.ErrorIs(t, err, context.Canceled)
 	})
 	t.Run("only the database is slow", func(t *testing.T) {
@@ -895,17 +418,17 @@ func TestValidateHeedsItsContext(t *testing.T) {
 		defer cancel()
 		opts := s.Options
 		opts.OnProgress = func(p backup.Progress) {
-			if p.Path == "zzz" || p.Path == dbFile && p.Phase == backup.PhaseValidateFiles {
+			if p.Path == "zzz" || p.Path == backuptest.DBFile && p.Phase == backup.PhaseValidateFiles {
 				cancel()
 			}
 		}
-		_, err := validateInTime(t, ctx, opts, s.stamp)
+		_, err := validateInTime(t, ctx, opts, s.Stamp)
 		require.ErrorIs(t, err, context.Canceled)
 	})
 }
 
-// validateInTime fails the test if the call goes on working once its context
-// is done, or takes as long as the slow database.
+// validateInTime fails the test if the call does not end soon after its context, or
+// takes as long as the check of the slow database.
 func validateInTime(t *testing.T, ctx context.Context, opts backup.Options, stamp string) (report *backup.Report, err error) {
 	t.Helper()
 	done := make(chan struct{})
@@ -922,16 +445,16 @@ func validateInTime(t *testing.T, ctx context.Context, opts backup.Options, stam
 	select {
 	case <-done:
 	case <-time.After(validationTimeout):
-		require.FailNow(t, "it goes on though it has been told to end")
+		require.FailNow(t, "it does not end with its context")
 	}
 	return report, err
 }
 
-// slowDatabase makes checking the database copy take a quarter of a minute at
-// least: each row's key in an index is computed through some megabytes.
-func slowDatabase(t *testing.T, s *specimen) {
+// slowDatabase makes the check of the database copy take at least 15 seconds:
+// computing each key of an index goes through some megabytes.
+func slowDatabase(t *testing.T, s *backuptest.Snapshot) {
 	t.Helper()
-	inDatabase(t, s.path(dbFile), func(db *sql.DB) {
+	backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
 		_, err := db.Exec(`CREATE TABLE slow (id INTEGER PRIMARY KEY);
 			WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)
 			INSERT INTO slow SELECT i FROM n;
@@ -941,15 +464,15 @@ func slowDatabase(t *testing.T, s *specimen) {
 			WHERE name = 'slow_id'`)
 		require.NoError(t, err)
 	})
-	s.set(map[string]any{"db_size_bytes": len(s.read(dbFile))})
+	s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
 }
 
-// A panic of the host's comes back as an error, and everything is let go.
+// A panic of the host is returned as an error, and the check of the database ends.
 func TestValidateSurvivesAPanickingHost(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	slowDatabase(t, s)
-	s.reseal()
-	files := int64(len(s.files()))
+	s.Reseal()
+	files := int64(len(s.Files()))
 	for when, reached := range map[string]func(p backup.Progress) bool{
 		"database":     func(p backup.Progress) bool { return p.Phase == backup.PhaseValidateDatabase },
 		"files":        func(p backup.Progress) bool { return p.Phase == backup.PhaseValidateFiles },
@@ -964,9 +487,9 @@ func TestValidateSurvivesAPanickingHost(t *testing.T) {
 						panic(value)
 					}
 				}
-				descriptors := openDescriptors(t)
-				report, err := validateInTime(t, t.Context(), opts, s.stamp)
-				require.Equal(t, descriptors, openDescriptors(t), "the check of the database goes on")
+				descriptors := backuptest.OpenFiles(t)
+				report, err := validateInTime(t, t.Context(), opts, s.Stamp)
+				require.Equal(t, descriptors, backuptest.OpenFiles(t), "the check of the database has not ended")
 				require.ErrorIs(t, err, backup.ErrPanic)
 				require.NotErrorIs(t, err, backup.ErrInvalidBackup)
 				require.Nil(t, report)
@@ -978,12 +501,13 @@ func TestValidateSurvivesAPanickingHost(t *testing.T) {
 	}
 }
 
+// Progress is reported for the database and for each file.
 func TestValidateReportsProgress(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	opts := s.Options
 	var phases []backup.Phase
 	var last backup.Progress
-	opts.OnProgress = func(p backup.Progress) { // the race detector sees a second goroutine
+	opts.OnProgress = func(p backup.Progress) { // on one goroutine, or the race detector complains
 		if !slices.Contains(phases, p.Phase) {
 			phases = append(phases, p.Phase)
 		}
@@ -993,38 +517,38 @@ func TestValidateReportsProgress(t *testing.T) {
 			last = p
 		}
 	}
-	_, err := backup.ValidateBackup(t.Context(), opts, s.stamp)
+	_, err := backup.ValidateBackup(t.Context(), opts, s.Stamp)
 	require.NoError(t, err)
 	require.ElementsMatch(t, []backup.Phase{backup.PhaseValidateDatabase, backup.PhaseValidateFiles}, phases)
-	require.EqualValues(t, len(s.files()), last.Files)
+	require.EqualValues(t, len(s.Files()), last.Files)
 	var size int64
-	for _, name := range s.files() {
-		size += int64(len(s.read(name)))
+	for _, name := range s.Files() {
+		size += int64(len(s.Read(name)))
 	}
 	require.Equal(t, size, last.Bytes)
 }
 
-// Whatever comes of a call, no goroutine and no descriptor is left of it.
+// However a call ends, no goroutine and no descriptor of it is left.
 func TestValidateLeavesNothingOpen(t *testing.T) {
-	sound := newSpecimen(t)
-	damaged := sound.copy(t)
-	damaged.remove("chroma")
-	damaged.flip(dbFile, 5000)
-	hostile := sound.copy(t)
-	hostile.write(metadataFile, []byte("["))
-	python := sound.copy(t)
-	python.makePython()
-	panicking := sound.copy(t)
+	sound := backuptest.NewSnapshot(t)
+	damaged := sound.Copy(t)
+	damaged.Remove("chroma")
+	damaged.Flip(backuptest.DBFile, 5000)
+	hostile := sound.Copy(t)
+	hostile.Write(backuptest.MetadataFile, []byte("["))
+	python := sound.Copy(t)
+	python.MakePython()
+	panicking := sound.Copy(t)
 	panicking.OnProgress = func(p backup.Progress) {
 		if p.Phase == backup.PhaseValidateFiles && p.Files > 2 {
 			panic("ouch")
 		}
 	}
-	missing := sound.copy(t)
-	missing.stamp = "missing"
+	missing := sound.Copy(t)
+	missing.Stamp = "missing"
 	all := func() {
-		for _, s := range []*specimen{sound, damaged, hostile, python, panicking, missing} {
-			_, _ = backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+		for _, s := range []*backuptest.Snapshot{sound, damaged, hostile, python, panicking, missing} {
+			_, _ = backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 			_, _ = backup.ListRuntimeBackups(t.Context(), s.Options)
 			ctx, cancel := context.WithCancel(t.Context())
 			opts := s.Options
@@ -1033,18 +557,18 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 					cancel()
 				}
 			}
-			_, _ = backup.ValidateBackup(ctx, opts, s.stamp)
+			_, _ = backup.ValidateBackup(ctx, opts, s.Stamp)
 			cancel()
 		}
 	}
 	all()
-	descriptors := openDescriptors(t)
+	descriptors := backuptest.OpenFiles(t)
 	routines := runtime.NumGoroutine()
 	for range 10 {
 		all()
 	}
-	require.Equal(t, descriptors, openDescriptors(t))
-	// One that has told the others that it is done may still be on its way out.
+	require.Equal(t, descriptors, backuptest.OpenFiles(t))
+	// A goroutine may take a moment to end.
 	for timeout := time.After(time.Minute); runtime.NumGoroutine() > routines; {
 		select {
 		case <-time.After(time.Millisecond):
@@ -1054,28 +578,52 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 	}
 }
 
-// openDescriptors counts what this process has open, where that can be told.
-func openDescriptors(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0
-	}
-	require.NoError(t, err)
-	return len(entries)
-}
-
-// Calls for one snapshot may run at once.
+// Several calls for one snapshot may run at the same time.
 func TestValidateAtOnce(t *testing.T) {
-	s := newSpecimen(t)
+	s := backuptest.NewSnapshot(t)
 	errs := make(chan error, 8)
 	for range cap(errs) {
 		go func() {
-			_, err := backup.ValidateBackup(t.Context(), s.Options, s.stamp)
+			_, err := backup.ValidateBackup(t.Context(), s.Options, s.Stamp)
 			errs <- err
 		}()
 	}
 	for range cap(errs) {
 		require.NoError(t, <-errs)
+	}
+}
+
+// Nothing is written, so the disk may be read-only.
+func TestValidateOnAReadOnlyDisk(t *testing.T) {
+	base := backuptest.NewSnapshot(t)
+	for _, form := range []string{"format 1", "Python", "Python in WAL form"} {
+		t.Run(form, func(t *testing.T) {
+			s := base.Copy(t)
+			if strings.HasPrefix(form, "Python") {
+				s.MakePython()
+			}
+			if form == "Python in WAL form" {
+				s.SetJournalForm(2)
+			}
+			target := t.TempDir()
+			backuptest.MountReadOnly(t, s.BackupDir, target)
+			s.BackupDir = target
+			require.ErrorIs(t, os.WriteFile(s.Path("x"), nil, 0o600), syscall.EROFS)
+			s.RequireProblems()
+		})
+	}
+}
+
+// A mount point in a snapshot is reported and not entered.
+func TestValidateEntersNoMountPoint(t *testing.T) {
+	base := backuptest.NewSnapshot(t)
+	for _, dir := range []string{"db", "chroma", "chroma/empty", "other"} {
+		t.Run(dir, func(t *testing.T) {
+			s := base.Copy(t)
+			require.NoError(t, os.MkdirAll(s.Path(dir), 0o755))
+			backuptest.MountTmpfs(t, s.Path(dir), "")
+			require.NoError(t, os.WriteFile(s.Path(dir+"/x"), nil, 0o600))
+			require.Contains(t, backuptest.Brief(s.Validate().Problems), "file_not_regular: "+dir)
+		})
 	}
 }

@@ -36,11 +36,13 @@ type waiter struct {
 	stderr chan string // its remaining standard error, once it has ended
 }
 
+// createGuarded starts a create that waits for the guard.
 func (s store) createGuarded(t *testing.T, guard string) *waiter {
 	t.Helper()
 	return s.guarded(t, guard, "create", "--include-chroma")
 }
 
+// guarded starts a command that waits for the guard.
 func (s store) guarded(t *testing.T, guard string, args ...string) *waiter {
 	t.Helper()
 	w := &waiter{stderr: make(chan string, 1)}
@@ -75,6 +77,7 @@ func (w *waiter) requireWaiting(t *testing.T) {
 	}
 }
 
+// end waits for the command to end.
 func (w *waiter) end(t *testing.T) outcome {
 	t.Helper()
 	select {
@@ -172,7 +175,7 @@ func TestGuardFileIsCreatedIfMissing(t *testing.T) {
 	require.Zero(t, info.Size())
 }
 
-// A lock on a file that is no longer the guard file excludes nobody.
+// A lock on a file that is no longer the guard file does not count.
 func TestGuardFileMayBeReplaced(t *testing.T) {
 	s := newStore(t)
 	dir := t.TempDir()

@@ -7,53 +7,50 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite"
+
+	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
-// beCommand in the environment makes the test binary run as the command, so that
-// the tests can run it in a separate process.
-const beCommand = "ATOCORE_BACKUP_TEST_BE_COMMAND"
-
+// The test binary can be the command, so that the tests run it as a process of
+// its own.
 func TestMain(m *testing.M) {
-	if os.Getenv(beCommand) != "" {
+	backuptest.Main(m, backuptest.Roles{"command": func(*backuptest.Parent, []string) error {
 		main()
-	}
-	os.Exit(m.Run())
+		return nil
+	}})
 }
 
 // command prepares a run of the command without the ATOCORE_ variables of the
 // environment.
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	self, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), self, args...)
+	cmd := backuptest.Command(t, "command", args...)
 	cmd.Dir = t.TempDir()
-	for _, entry := range os.Environ() {
-		if !strings.HasPrefix(entry, "ATOCORE_") {
-			cmd.Env = append(cmd.Env, entry)
-		}
-	}
+	cmd.Env = slices.DeleteFunc(cmd.Env, func(entry string) bool { return strings.HasPrefix(entry, "ATOCORE_") })
 	// The race detector would sleep for a second at each exit.
-	cmd.Env = append(cmd.Env, beCommand+"=1", "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 
+// An outcome describes how a run ended.
 type outcome struct {
 	code           int
 	stdout, stderr string
 }
 
+// do runs a command that was prepared.
 func do(t *testing.T, cmd *exec.Cmd) outcome {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -68,6 +65,7 @@ func do(t *testing.T, cmd *exec.Cmd) outcome {
 	return outcome{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
+// atocore runs the command.
 func atocore(t *testing.T, args ...string) outcome {
 	t.Helper()
 	return do(t, command(t, args...))
@@ -121,6 +119,7 @@ type store struct {
 	live                          *sql.DB // the connection that keeps it in use
 }
 
+// newStore creates a store with a few notes, a registry and one Chroma file.
 func newStore(t *testing.T) store {
 	t.Helper()
 	dir := t.TempDir()
@@ -137,16 +136,16 @@ func newStore(t *testing.T) store {
 	return s
 }
 
+// makeDatabase creates a database and returns a connection to it.
 func makeDatabase(t *testing.T, path string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path)
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, db.Close()) })
-	_, err = db.Exec(`PRAGMA journal_mode = WAL; CREATE TABLE notes (text); INSERT INTO notes VALUES ('first')`)
+	db := backuptest.OpenDB(t, path)
+	_, err := db.Exec(`PRAGMA journal_mode = WAL; CREATE TABLE notes (text); INSERT INTO notes VALUES ('first')`)
 	require.NoError(t, err)
 	return db
 }
 
+// flags returns the command's flags for the store.
 func (s store) flags() []string {
 	return []string{"--db", s.db, "--registry", s.registry, "--chroma", s.chroma, "--backup-dir", s.backups}
 }
@@ -160,17 +159,15 @@ func (s store) create(t *testing.T) (stamp, dir string) {
 	return stamp, filepath.Join(s.backups, "snapshots", stamp)
 }
 
-// requireNoSnapshot checks that a failed attempt left nothing behind.
+// snapshots returns the store's snapshots as they are on the disk.
+func (s store) snapshots(t *testing.T) *backuptest.Store {
+	return &backuptest.Store{T: t, Options: backup.Options{BackupDir: s.backups}}
+}
+
+// requireNoSnapshot checks that an attempt left nothing behind.
 func (s store) requireNoSnapshot(t *testing.T) {
 	t.Helper()
-	left, err := filepath.Glob(filepath.Join(s.backups, ".*"))
-	require.NoError(t, err)
-	require.Empty(t, left)
-	snapshots, err := os.ReadDir(filepath.Join(s.backups, "snapshots"))
-	if !errors.Is(err, fs.ErrNotExist) {
-		require.NoError(t, err)
-	}
-	require.Empty(t, snapshots)
+	s.snapshots(t).RequireNoSnapshot()
 }
 
 func TestUsageErrors(t *testing.T) {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"database/sql"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 type restored struct {
@@ -50,8 +50,7 @@ func (s store) change(t *testing.T) {
 // requireNotes checks the rows of the database.
 func requireNotes(t *testing.T, path string, want ...string) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path+"?mode=rw")
-	require.NoError(t, err)
+	db := backuptest.OpenDB(t, path, "mode=rw")
 	defer db.Close()
 	rows, err := db.Query("SELECT text FROM notes ORDER BY rowid")
 	require.NoError(t, err)
@@ -65,6 +64,7 @@ func requireNotes(t *testing.T, path string, want ...string) {
 	require.Equal(t, want, got)
 }
 
+// requireFile checks the content of a file.
 func requireFile(t *testing.T, path, want string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -85,15 +85,7 @@ func (s store) stamps(t *testing.T) (stamps []string) {
 // rewrite changes a field of a snapshot's metadata, which makes it invalid.
 func (s store) rewrite(t *testing.T, stamp, field string, value any) {
 	t.Helper()
-	path := filepath.Join(s.backups, "snapshots", stamp, "backup-metadata.json")
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	var fields map[string]any
-	require.NoError(t, json.Unmarshal(data, &fields))
-	fields[field] = value
-	data, err = json.Marshal(fields)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, data, 0o600))
+	s.snapshots(t).Snapshot(stamp).Set(map[string]any{field: value})
 }
 
 func TestRestoreBringsTheStoreBack(t *testing.T) {

@@ -18,25 +18,25 @@ import (
 // A terminal is a pseudo-terminal, with the test in the role of the user.
 type terminal struct {
 	t      *testing.T
-	person *os.File // the other end
+	user   *os.File // the user's end
 	device *os.File
 	seen   strings.Builder
 }
 
 func newTerminal(t *testing.T) *terminal {
 	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
 		t.Skipf("no pseudo-terminals here: %v", err)
 	}
-	t.Cleanup(func() { person.Close() })
-	require.NoError(t, unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0))
-	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
+	t.Cleanup(func() { user.Close() })
+	require.NoError(t, unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPTN)
 	require.NoError(t, err)
 	device, err := os.OpenFile(filepath.Join("/dev/pts", strconv.Itoa(n)), os.O_RDWR|syscall.O_NOCTTY, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { device.Close() })
-	return &terminal{t: t, person: person, device: device}
+	return &terminal{t: t, user: user, device: device}
 }
 
 // start starts a command on the terminal, except for its standard output.
@@ -54,7 +54,7 @@ func (tm *terminal) start(args ...string) (cmd *exec.Cmd, stdout *bytes.Buffer) 
 func (tm *terminal) see(text string) string {
 	buf := make([]byte, 4096)
 	for !strings.Contains(tm.seen.String(), text) {
-		n, err := tm.person.Read(buf)
+		n, err := tm.user.Read(buf)
 		tm.seen.Write(buf[:n])
 		if err != nil { // EIO: no process has the device open any more
 			break
@@ -64,8 +64,9 @@ func (tm *terminal) see(text string) string {
 	return tm.seen.String()
 }
 
+// rest reads everything that the command writes until it ends.
 func (tm *terminal) rest() string {
-	_, _ = io.Copy(&tm.seen, tm.person)
+	_, _ = io.Copy(&tm.seen, tm.user)
 	return tm.seen.String()
 }
 
@@ -89,7 +90,7 @@ func TestRestoreAsks(t *testing.T) {
 			} {
 				require.Contains(t, seen, words)
 			}
-			_, err := tm.person.WriteString(answer)
+			_, err := tm.user.WriteString(answer)
 			require.NoError(t, err)
 			require.Contains(t, tm.rest(), "not confirmed; nothing was changed")
 			require.Error(t, cmd.Wait())
@@ -113,7 +114,7 @@ func TestRestoreAsks(t *testing.T) {
 		tm := newTerminal(t)
 		cmd, stdout := tm.start(restore...)
 		tm.see(question)
-		_, err := tm.person.WriteString("yes\n")
+		_, err := tm.user.WriteString("yes\n")
 		require.NoError(t, err)
 		require.Contains(t, tm.rest(), "is restored")
 		require.NoError(t, cmd.Wait())
@@ -130,7 +131,7 @@ func TestRestoreAsksOnlyIfNecessary(t *testing.T) {
 	for _, args := range [][]string{{"--yes"}, {"--into", filepath.Join(t.TempDir(), "new")}} {
 		tm := newTerminal(t)
 		cmd, _ := tm.start(append(append([]string{"restore", stamp}, args...), s.flags()...)...)
-		_, err := tm.person.WriteString("no\n")
+		_, err := tm.user.WriteString("no\n")
 		require.NoError(t, err)
 		require.NotContains(t, tm.rest(), question)
 		require.NoError(t, cmd.Wait())
@@ -153,7 +154,7 @@ func TestRestoreDoesNotAskWithoutATerminal(t *testing.T) {
 		}
 		require.NoError(t, cmd.Start())
 		require.NoError(t, tm.device.Close())
-		_, err := tm.person.WriteString("no\n")
+		_, err := tm.user.WriteString("no\n")
 		require.NoError(t, err)
 		seen := tm.rest()
 		require.Error(t, cmd.Wait())

@@ -171,6 +171,6 @@ func TestFailureOfTheServiceIsReported(t *testing.T) {
 	svc.ingestion.Unlock()
 	<-ctx.Done()
 	err = svc.stop()
-	require.ErrorIs(t, err, fs.ErrNotExist, "the ingestion has nowhere to write to")
+	require.ErrorIs(t, err, fs.ErrNotExist, "the directory that ingestion writes to is gone")
 	require.NotErrorIs(t, err, context.Canceled)
 }

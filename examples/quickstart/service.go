@@ -19,7 +19,7 @@ import (
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 
 	"github.com/atocore/backup"
-	"github.com/atocore/backup/internal/testchroma"
+	"github.com/atocore/backup/internal/backuptest"
 )
 
 const (
@@ -106,7 +106,7 @@ func (s *service) createStore(ctx context.Context) (err error) {
 	if err := os.WriteFile(s.options.RegistryPath, []byte(`{"projects": ["apollo", "gemini"]}`+"\n"), 0o644); err != nil {
 		return err
 	}
-	if err := testchroma.WriteTo(s.options.ChromaPath); err != nil {
+	if err := backuptest.WriteChroma(s.options.ChromaPath); err != nil {
 		return err
 	}
 	if err := os.Mkdir(filepath.Join(s.options.ChromaPath, ingestedDir), 0o755); err != nil {

@@ -1,0 +1,18 @@
+//go:build cgo
+
+package mattn
+
+import (
+	"database/sql"
+	"testing"
+
+	_ "github.com/mattn/go-sqlite3"
+
+	"github.com/atocore/backup/internal/tests/drivers"
+)
+
+func open(dsn string) (*sql.DB, error) { return sql.Open("sqlite3", dsn) }
+
+func TestMain(m *testing.M) { drivers.Main(m, open) }
+
+func TestDriver(t *testing.T) { drivers.Run(t, open) }

@@ -1,0 +1,173 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
+)
+
+// Each call is made while another process is in the middle of one, and succeeds or
+// is refused.
+func TestCallsBesideEachOther(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		first, phase string
+		second       string
+		want         error
+	}{
+		{"restore", "stage", "create", backup.ErrRestoreUnfinished},
+		{"restore", "verify", "create", backup.ErrRestoreUnfinished},
+		{"restore", "stage", "prune", backup.ErrRestoreUnfinished},
+		{"restore", "verify", "restore", backup.ErrBusy},
+		{"restore", "stage", "list", nil},
+		{"restore", "verify", "list", nil},
+		{"restore", "stage", "validate", nil},
+		{"restore", "verify", "validate", nil},
+		{"create", "chroma", "restore", backup.ErrBusy},
+		{"create", "hash", "restore", backup.ErrBusy},
+		{"create", "hash", "prune", nil},
+		{"create", "hash", "list", nil},
+		{"create", "hash", "validate", nil},
+		{"create", "hash", "create", nil},
+		{"validate", "validate_files", "restore", nil},
+		{"validate", "validate_files", "create", nil},
+		{"validate", "validate_files", "prune", nil},
+		{"prune", "prune", "restore", backup.ErrBusy},
+		{"prune", "prune", "create", nil},
+		{"prune", "prune", "prune", nil},
+		{"prune", "prune", "validate", nil},
+	} {
+		t.Run(tt.second+" beside "+tt.first+" at "+tt.phase, func(t *testing.T) {
+			s, stamp := newStore(t)
+			c := backuptest.Start(t, "call", s.Dir, tt.first, stamp, tt.phase)
+			require.Equal(t, "at "+tt.phase, c.Hear())
+			err := callByName(s.Options, tt.second, stamp)
+			if tt.want != nil {
+				require.ErrorIs(t, err, tt.want)
+			} else {
+				require.NoError(t, err)
+			}
+			require.Equal(t, "done", c.Ask(""))
+			c.Wait()
+			want := "old"
+			if tt.first == "restore" || tt.second == "restore" && tt.want == nil {
+				want = "new"
+			}
+			require.Equal(t, want, generationOf(t, s.Options))
+		})
+	}
+}
+
+// An idle connection to a rollback-journal database holds no lock, but the
+// database is open all the same.
+func TestRestoreNoticesIdleConnections(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/proc/self/fd"); err != nil {
+		t.Skip("this system does not list which files a process has open")
+	}
+	for name, file := range map[string]func(s *backuptest.Store) string{
+		"the database":     func(s *backuptest.Store) string { return s.DatabasePath },
+		"Chroma's own one": func(s *backuptest.Store) string { return filepath.Join(s.ChromaPath, "chroma.sqlite3") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := backuptest.NewStore(t)
+			m := s.Create()
+			db := backuptest.OpenDB(t, file(s), "_pragma=journal_mode(delete)")
+			var n int
+			require.NoError(t, db.QueryRow("SELECT count(*) FROM sqlite_schema").Scan(&n))
+			_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, m.Stamp)
+			require.ErrorIs(t, err, backup.ErrDatabaseInUse)
+			require.NoError(t, db.Close())
+			s.Restore(m.Stamp)
+		})
+	}
+}
+
+func TestRestoreHoldsTheGuardForTheWholeSwap(t *testing.T) {
+	t.Parallel()
+	s, stamp := newStore(t)
+	held, taken := false, 0
+	s.Locker = backup.LockerFunc(func(context.Context) (func(), error) {
+		require.False(t, held)
+		held = true
+		taken++
+		return func() { held = false }, nil
+	})
+	s.OnProgress = func(p backup.Progress) {
+		switch p.Phase {
+		case backup.PhaseDatabase, backup.PhaseStage, backup.PhaseSwap, backup.PhaseVerify:
+			require.True(t, held, p.Phase)
+		}
+	}
+	s.Restore(stamp)
+	require.False(t, held)
+	require.Equal(t, 1, taken, "the safety snapshot does not take it again")
+	s.Locker, s.OnProgress = nil, nil
+}
+
+// A restore that is complete does not fail because its last message cannot be
+// logged.
+func TestLoggerThatPanicsAfterARestore(t *testing.T) {
+	s, stamp := newStore(t)
+	s.Logger = slog.New(panicAt{slog.DiscardHandler, "runtime_backup_restored"})
+	r := s.Restore(stamp)
+	require.Equal(t, stamp, r.Stamp)
+	require.Equal(t, "new", generationOf(t, s.Options))
+}
+
+// panicAt is a handler that panics at one message.
+type panicAt struct {
+	slog.Handler
+	message string
+}
+
+func (panicAt) Enabled(context.Context, slog.Level) bool { return true }
+
+func (p panicAt) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == p.message {
+		panic("of the logger")
+	}
+	return nil
+}
+
+// Lists that run all the time do not keep a restore from starting.
+func TestListsDoNotKeepARestoreAway(t *testing.T) {
+	s, stamp := newStore(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 4)
+	for range cap(ended) {
+		go func() {
+			for ctx.Err() == nil {
+				if _, err := backup.ListRuntimeBackups(context.Background(), s.Options); err != nil {
+					ended <- err
+					return
+				}
+				runtime.Gosched()
+			}
+			ended <- nil
+		}()
+	}
+	var err error
+	for range 100 {
+		// A snapshot that does not exist needs the same locks.
+		_, err = backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+		if !errors.Is(err, backup.ErrInvalidBackup) {
+			break
+		}
+	}
+	cancel()
+	for range cap(ended) {
+		require.NoError(t, <-ended)
+	}
+	require.ErrorIs(t, err, backup.ErrInvalidBackup)
+	s.Restore(stamp)
+}
