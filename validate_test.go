@@ -288,12 +288,10 @@ func TestValidateDatabasesThatNeedTheHost(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := backuptest.NewSnapshot(t)
-			backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
+			s.InDatabase(func(db *sql.DB) {
 				_, err := db.Exec("PRAGMA writable_schema = on; " + statements)
 				require.NoError(t, err)
 			})
-			s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
-			s.Reseal()
 			if slices.Contains(unchecked, name) {
 				s.RequireProblems("db_open_failed: " + backuptest.DBFile)
 			} else {
@@ -308,12 +306,10 @@ func TestValidateReadsEveryPageSize(t *testing.T) {
 	for size := 512; size <= 65536; size *= 2 {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			s := backuptest.NewSnapshot(t)
-			backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
+			s.InDatabase(func(db *sql.DB) {
 				_, err := db.Exec(fmt.Sprintf("PRAGMA page_size = %d; VACUUM", size))
 				require.NoError(t, err)
 			})
-			s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
-			s.Reseal()
 			s.RequireProblems()
 			// Damage to the tree of the first page, after a sound header.
 			data := s.Read(backuptest.DBFile)
@@ -350,7 +346,6 @@ func TestValidateAnyDatabaseHeader(t *testing.T) {
 func TestValidateHeedsItsContext(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	slowDatabase(t, s)
-	s.Reseal()
 	// More than can be hashed within the timeout, without taking disk space.
 	name := s.Path("chroma/sparse")
 	require.NoError(t, os.WriteFile(name, nil, 0o600))
@@ -454,7 +449,7 @@ func validateInTime(t *testing.T, ctx context.Context, opts backup.Options, stam
 // computing each key of an index goes through some megabytes.
 func slowDatabase(t *testing.T, s *backuptest.Snapshot) {
 	t.Helper()
-	backuptest.InDatabase(t, s.Path(backuptest.DBFile), func(db *sql.DB) {
+	s.InDatabase(func(db *sql.DB) {
 		_, err := db.Exec(`CREATE TABLE slow (id INTEGER PRIMARY KEY);
 			WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)
 			INSERT INTO slow SELECT i FROM n;
@@ -464,14 +459,12 @@ func slowDatabase(t *testing.T, s *backuptest.Snapshot) {
 			WHERE name = 'slow_id'`)
 		require.NoError(t, err)
 	})
-	s.Set(map[string]any{"db_size_bytes": len(s.Read(backuptest.DBFile))})
 }
 
 // A panic of the host is returned as an error, and the check of the database ends.
 func TestValidateSurvivesAPanickingHost(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	slowDatabase(t, s)
-	s.Reseal()
 	files := int64(len(s.Files()))
 	for when, reached := range map[string]func(p backup.Progress) bool{
 		"database":     func(p backup.Progress) bool { return p.Phase == backup.PhaseValidateDatabase },

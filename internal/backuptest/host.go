@@ -35,7 +35,7 @@ type ClockFunc func() time.Time
 // Now returns f().
 func (f ClockFunc) Now() time.Time { return f() }
 
-// A Guard is a backup.Locker that counts its use. It excludes nobody.
+// A Guard is a backup.Locker that counts its use. It does not exclude anyone.
 type Guard struct {
 	Taken, Released int
 	Held            bool
