@@ -34,8 +34,9 @@ const syncFSFrom = 1000
 //
 // The database is copied as it was at one moment, through a read transaction.
 // Writers of a WAL database are never blocked; those of a rollback-journal
-// database are blocked while it is copied. The Chroma directory, if asked for, is
-// copied under opts.Locker together with the others, so that the three agree.
+// database are blocked while it is copied. The Chroma directory, if asked for,
+// is copied under opts.Locker together with the others, so that the three
+// agree.
 //
 // Any number of calls may run at once, in any number of processes; each makes
 // its own snapshot. Two in the same second get different stamps.
@@ -99,7 +100,7 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 		return nil, wrapStep("check free space", s.BackupDir, err)
 	}
 
-	// 4. Make staging, and the backup directory if this is its first snapshot.
+	// 4. Create staging, and the backup directory if this is its first snapshot.
 	if entered == nil {
 		if err := fsat.MkdirAll(s.BackupDir); err != nil {
 			return nil, wrapStep("make backup directory", s.BackupDir, err)
@@ -250,8 +251,8 @@ type capture struct {
 	chroma        *filetree.Copied // nil if there is no Chroma copy
 }
 
-// paths are those of a snapshot's parts relative to it. A part that it does
-// not have has an empty path.
+// paths holds the paths of a snapshot's parts, relative to the snapshot. The
+// path of a part that it does not have is empty.
 type paths struct{ db, registry, chroma string }
 
 // total returns the number of files to hash and their size.
@@ -266,7 +267,8 @@ func (c *capture) total() (files, bytes int64) {
 	return files, bytes
 }
 
-// metadata returns what is known before the snapshot has a stamp.
+// metadata returns the metadata without the stamp and the paths, which publish
+// fills in.
 func (c *capture) metadata(created time.Time) *Metadata {
 	m := &Metadata{
 		CreatedAt:       created,
@@ -282,7 +284,8 @@ func (c *capture) metadata(created time.Time) *Metadata {
 	return m
 }
 
-// sealDatabase gives the database copy its final form and name.
+// sealDatabase brings the database copy into its final form and renames it to
+// its final name.
 func (s *settings) sealDatabase(ctx context.Context, st *backupdir.Staging, c *capture) error {
 	s.progress(Progress{Phase: PhaseSeal, Path: st.PathOf(format.DBDir)})
 	dir, err := st.OpenDir(format.DBDir)
@@ -306,7 +309,7 @@ func (s *settings) hashAndSync(ctx context.Context, st *backupdir.Staging, captu
 		return nil, err
 	}
 	handedOver := false
-	defer func() { // when OnProgress panics too
+	defer func() { // also when OnProgress panics
 		if !handedOver {
 			manifest.Close()
 		}
@@ -403,8 +406,8 @@ func (s *settings) publish(ctx context.Context, st *backupdir.Staging, manifest 
 	return err
 }
 
-// writeMetadata writes backup-metadata.json, in the place of one for an
-// earlier stamp, and makes it durable.
+// writeMetadata writes backup-metadata.json, replacing the file of an earlier
+// stamp if there is one, and makes it durable.
 func writeMetadata(dir *fsat.Dir, meta *Metadata) (sum [sha256.Size]byte, err error) {
 	data, err := encodeMetadata(meta)
 	if err != nil {

@@ -417,7 +417,7 @@ func TestStaleStagingIsRemoved(t *testing.T) {
 
 // Names that are only similar to those of staging are not touched, nor are files
 // and links with the name of staging.
-func TestWhatLooksLikeStagingIsLeft(t *testing.T) {
+func TestNamesSimilarToStagingAreLeft(t *testing.T) {
 	s := backuptest.NewBareStore(t)
 	require.NoError(t, os.Mkdir(s.BackupDir, 0o700))
 	for _, name := range []string{

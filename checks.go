@@ -66,7 +66,7 @@ func (s *settings) check(ctx context.Context, snap *openedSnapshot) (found check
 	return found, ctx.Err()
 }
 
-// A checkedTree is what the walk over all files of a snapshot found.
+// A checkedTree is the result of walking over all files of a snapshot.
 type checkedTree struct {
 	problems                 []Problem
 	chromaFiles, chromaBytes int64
@@ -229,7 +229,8 @@ func checkRegistry(snap *openedSnapshot) (problems []Problem, err error) {
 	return nil, nil
 }
 
-// checkChromaTree compares the Chroma copy with what is recorded about it.
+// checkChromaTree compares the number and the size of the Chroma copy's files
+// with the metadata.
 func checkChromaTree(snap *openedSnapshot, tree checkedTree) (problems []Problem, err error) {
 	at := snap.places.chroma.path
 	if at == "" {

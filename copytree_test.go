@@ -327,7 +327,8 @@ func TestChromaRoot(t *testing.T) {
 	})
 }
 
-// From 1,000 files on, the library calls syncfs once instead of fsync for each file.
+// A snapshot of 1,000 files or more, which one syncfs makes durable instead of an
+// fsync of each, is complete.
 func TestManyFiles(t *testing.T) {
 	t.Parallel()
 	s := backuptest.NewStore(t)

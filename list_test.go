@@ -76,7 +76,7 @@ func TestListDamagedMetadata(t *testing.T) {
 	snapshots := filepath.Join(base.BackupDir, "snapshots")
 	type want struct {
 		fault string
-		raw   bool // the metadata are in the list all the same
+		raw   bool // the list contains the metadata nevertheless
 	}
 	wants := map[string]want{base.Stamp: {"", true}}
 	add := func(stamp, fault string, raw bool, damage func(s *backuptest.Snapshot)) {

@@ -6,7 +6,7 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// roles are what this test binary can be as a process of its own.
+// roles are the roles in which this test binary can be started as a child process.
 var roles = backuptest.Roles{
 	"leave-behind": roleLeaveBehind,
 	"try-lock":     roleTryLock,

@@ -148,7 +148,7 @@ func parseMetadata(text string) (*Metadata, error) {
 
 // foreignJSON returns the text of a metadata file in the form in which lists
 // and reports pass it on: in ASCII, like everything that this package writes,
-// and with whatever fields it has. fault is the error of parseMetadata for it.
+// and with all of its fields. fault is the error of parseMetadata for it.
 // The result is empty if the text is not JSON, or nested too deep.
 func foreignJSON(text string, fault error) string {
 	if errors.Is(fault, pyjson.ErrNotJSON) || errors.Is(fault, pyjson.ErrTooDeep) {

@@ -136,7 +136,7 @@ func SyncLocker(l sync.Locker) Locker {
 	})
 }
 
-// Clock provides the current time. Tests use a clock of their own.
+// Clock provides the current time. Tests use their own clock.
 type Clock interface {
 	// Now returns the present instant. Its zone does not matter.
 	Now() time.Time

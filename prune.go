@@ -41,7 +41,7 @@ type Retention struct {
 	DryRun bool
 }
 
-// PruneResult is what a prune did with each snapshot, newest first.
+// PruneResult reports what a prune did with each snapshot, newest first.
 type PruneResult struct {
 	Kept    []KeptSnapshot
 	Removed []string // stamps; with DryRun, those that would have been removed
@@ -101,7 +101,7 @@ func pyStrings(texts []string) []pyjson.String {
 }
 
 // PruneRuntimeBackups removes the snapshots in opts.BackupDir that keep does not
-// keep, oldest first, and returns what it did with each.
+// select, oldest first, and returns what it did with each.
 //
 // It never removes the newest snapshot, one dated in the future, the safety
 // snapshot of the last restore, one that is being validated or restored, or
@@ -118,8 +118,8 @@ func pyStrings(texts []string) []pyjson.String {
 // If an error is returned together with a result, the result lists what was
 // removed. Errors: [ErrInvalidOptions], [ErrRestoreUnfinished], [ErrPanic],
 // ctx's error, or an *fs.PathError for the first snapshot that could not be
-// removed; the others are removed all the same. A call costs what a list
-// costs, and the removal of the files.
+// removed; the others are removed nevertheless. A call costs as much as a list,
+// and the removal of the files.
 func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (result *PruneResult, err error) {
 	defer func() {
 		if err != nil {
@@ -176,7 +176,7 @@ func (r *Retention) check() error {
 	rules := r.KeepWithin > 0
 	for _, n := range []int{r.KeepLast, r.KeepHourly, r.KeepDaily, r.KeepWeekly, r.KeepMonthly, r.KeepYearly} {
 		if n < -1 {
-			return fmt.Errorf("%w: a retention count of %d (-1 is no limit)", ErrInvalidOptions, n)
+			return fmt.Errorf("%w: a retention count of %d (-1 means no limit)", ErrInvalidOptions, n)
 		}
 		rules = rules || n != 0
 	}
@@ -199,8 +199,9 @@ func (r *Retention) apply(list []Snapshot, now time.Time, result *PruneResult) (
 
 	// The snapshots that the rules count, newest first. One that is dated in
 	// the future is the work of a wrong clock and must not use up their
-	// numbers. Nor may a safety snapshot, of a store that somebody wanted to
-	// be rid of, stand for its day in the place of the one that was restored.
+	// numbers. Safety snapshots are counted apart: one holds a store that
+	// somebody wanted to replace, so it must not be kept as the snapshot of its
+	// day instead of the one that was restored.
 	var ordinary, safety []int
 	var newest time.Time
 	for i, snapshot := range list {
@@ -281,8 +282,8 @@ func skipReason(s Snapshot) string {
 	return "metadata: " + s.MetadataError
 }
 
-// remove removes the expired snapshots. It goes on after one that cannot be
-// removed, because otherwise the disk would fill up.
+// remove removes the expired snapshots. If one cannot be removed, it continues
+// with the others, because otherwise the disk would fill up.
 func (s *settings) remove(ctx context.Context, backupDir *fsat.Dir, expired []Snapshot, result *PruneResult) error {
 	root, err := backupDir.OpenDir(format.SnapshotsName)
 	if err != nil {

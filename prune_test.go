@@ -85,9 +85,9 @@ func (s *snapshotSet) prune(keep backup.Retention) *backup.PruneResult {
 	return result
 }
 
-// Snapshots without readable metadata are passed over, because their age is
+// Snapshots without readable metadata are skipped, because their age is
 // unknown.
-func TestPrunePassesOverUnreadableMetadata(t *testing.T) {
+func TestPruneSkipsUnreadableMetadata(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
 	old := map[string]any{"created_at": "2020-01-01T00:00:00Z"}
@@ -702,8 +702,8 @@ func TestPruneEntersNoMountPoint(t *testing.T) {
 	}
 }
 
-// If a snapshot cannot be removed, the others are removed all the same.
-func TestPruneGoesOnAfterAFailure(t *testing.T) {
+// If a snapshot cannot be removed, the others are removed nevertheless.
+func TestPruneContinuesAfterAFailure(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows has no such permissions")
 	}

@@ -45,7 +45,7 @@ func roleHold(p *backuptest.Parent, args []string) error {
 }
 
 // A snapshot that is being validated is not removed, but the next time it is.
-func TestPrunePassesOverASnapshotInUse(t *testing.T) {
+func TestPruneSkipsASnapshotInUse(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(4)
 	inUse := stamps[1]
@@ -88,7 +88,7 @@ func roleDrill(p *backuptest.Parent, args []string) error {
 }
 
 // A snapshot that is being restored elsewhere is not removed either.
-func TestPrunePassesOverASnapshotInADrill(t *testing.T) {
+func TestPruneSkipsASnapshotInADrill(t *testing.T) {
 	s := newSnapshotSet(t)
 	stamps := s.putDays(3)
 	drill := backuptest.Start(t, "drill", t.TempDir(), s.BackupDir, stamps[0])

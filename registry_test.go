@@ -130,22 +130,7 @@ func TestRegistryRewrittenWhileRead(t *testing.T) {
 			require.NoError(t, os.WriteFile(s.RegistryPath, version(0), 0o600))
 			stop, ended := make(chan struct{}), make(chan error, 1)
 			go func() {
-				for n := 1; ; n++ {
-					if err := tt.write(s.RegistryPath, version(n)); err != nil {
-						ended <- err
-						return
-					}
-					pause := time.Duration(0)
-					if n%300 == 299 { // so that some calls find it unchanged
-						pause = 70 * time.Millisecond
-					}
-					select {
-					case <-stop:
-						ended <- nil
-						return
-					case <-time.After(pause):
-					}
-				}
+				ended <- rewriteUntil(stop, func(n int) error { return tt.write(s.RegistryPath, version(n)) })
 			}()
 			copied := 0
 			for range 6 {
@@ -169,5 +154,23 @@ func TestRegistryRewrittenWhileRead(t *testing.T) {
 			require.NoError(t, <-ended)
 			t.Logf("%d of 6 copied", copied)
 		})
+	}
+}
+
+// rewriteUntil calls write with 1, 2, … until stop is closed.
+func rewriteUntil(stop chan struct{}, write func(n int) error) error {
+	for n := 1; ; n++ {
+		if err := write(n); err != nil {
+			return err
+		}
+		pause := time.Duration(0)
+		if n%300 == 299 { // so that some calls find the file unchanged
+			pause = 70 * time.Millisecond
+		}
+		select {
+		case <-stop:
+			return nil
+		case <-time.After(pause):
+		}
 	}
 }

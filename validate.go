@@ -141,7 +141,8 @@ func (r *Report) verdict() (*Report, error) {
 	return r, fmt.Errorf("%w: %q has %d problems, the first is %s", ErrInvalidBackup, r.Stamp, len(r.Problems), r.Problems[0])
 }
 
-// An openedSnapshot is what the checks of one snapshot work on.
+// An openedSnapshot is an open snapshot with its parsed metadata: the input of
+// the checks.
 type openedSnapshot struct {
 	dir      *fsat.Dir
 	live     sqlitedb.Files // files of the live database, which must not be opened
@@ -240,13 +241,13 @@ func openManifest(snap *openedSnapshot) (*fsat.File, []Problem, error) {
 	return manifest, nil, err
 }
 
-// places are where a snapshot's metadata say that its parts are.
+// places holds the places of a snapshot's parts that its metadata record.
 type places struct{ db, registry, chroma place }
 
 // A place is the recorded place of one part.
 type place struct {
 	recorded bool   // the metadata name one
-	path     string // relative to the snapshot; empty if there is none that can be used
+	path     string // relative to the snapshot; empty if the part has no usable place
 	dir      string // the directory of the snapshot that belongs to the part
 }
 

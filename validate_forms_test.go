@@ -269,7 +269,7 @@ func unknown(lines []string) (problems []string) {
 	return problems
 }
 
-// The lines of a manifest before a malformed one are checked all the same.
+// The lines of a manifest before a malformed one are checked nevertheless.
 func TestValidateChecksTheLinesBeforeAMalformedOne(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	s.Write(backuptest.MetadataFile, append(s.Read(backuptest.MetadataFile), '\n'))
@@ -498,7 +498,7 @@ func TestValidatePythonSnapshots(t *testing.T) {
 // withoutChroma are the fields of metadata without a Chroma copy.
 var withoutChroma = map[string]any{"chroma_snapshot_path": "", "chroma_snapshot_bytes": 0, "chroma_snapshot_files": 0}
 
-// If there is a manifest it counts, whoever wrote it.
+// A manifest counts even if the Python module wrote the snapshot.
 func TestValidatePythonSnapshotWithManifest(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	s.MakePython()

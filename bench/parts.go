@@ -237,7 +237,7 @@ func (b *bench) list(ctx context.Context) error {
 		rows = times(rows, fmt.Sprint(n), pythonListName, results)
 		if n == 10000/b.scale {
 			o := find(results, ours)
-			b.aim(fmt.Sprintf("list of %d", n), "of Python", o.median(seconds)/find(results, pythonListName).median(seconds), 0.3)
+			b.aim(fmt.Sprintf("list of %d", n), "of Python", o.median(seconds)/find(results, pythonListName).median(seconds), 0.8)
 			b.aim("memory of list, a snapshot", "KiB", (o.median(peak)-b.floor)/float64(n)/float64(kib), 4)
 		}
 	}

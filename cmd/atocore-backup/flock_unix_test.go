@@ -67,7 +67,7 @@ func (w *waiter) signal(t *testing.T, sig os.Signal) {
 	require.NoError(t, w.cmd.Process.Signal(sig))
 }
 
-// requireWaiting checks that the command goes on waiting for several attempts.
+// requireWaiting checks that the command continues to wait for several attempts.
 func (w *waiter) requireWaiting(t *testing.T) {
 	t.Helper()
 	select {

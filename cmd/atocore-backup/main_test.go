@@ -23,8 +23,8 @@ import (
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-// The test binary can be the command, so that the tests run it as a process of
-// its own.
+// The test binary can be the command, so that the tests run it as a separate
+// process.
 func TestMain(m *testing.M) {
 	backuptest.Main(m, backuptest.Roles{"command": func(*backuptest.Parent, []string) error {
 		main()

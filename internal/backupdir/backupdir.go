@@ -1,11 +1,11 @@
-// Package backupdir decides who may do what in a backup directory, and when:
-// it takes the locks on the directory and on its snapshots, and builds,
+// Package backupdir controls who may use a backup directory, and for what: it
+// takes the locks on the directory and on its snapshots, and builds,
 // publishes and removes snapshots by single renames.
 //
 // It promises that a snapshot is visible in snapshots/ either whole and durable
-// or not at all, that a process that dies blocks nobody, and that what it
-// leaves behind is removed by the next call of Reap. It must not know what a
-// snapshot contains.
+// or not at all, that a process that dies does not block any other, and that
+// the next call of Reap removes the staging that it leaves behind. It must not
+// know what a snapshot contains.
 //
 // # Locking
 //
@@ -13,16 +13,16 @@
 // when a process dies.
 //
 //   - On the backup directory: a create or a prune holds a shared lock, a
-//     restore that replaces something an exclusive one. Nobody waits. So any
-//     number of creates and prunes run side by side; a restore is refused while
-//     one of them runs, and they are refused while a restore runs.
+//     restore that replaces something an exclusive one. None of them waits. So
+//     any number of creates and prunes run side by side; a restore is refused
+//     while one of them runs, and they are refused while a restore runs.
 //   - On a snapshot's directory: a validate or a restore of it holds a shared
-//     lock, whoever removes it an exclusive one. A prune skips a snapshot that
-//     is in use. A validate waits, for moments only, until its snapshot is gone,
-//     or until it is settled if the create that publishes it still holds its
-//     lock.
-//   - On a staging directory: whoever builds it holds an exclusive lock (see
-//     [Staging]).
+//     lock; the process that removes it holds an exclusive one, and so does the
+//     create that publishes it, until its rename is durable. A prune skips a
+//     snapshot that is in use. A validate waits, for moments only, until the
+//     exclusive lock is released; then it is certain whether the snapshot stays.
+//   - On a staging directory: the process that builds it holds an exclusive
+//     lock (see [Staging]).
 //
 // A list takes no lock. On file systems without flock(2) there is no mutual
 // exclusion.
@@ -77,8 +77,8 @@ func OpenSnapshots(backupDir string) (*fsat.Dir, error) {
 }
 
 // OpenSnapshot opens the snapshot stamp in the backup directory at backupDir
-// and holds it as [Hold] does: while the directory is open, nobody removes the
-// snapshot. If there is none, or none any more, the error matches
+// and holds it as [Hold] does: while the directory is open, the snapshot is not
+// removed. If there is no such snapshot, or no longer, the error matches
 // fs.ErrNotExist.
 func OpenSnapshot(ctx context.Context, backupDir, stamp string) (*fsat.Dir, error) {
 	root, err := OpenSnapshots(backupDir)
@@ -102,9 +102,9 @@ func OpenSnapshot(ctx context.Context, backupDir, stamp string) (*fsat.Dir, erro
 }
 
 // Hold takes the shared lock on the snapshot dir, which was opened as stamp in
-// root, so that nobody removes it while dir is open. While somebody holds the
-// exclusive lock, Hold waits until it is released or ctx ends. gone reports
-// whether the snapshot has been removed instead.
+// root, so that it is not removed while dir is open. While another process
+// holds the exclusive lock, Hold waits until it is released or ctx ends. gone
+// reports whether the snapshot has been removed instead.
 func Hold(ctx context.Context, root, dir *fsat.Dir, stamp string) (gone bool, err error) {
 	mine, err := dir.Stat()
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 // directory at path, and logs each. A directory whose lock is held belongs to a
 // live process, even a stopped one, and is left alone. A directory that cannot
 // be locked or removed is logged and skipped; it never fails a backup. Errors:
-// ctx's error, or an *fs.PathError if the backup directory cannot be read. One
-// that does not exist has nothing to be removed.
+// ctx's error, or an *fs.PathError if the backup directory cannot be read. If it
+// does not exist, there is nothing to remove.
 func Reap(ctx context.Context, path string, log *slog.Logger) error {
 	root, err := fsat.OpenDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -79,8 +79,9 @@ type Staging struct {
 
 // NewStaging creates a staging directory in backupDir, and snapshots/ if it is
 // missing. The caller must call Discard in the end, whether it has published
-// the snapshot or not. The error matches [errdefs.ErrCrossDevice] if no rename
-// leads from backupDir to snapshots/.
+// the snapshot or not. The error matches [errdefs.ErrCrossDevice] if backupDir
+// and snapshots/ are on different file systems, so that no rename leads from
+// one to the other.
 func NewStaging(backupDir string) (_ *Staging, err error) {
 	st := new(Staging)
 	defer func() {

@@ -20,8 +20,8 @@ const RoleEnv = "BACKUPTEST_ROLE"
 // ends, so that it does not outlive the test.
 const tiedEnv = "BACKUPTEST_TIED"
 
-// A Role is what a test binary does as a process of its own. Its error ends the
-// process with exit status 1 and goes to standard error.
+// A Role is a function that the test binary runs as a separate process. Its
+// error ends the process with exit status 1 and goes to standard error.
 type Role func(p *Parent, args []string) error
 
 // Roles are the roles of a test binary by name.

@@ -313,8 +313,8 @@ func (s *Snapshot) State() map[string]string {
 	return state
 }
 
-// Validate validates the snapshot and checks what holds for every call that
-// comes to a verdict: it changes nothing, and its report is consistent.
+// Validate validates the snapshot. Whatever the verdict, the call must change
+// nothing and its report must be consistent.
 func (s *Snapshot) Validate() *backup.Report {
 	s.T.Helper()
 	before := s.State()

@@ -137,7 +137,7 @@ func (s *Store) Staging() []string {
 	return found
 }
 
-// Must checks the errors of what a test does to the store.
+// Must checks that none of the errors is set.
 func (s *Store) Must(errs ...error) {
 	s.T.Helper()
 	require.NoError(s.T, errors.Join(errs...))

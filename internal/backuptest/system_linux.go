@@ -26,7 +26,7 @@ func MountReadOnly(t *testing.T, source, target string) {
 	require.NoError(t, unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 }
 
-// MountTmpfs mounts a file system of its own at target, until the test ends.
+// MountTmpfs mounts a new tmpfs at target, until the test ends.
 func MountTmpfs(t *testing.T, target, options string) {
 	t.Helper()
 	mount(t, "tmpfs", target, "tmpfs", 0)
@@ -54,8 +54,8 @@ func mount(t *testing.T, source, target, kind string, flags uintptr) {
 	})
 }
 
-// LocksOn returns what the kernel lists of the locks on a database and its
-// -shm. There must be some.
+// LocksOn returns the kernel's list of the locks on a database and its -shm.
+// There must be some.
 func LocksOn(t *testing.T, path string) (locks []string) {
 	t.Helper()
 	// The table is read in pieces while other processes change it, so that
@@ -88,7 +88,7 @@ func LocksOn(t *testing.T, path string) (locks []string) {
 	return locks
 }
 
-// OpenFiles returns what this process has open, sorted.
+// OpenFiles returns the paths of the files that this process has open, sorted.
 func OpenFiles(t *testing.T) (files []string) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")

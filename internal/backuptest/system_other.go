@@ -24,5 +24,5 @@ func skipMount(t *testing.T) {
 // LocksOn returns nothing: only Linux lists locks.
 func LocksOn(*testing.T, string) []string { return nil }
 
-// OpenFiles returns nothing: only Linux is asked.
+// OpenFiles returns nothing: it is implemented for Linux only.
 func OpenFiles(*testing.T) []string { return nil }

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A File is what ReadTree returns of a file.
+// A File describes one entry of a tree for ReadTree.
 type File struct {
 	Mode    fs.FileMode
 	Size    int64             // of a regular file

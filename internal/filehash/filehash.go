@@ -20,8 +20,8 @@ const Chunk = 1 << 20
 // A Sum is the SHA-256 of a file's content.
 type Sum = [sha256.Size]byte
 
-// A state is what it takes to hash one file. States are reused, because their
-// buffers are large compared to most files.
+// A state has the hash and the buffer for one file. States are reused, because
+// their buffers are large compared to most files.
 type state struct {
 	hash hash.Hash
 	buf  []byte
@@ -39,7 +39,7 @@ func newState() *state {
 
 func (s *state) free() { states.Put(s) }
 
-// Options are what File does besides hashing.
+// Options select what File does besides hashing.
 type Options struct {
 	// Size is the size that the file is expected to have. It only limits the
 	// writeback.

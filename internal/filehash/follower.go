@@ -8,22 +8,22 @@ import (
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// A Follower hashes a file while it is still being copied. It runs on a
-// goroutine of its own, so that one processor copies and another one hashes,
-// which takes a large file two thirds of the time.
+// A Follower hashes a file while it is still being copied. It runs on its own
+// goroutine, so that one processor copies and another one hashes, which takes a
+// large file two thirds of the time.
 //
 // The result is valid only if nothing changes in the file after it was copied,
-// except for what the patch function anticipates. A caller that changes more
-// must Stop the Follower and forget it.
+// except for the change that the patch function anticipates. A caller that
+// changes more must Stop the Follower and forget it.
 //
 // The copying goroutine calls Advance for each piece, and Done at the end of a
 // complete copy. Then Seal records what the finished file looks like, IsOf
-// recognizes it later, and Wait returns its hash. Every Follower must get
-// either a Done or a Stop, or its goroutine and its descriptor stay.
+// recognizes it later, and Wait returns its hash. For every Follower, Done or
+// Stop must be called, or its goroutine and its descriptor leak.
 //
 // A nil *Follower is valid: it does nothing and has no hash.
 type Follower struct {
-	file     *fsat.File // the copy, by a descriptor of its own
+	file     *fsat.File // the copy, by its own descriptor
 	patch    func(head []byte) error
 	cancel   context.CancelFunc
 	copied   atomic.Int64
@@ -40,9 +40,9 @@ var errNotCopied = errors.New("not copied to the end")
 
 // Follow begins to hash the file name in dir, which is being copied. patch,
 // which may be nil, is called with the first piece, at most Chunk bytes long,
-// before that is hashed. It changes the piece to what the file will hold in
-// the end; if it returns an error, there is no hash. It isn't called for an
-// empty file.
+// before that is hashed. It changes the piece to the bytes that the file will
+// have in the end; if it returns an error, there is no hash. It isn't called
+// for an empty file.
 //
 // The error is that of opening the file. A later failure leaves the Follower
 // without a hash, which Wait reports.
@@ -110,7 +110,7 @@ func notify(c chan<- struct{}) {
 	}
 }
 
-// Advance says that n more bytes were copied and can be read.
+// Advance announces that n more bytes were copied and can be read.
 func (f *Follower) Advance(n int64) {
 	if f != nil {
 		f.copied.Add(n)
@@ -118,8 +118,8 @@ func (f *Follower) Advance(n int64) {
 	}
 }
 
-// Done says that the copy is complete. It must be called at most once, and no
-// Advance may follow.
+// Done announces that the copy is complete. It must be called at most once, and
+// no Advance may follow.
 func (f *Follower) Done() {
 	if f != nil {
 		close(f.more)

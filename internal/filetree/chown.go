@@ -7,9 +7,9 @@ import (
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// ChownLike gives the entry name in dir the owner and group of old. It does
-// nothing if this process is not root, because others may not change owners, or
-// if the system has none.
+// ChownLike sets the owner and group of the entry name in dir to those of old.
+// It does nothing if this process is not root, because others may not change
+// owners, or if the system has none.
 func ChownLike(dir *fsat.Dir, name string, old fsat.Info) error {
 	if os.Geteuid() != 0 || old.UID < 0 {
 		return nil
@@ -21,8 +21,8 @@ func ChownLike(dir *fsat.Dir, name string, old fsat.Info) error {
 	return dir.Chown(name, old.UID, old.GID)
 }
 
-// ChownTreeLike does for everything below dir, but not for dir itself, what
-// ChownLike does for one entry. It stops at the first error.
+// ChownTreeLike does the same as ChownLike, for everything below dir but not
+// for dir itself. It stops at the first error.
 func ChownTreeLike(ctx context.Context, dir *fsat.Dir, old fsat.Info) error {
 	if os.Geteuid() != 0 || old.UID < 0 {
 		return nil

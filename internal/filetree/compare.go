@@ -17,7 +17,7 @@ import (
 // A Copied is the result of a Copy: how much was copied, and for Scan the
 // hashes that are known of the copy.
 //
-// It has one record a directory, in the order of the walk: a directory comes
+// It has one record per directory, in the order of the walk: a directory comes
 // before its subdirectories, and these come in the order of fsat.Dir.ReadDir.
 // Records have no names, to save memory; a walk finds the record of a directory
 // by counting the directories it has visited. So three walks have to visit
@@ -27,10 +27,11 @@ import (
 // Both later walks stay correct if directories have come or gone in between.
 // compare fails then: a new directory in the source has none to match it in the
 // copy, which ends the walk before it is counted, and a missing one makes its
-// parent differ, whatever those after it are compared with. Scan loses count if
-// the copy was changed, or if it skips a directory there, and then hashes files
-// whose sums are known. It never uses a wrong sum, because a sum counts only
-// for the file whose fingerprint is kept with it.
+// parent differ, so it does not matter with which records the later ones are
+// compared. Scan loses count if the copy was changed, or if it skips a
+// directory there, and then hashes files whose sums are known. It never uses a
+// wrong sum, because a sum counts only for the file whose fingerprint is kept
+// with it.
 type Copied struct {
 	Files, Bytes int64
 
@@ -40,22 +41,22 @@ type Copied struct {
 
 // A dirRecord is what a directory looked like when its copy began: the
 // fingerprints of the directory itself and of each entry but subdirectories, in
-// order. Eight bytes an entry are 8 MB for a million files.
+// order. Eight bytes per entry are 8 MB for a million files.
 type dirRecord struct {
 	self    uint64
 	entries []uint64
 	sums    []keptSum // of the copies, entry by entry; empty if not kept
 }
 
-// A keptSum is the hash of what was written to a copy, and the fingerprint of
+// A keptSum is the hash of the bytes written to a copy, and the fingerprint of
 // that file after the last change to it. The hash counts only as long as the
-// file still looks so. The zero value counts for no file.
+// file still looks so. The zero value matches no file.
 type keptSum struct {
 	print uint64
 	sum   filehash.Sum
 }
 
-// fingerprint stands for everything about a file that is compared.
+// fingerprint returns a hash of everything about a file that is compared.
 func (c *Copied) fingerprint(name string, info fsat.Info) uint64 {
 	type key struct {
 		name               string
@@ -66,7 +67,7 @@ func (c *Copied) fingerprint(name string, info fsat.Info) uint64 {
 	return maphash.Comparable(c.seed, key{name, info.Mode, info.Dev, info.Ino, info.Size, info.MtimeNano, info.CtimeNano})
 }
 
-// sumsOf returns what is known of the copies in the dir-th directory of the
+// sumsOf returns the known hashes of the copies in the dir-th directory of the
 // walk, if there are sums and it still has that many entries.
 func (c *Copied) sumsOf(dir, entries int) []keptSum {
 	if c == nil || dir >= len(c.dirs) || len(c.dirs[dir].sums) != entries {

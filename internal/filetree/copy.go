@@ -76,17 +76,17 @@ type copyDir struct {
 // metadata of its files twice.
 //
 // The identity, size and times of every file and directory are taken when its
-// copy begins and, after the last copy has ended, compared with what they are
-// then. If nothing differs, all files were unchanged at one common moment,
+// copy begins and, after the last copy has ended, compared with those at that
+// time. If nothing differs, all files were unchanged at one common moment,
 // between the last first look and the first second look, and each copy was made
-// around that moment. This is a net under whatever keeps writers away and no
-// replacement for it: writes through a memory map, a write that is under way
+// around that moment. This is a safety net and does not replace a guard that
+// keeps writers away: writes through a memory map, a write that is under way
 // when the copy begins, and changes within one tick of a coarse clock can slip
 // through.
 //
 // Errors: ErrSourceChanged; ErrUnsupportedFile for a forbidden file, a mount
 // point, or anything but directories and regular files; otherwise those of the
-// file system and of ctx. What is in dst after an error is of no use.
+// file system and of ctx. After an error, the content of dst is useless.
 func Copy(ctx context.Context, src, dst *fsat.Dir, o CopyOptions) (*Copied, error) {
 	t := &treeCopy{CopyOptions: o, copied: &Copied{seed: maphash.MakeSeed()}}
 	var err error
@@ -179,7 +179,7 @@ func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir) error {
 // walk creates every directory in dst and puts the files into the queue.
 func (t *treeCopy) walk(ctx context.Context, src, dst *fsat.Dir, queue *copyQueue) error {
 	// src and dst belong to the caller. A copyDir closes its directories, so it
-	// gets descriptors of its own.
+	// gets its own descriptors.
 	root := new(copyDir)
 	var err error
 	if root.src, err = src.Reopen(); err != nil {

@@ -55,7 +55,7 @@ type ScanOptions struct {
 	CopiedAt string
 	// Follower, which may be nil, has the hash of one file, or will have it.
 	Follower *filehash.Follower
-	// Skip reports whether a path is passed over. If nil, none is.
+	// Skip reports whether to skip a path. If nil, no path is skipped.
 	Skip func(path string) bool
 	// Forbidden reports whether a regular file must not be opened, because it is
 	// a hard link to the live database. If nil, no file is forbidden. It is
@@ -95,7 +95,7 @@ type scanJob struct {
 	File
 	dir  *scanDir // nil for an empty directory
 	name string
-	kept *keptSum // what Copied knows of the file
+	kept *keptSum // the hash that Copied has of the file, or nil
 	done chan struct{}
 }
 
@@ -294,7 +294,7 @@ func (s *scan) send(ctx context.Context, job *scanJob) error {
 	}
 }
 
-// read does what is asked for with one file.
+// read hashes and syncs one file, as far as the options ask for it.
 func (s *scan) read(ctx context.Context, job *scanJob) (err error) {
 	if job.Info, err = job.dir.Lstat(job.name); err != nil {
 		return err

@@ -7,8 +7,9 @@ import (
 )
 
 // Size returns how many bytes the tree below dir occupies on disk and how many
-// files and directories it has, dir itself not counted. What cannot be read is
-// left out; the only error is ctx's. It takes one lstat(2) a file.
+// files and directories it has, dir itself not counted. A directory or file
+// that cannot be read is left out; the only error is ctx's. It takes one
+// lstat(2) per file.
 func Size(ctx context.Context, dir *fsat.Dir) (bytes, files int64, err error) {
 	ignore := func(error) error { return nil }
 	err = eachEntry(ctx, dir, ignore, func(dir *fsat.Dir, entry fsat.Entry) error {

@@ -26,7 +26,7 @@ type Cursor struct {
 	entry   Entry
 	started bool // the first entry was read
 	done    bool // there is no entry: the manifest ended, or is broken
-	broken  bool // a line could not be read, so what follows is not known
+	broken  bool // a line could not be read, so the rest is unknown
 }
 
 // NewCursor returns a Cursor that is before the first line of r. It reads
@@ -43,8 +43,8 @@ func NewCursor(r *Reader, report func(kind Mismatch, path, detail string)) *Curs
 // sum is ignored for a directory, and for a file that is irregular and so was
 // not read.
 //
-// Compare returns ctx's error, or that of reading the manifest; c is of no more
-// use then.
+// Compare returns ctx's error, or that of reading the manifest. After an error,
+// c is useless.
 func (c *Cursor) Compare(ctx context.Context, path string, isDir, irregular bool, sum [sha256.Size]byte) error {
 	if err := c.start(ctx); err != nil {
 		return err
@@ -97,7 +97,7 @@ func (c *Cursor) start(ctx context.Context) error {
 	return c.advance(ctx)
 }
 
-// missing reports the entry as missing and goes on to the next one.
+// missing reports the entry as missing and advances to the next one.
 func (c *Cursor) missing(ctx context.Context) error {
 	c.report(Missing, c.entry.Path, "")
 	return c.advance(ctx)

@@ -1,12 +1,12 @@
-// Package format is the on-disk format that docs/format.md describes, as far as
-// it is names and text: the files and directories of a snapshot, stamps, the
-// names of staging directories, paths recorded in metadata, and the manifest
-// SHA256SUMS.
+// Package format implements the part of the on-disk format (docs/format.md)
+// that consists of names and text: the files and directories of a snapshot,
+// stamps, the names of staging directories, paths recorded in metadata, and the
+// manifest SHA256SUMS.
 //
 // All that it reads is untrusted: no name or path that it accepts leads out of
 // the directory that it is meant for. The package opens no files; it works on
-// strings, readers and writers. It does not know what is in the metadata, nor
-// what a finding means for a snapshot.
+// strings, readers and writers. It must not know what is in the metadata,
+// nor what a finding means for a snapshot.
 package format
 
 import (
@@ -27,14 +27,14 @@ const (
 	ManifestName  = "SHA256SUMS"           // in a snapshot
 
 	DBDir     = "db"     // the directory of the database copy in a snapshot
-	ConfigDir = "config" // that of the registry copy; empty if there is no registry
+	ConfigDir = "config" // the directory of the registry copy; empty if there is no registry
 	ChromaDir = "chroma" // the Chroma copy, if there is one
 
 	ChromaDBName = "chroma.sqlite3" // Chroma's own database, in its directory
 )
 
-// MaxMetadataSize is how much of a metadata file is read at most. This
-// library's are about 1 KB plus the lengths of five paths.
+// MaxMetadataSize is the most that is read of a metadata file. A file that this
+// library writes has about 1 KB plus the lengths of five paths.
 const MaxMetadataSize = 1 << 20
 
 // stagingPrefix begins the names of staging directories in a backup directory;

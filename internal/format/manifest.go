@@ -159,7 +159,8 @@ type Writer struct {
 func NewWriter(w io.WriterAt, off int64) *Writer { return &Writer{w: w, off: off} }
 
 // Add appends a line, which must be one of [Line] and come after those before
-// it. It returns the error of a write, of which nothing says what was written.
+// it. If a write fails, it returns the error, and it is unknown which lines were
+// written.
 func (w *Writer) Add(line string) error {
 	w.buf = append(w.buf, line...)
 	if len(w.buf) < writeSize {

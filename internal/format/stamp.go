@@ -61,6 +61,6 @@ func splitStamp(name string) (base string, seq int) {
 func IsStamp(name string) bool {
 	return name != "" && name != "." && name != ".." && len(name) <= 255 &&
 		!strings.ContainsAny(name, "/\x00") &&
-		// Windows gives a meaning to separators, drives and streams in a name.
+		// On Windows, separators, drives and streams have a meaning in a name.
 		(filepath.Separator == '/' || !strings.ContainsAny(name, `\:`))
 }

@@ -24,7 +24,7 @@ func Until(ctx context.Context, first, most time.Duration, try func() (done bool
 	}
 }
 
-// Sleep pauses for d. If ctx ends before, it returns ctx's error.
+// Sleep pauses for d. If ctx ends first, it returns ctx's error.
 func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

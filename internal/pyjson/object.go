@@ -29,7 +29,7 @@ var (
 // Members returns an error that matches ErrNotJSON if text is not one JSON
 // value, ErrTooDeep if it is nested too deep, and another error if it is not an
 // object; member has not been called then. If a name occurs twice, member is
-// called for every name all the same, and then Members returns an error.
+// called for every name nevertheless, and then Members returns an error.
 //
 // Raw values may have invalid UTF-8, which encoding/json accepts in strings
 // and replaces in names. Callers that must not accept it check that first.

@@ -21,8 +21,8 @@ import (
 	"github.com/atocore/backup/internal/poll"
 )
 
-// MaxSize is the size up to which a registry is copied. It limits what is held
-// in memory.
+// MaxSize is the largest size of a registry that is copied. It limits the
+// memory used.
 const MaxSize = 16 << 20
 
 // Copy copies the file at path into dst, byte for byte, under the same name and
@@ -31,7 +31,7 @@ const MaxSize = 16 << 20
 //
 // Some writers replace the file, others write into it. So Copy reads it until
 // two consecutive readings are the same file with the same times and bytes, and
-// these are JSON, which half of a file that is just being written isn't. It
+// these are JSON; a file that is only half written is not. It
 // gives up after some 20 readings, 20 ms apart, and returns ErrSourceChanged if
 // the last two differed, or ErrSourceInvalid if they were not JSON. A file
 // larger than MaxSize is ErrSourceInvalid too.

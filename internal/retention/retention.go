@@ -1,19 +1,19 @@
 // Package retention computes which snapshots a set of keep rules keeps, and
 // why. The rules have the meaning that users of restic know.
 //
-// It is pure: it sees only times, and neither a clock nor a file. Which
-// snapshots count, and which are kept whatever the rules say, is the caller's
-// to decide.
+// It is pure: it sees only times, and neither a clock nor a file. The caller
+// decides which snapshots count, and which are kept regardless of the rules.
 package retention
 
 import "time"
 
-// Rules say which snapshots to keep. They add up: a snapshot that any of them
-// keeps is kept. All periods are in UTC; weeks are those of ISO 8601.
+// Rules say which snapshots to keep. They add up: a snapshot is kept if any of
+// them keeps it. All periods are in UTC; weeks are those of ISO 8601.
 //
 // Each count keeps the newest snapshot of each of that many periods, newest
 // first, and only periods that have a snapshot count. A rule that has not used
-// up its count keeps the oldest snapshot too. -1 is no limit, 0 is no rule.
+// up its count keeps the oldest snapshot too. -1 means no limit, 0 means no
+// rule.
 type Rules struct {
 	Last    int // the newest ones; every snapshot is a period of its own
 	Hourly  int
@@ -22,8 +22,8 @@ type Rules struct {
 	Monthly int
 	Yearly  int
 
-	// Within keeps every snapshot that is less than this older than newest, the
-	// argument of [Reasons]. 0 is no rule.
+	// Within keeps every snapshot that is less than this much older than
+	// newest, the argument of [Reasons]. 0 means no rule.
 	Within time.Duration
 }
 
@@ -49,8 +49,9 @@ func (r *Rules) periods() []period {
 
 // Reasons returns, for each of the snapshots that were created at these times,
 // the reasons to keep it, such as "daily snapshot", "oldest yearly snapshot" or
-// "within 1h0m0s"; none if no rule keeps it. created is sorted, newest first.
-// Ages for Within are relative to newest, which need not be one of created.
+// "within 1h0m0s". A snapshot that no rule keeps has no reasons. created is
+// sorted, newest first. Ages for Within are relative to newest, which need not
+// be one of created.
 func Reasons(created []time.Time, rules Rules, newest time.Time) [][]string {
 	reasons := make([][]string, len(created))
 	periods := rules.periods()

@@ -53,7 +53,7 @@ type Copy struct {
 // A file that is not a database is errdefs.ErrSourceInvalid, one that was
 // replaced while it was copied is errdefs.ErrSourceChanged, and a Handle that
 // has another file open is errdefs.ErrInvalidOptions. Busy databases are waited
-// for until ctx is done. After an error, what was written stays in dir.
+// for until ctx is done. After an error, the unfinished copy stays in dir.
 func (c *Capture) CopyTo(ctx context.Context, dir *fsat.Dir) (*Copy, error) {
 	made := new(Copy)
 	complete := false

@@ -24,7 +24,7 @@ const (
 // checkCache is the size of SQLite's page cache for an integrity check in KiB.
 // It has to hold the indexes, whose pages are read in the order of the table's
 // rows; a quick check reads each page once or twice. The memory used is up to
-// twice that, because a page of 4 KiB and what SQLite keeps beside it are
+// twice that, because a page of 4 KiB and SQLite's own data about it are
 // allocated in a piece of 8 KiB.
 const checkCache = 14_000
 

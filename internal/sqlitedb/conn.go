@@ -131,7 +131,7 @@ func (c *conn) text(ctx context.Context, statement string) (text string, err err
 		return nil
 	})
 	if err == nil && !found {
-		err = fmt.Errorf("%s gave no row", statement)
+		err = fmt.Errorf("%s returned no row", statement)
 	}
 	return text, err
 }

@@ -11,10 +11,10 @@ import (
 // copied, for the life of the process. Closing any descriptor of a database
 // file drops all POSIX locks that the process holds on it, those of the host's
 // own connections included (fcntl(2), "Record locking and file descriptors";
-// sqlite.org/howtocorrupt.html, section 2.2). So none is ever closed while the
-// file can be reached. A file that has lost its last name can no longer be
-// opened by anybody, so its locks protect nothing; its descriptor is closed
-// when one of another file is asked for.
+// sqlite.org/howtocorrupt.html, section 2.2). So a descriptor is never closed
+// while its file can be reached. A file that has lost its last name can no
+// longer be opened by anybody, so its locks protect nothing; its descriptor is
+// closed when one of another file is requested.
 var keptDescriptors struct {
 	sync.Mutex
 	files map[fsat.ID]*fsat.File
@@ -50,7 +50,7 @@ func keepDescriptor(path string, id fsat.ID) (*fsat.File, error) {
 	if keptDescriptors.files[opened] == nil {
 		keptDescriptors.files[opened] = f
 	}
-	if opened != id { // replaced just now; the descriptor is kept all the same
+	if opened != id { // replaced just now; the descriptor must be kept nevertheless
 		return nil, errNoPinnedCopy
 	}
 	return f, nil

@@ -1,12 +1,11 @@
 // Package sqlitedb is all that this module knows about SQLite. It copies a
-// live database as it is at one moment, gives the copy the form in which it is
-// kept, checks copies, and locks a database that is about to be replaced.
+// live database as it is at one moment, brings the copy into the form in which
+// it is kept, checks copies, and locks a database that is about to be replaced.
 //
 // It promises that nothing is written to a live database, with two exceptions
-// that SQLite makes of itself: the recovery of what a crashed writer left, and
-// the checkpoint at the end of the last connection. Lock adds a checkpoint of
-// its own. A connection of the host that has the database open keeps its
-// locks.
+// that SQLite makes by itself: the recovery after a crashed writer, and the
+// checkpoint at the end of the last connection. Lock adds a checkpoint of its
+// own. A connection of the host that has the database open keeps its locks.
 //
 // That last promise takes care, because of two hazards of POSIX locks:
 //
@@ -35,14 +34,14 @@
 //	handle.go        the copy through a connection of the host
 //	seal.go          Copy.Seal: the form in which a copy is kept
 //
-// To check one, and to replace one:
+// To check a copy, and to replace a live database:
 //
 //	check.go         Check: integrity_check and quick_check
 //	readahead.go     the file as SQLite reads it for a check
 //	lock.go          Lock, CheckNotOpen
 //	openers_*.go     which process has a file open
 //
-// What these stand on:
+// Used by all of these:
 //
 //	conn.go          a connection without database/sql, URIs, result codes
 //	header.go        the database header, IsRollbackForm

@@ -56,8 +56,7 @@ func (h *header) size() int64 {
 // isRollbackForm reports whether the header marks a rollback-journal database.
 func (h *header) isRollbackForm() bool { return h[headerWriteForm] == 1 && h[headerReadForm] == 1 }
 
-// markRollbackForm changes the beginning of a database file into what Seal
-// makes of it.
+// markRollbackForm changes the beginning of a database file as Seal does.
 func markRollbackForm(head []byte) error {
 	if len(head) <= headerReadForm {
 		return errors.New("shorter than a database header")
@@ -67,9 +66,9 @@ func markRollbackForm(head []byte) error {
 }
 
 // IsRollbackForm reports whether the database dir/name is marked as a
-// rollback-journal database, so that SQLite reads it without making a WAL. It
-// also returns true for a file that has no header at all: Check reports that
-// one. The error is an *fs.PathError.
+// rollback-journal database, so that SQLite reads it without creating a WAL. It
+// also returns true for a file that has no header at all, which Check reports.
+// The error is an *fs.PathError.
 func IsRollbackForm(dir *fsat.Dir, name string) (bool, error) {
 	f, err := dir.Open(name)
 	if err != nil {

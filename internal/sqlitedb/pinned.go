@@ -110,9 +110,9 @@ func (c *Capture) copyPinned(ctx context.Context, src *Source, dir *fsat.Dir, ma
 
 // mayHash reports whether the copy of src should be hashed while it is made.
 // That is so if the caller allows it and the copy will probably not change
-// afterwards; what a WAL holds is folded into it. Where files have no inode
-// numbers, nothing could show later that the copy is still the one that was
-// hashed.
+// afterwards: the frames of a WAL will be folded into it. Where files have no
+// inode numbers, nothing could show later that the copy is still the one that
+// was hashed.
 func (c *Capture) mayHash(src *Source) bool {
 	if !c.Hash || runtime.GOMAXPROCS(0) < 2 || src.id.Ino == 0 {
 		return false
@@ -147,7 +147,8 @@ func (c *Capture) copyWAL(ctx context.Context, src *Source, dir *fsat.Dir, copie
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		// SQLite takes no locks on the WAL, so opening and closing it drops none.
+		// SQLite takes no locks on the WAL, so opening and closing it drops
+		// none.
 		wal, err := fsat.OpenFile(src.path + "-wal")
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -166,8 +167,8 @@ func (c *Capture) copyWAL(ctx context.Context, src *Source, dir *fsat.Dir, copie
 	}
 }
 
-// copyWALOnce copies wal to dir/name, closes it, and reports whether the whole copy is of
-// one generation.
+// copyWALOnce copies wal to dir/name, closes it, and reports whether the whole
+// copy is of one generation.
 func (c *Capture) copyWALOnce(ctx context.Context, wal *fsat.File, dir *fsat.Dir, name string, copied int64) (n int64, whole bool, err error) {
 	defer wal.Close()
 	before, err := readWALHeader(wal)

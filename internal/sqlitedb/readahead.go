@@ -33,8 +33,8 @@ const (
 // writes to, and by one connection.
 //
 // Errors and the end of the file appear exactly where the file itself would
-// report them: a block that ends too early or in an error keeps what could be
-// read of it, and the rest is read from the file when it is asked for.
+// report them: a block that ends too early or in an error keeps the bytes that
+// could be read, and the rest is read from the file when SQLite requests it.
 type readAhead struct {
 	file  io.ReaderAt
 	size  func() (int64, error)
@@ -116,7 +116,7 @@ func (r *readAhead) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readAt is io.ReaderAt's, through the blocks.
+// readAt reads at off as io.ReaderAt does, through the blocks.
 func (r *readAhead) readAt(p []byte, off int64) (int, error) {
 	r.clock++
 	var near *readAheadRun

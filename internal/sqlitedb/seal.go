@@ -9,11 +9,11 @@ import (
 	"github.com/atocore/backup/internal/fsat"
 )
 
-// Seal gives the copy dir/WorkName the form in which it is kept, and the name
-// name. Nothing of it is left in a WAL, and it is marked as a rollback-journal
-// database, so that reading it never makes a -wal or -shm beside it and it
-// opens on a read-only disk. Seal returns the size of the copy. If that is
-// less than its header says, Seal fails.
+// Seal brings the copy dir/WorkName into the form in which it is kept, and
+// renames it to name. Nothing of it is left in a WAL, and it is marked as a
+// rollback-journal database, so that reading it never makes a -wal or -shm
+// beside it and it opens on a read-only disk. Seal returns the size of the
+// copy. If that is less than its header says, Seal fails.
 func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64, err error) {
 	folded, err := foldWAL(ctx, dir)
 	if err != nil {
@@ -59,9 +59,9 @@ func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64
 	return info.Size, nil
 }
 
-// foldWAL writes what a copied WAL holds into the copied database, removes the
-// WAL, and returns true. Without a copied WAL it leaves the database as it is
-// and returns false.
+// foldWAL writes the frames of a copied WAL into the copied database, removes
+// the WAL, and returns true. Without a copied WAL it leaves the database as it
+// is and returns false.
 func foldWAL(ctx context.Context, dir *fsat.Dir) (folded bool, err error) {
 	const wal = WorkName + "-wal"
 	info, err := dir.Lstat(wal)

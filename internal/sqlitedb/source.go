@@ -18,7 +18,7 @@ const (
 )
 
 // A Source is a connection that holds a read transaction on a live database,
-// so that it sees one moment in time, whatever others write.
+// so that it sees one moment in time, regardless of other writers.
 type Source struct {
 	*conn
 	path     string // with links resolved, as SQLite names the WAL
@@ -29,7 +29,7 @@ type Source struct {
 }
 
 // Open opens the live database at path and begins a read transaction. Until
-// the Source is closed, writers of a WAL database go on, and its WAL grows;
+// the Source is closed, writers of a WAL database continue, and its WAL grows;
 // writers of a rollback-journal database wait (sqlite.org/lockingv3.html,
 // sqlite.org/wal.html). A database that is busy is waited for until ctx is
 // done. A file that is not a database is errdefs.ErrSourceInvalid, and one that

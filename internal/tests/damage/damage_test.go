@@ -348,32 +348,7 @@ func TestValidateFindsAnyDamageToAnyFile(t *testing.T) {
 			}
 			for _, d := range append(kindDamages, backuptest.SpecialFiles...) {
 				t.Run(d.Name, func(t *testing.T) {
-					check(t, file, d, func(s *backuptest.Snapshot) []string {
-						info, err := os.Lstat(s.Path(file))
-						gone := errors.Is(err, fs.ErrNotExist)
-						isDir := err == nil && info.IsDir()
-						var want []string
-						switch {
-						case file == backuptest.MetadataFile && gone:
-							want = append(want, "metadata_missing")
-						case file == backuptest.MetadataFile:
-							want = append(want, "metadata_not_a_file")
-						case file == backuptest.ManifestFile && gone:
-							return []string{"manifest_missing"}
-						case file == backuptest.ManifestFile:
-							return []string{"manifest_not_a_file"}
-						case file == backuptest.DBFile && gone:
-							want = append(want, "db_snapshot_missing")
-						case file == backuptest.DBFile:
-							want = append(want, "db_open_failed: "+file)
-						case file == backuptest.RegistryFile && gone:
-							want = append(want, "registry_snapshot_missing")
-						}
-						if gone || isDir {
-							return append(want, "file_missing: "+file)
-						}
-						return append(want, "file_not_regular: "+file)
-					})
+					check(t, file, d, func(s *backuptest.Snapshot) []string { return problemsOfKind(s, file) })
 				})
 			}
 		})
@@ -381,6 +356,34 @@ func TestValidateFindsAnyDamageToAnyFile(t *testing.T) {
 	base.RequireProblems()
 	t.Logf("%d damages tried, all found", tried)
 	require.Greater(t, tried, 13*15)
+}
+
+// problemsOfKind returns the problems that must be found if a file is missing or
+// is not a regular file any more.
+func problemsOfKind(s *backuptest.Snapshot, file string) (want []string) {
+	info, err := os.Lstat(s.Path(file))
+	gone := errors.Is(err, fs.ErrNotExist)
+	isDir := err == nil && info.IsDir()
+	switch {
+	case file == backuptest.MetadataFile && gone:
+		want = append(want, "metadata_missing")
+	case file == backuptest.MetadataFile:
+		want = append(want, "metadata_not_a_file")
+	case file == backuptest.ManifestFile && gone:
+		return []string{"manifest_missing"}
+	case file == backuptest.ManifestFile:
+		return []string{"manifest_not_a_file"}
+	case file == backuptest.DBFile && gone:
+		want = append(want, "db_snapshot_missing")
+	case file == backuptest.DBFile:
+		want = append(want, "db_open_failed: "+file)
+	case file == backuptest.RegistryFile && gone:
+		want = append(want, "registry_snapshot_missing")
+	}
+	if gone || isDir {
+		return append(want, "file_missing: "+file)
+	}
+	return append(want, "file_not_regular: "+file)
 }
 
 // Each byte of the two files that describe the others is changed in turn.

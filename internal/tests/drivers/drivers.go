@@ -1,5 +1,5 @@
 // Package drivers takes snapshots through the handles of hosts that use another
-// SQLite driver than the library does. It is a module of its own, so that the
+// SQLite driver than the library does. It is a separate module, so that the
 // library does not depend on these drivers.
 package drivers
 

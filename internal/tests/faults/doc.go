@@ -6,5 +6,5 @@
 //
 //	go test ./internal/tests/faults -kills 500 -cuts 50 -inject-all -load 10m -leaks 1000 -timeout 2h
 //
-// They are for Linux. What needs root or a tool is skipped without it.
+// They are for Linux. Tests that need root or a tool are skipped without it.
 package faults

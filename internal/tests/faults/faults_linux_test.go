@@ -30,7 +30,7 @@ var (
 	injectAll = flag.Bool("inject-all", false, "fail every call with every error and swap at every moment, not a sample")
 )
 
-// roles are what the test binary can be as a process of its own.
+// roles are the roles in which the test binary can be started as a child process.
 var roles = backuptest.Roles{}
 
 func TestMain(m *testing.M) {

@@ -109,6 +109,8 @@ func TestPowerCutInRestore(t *testing.T) {
 	}
 }
 
+// cutRestore cuts the power of a disk with a file system of this kind as often
+// as -cuts says.
 func cutRestore(t *testing.T, kind string) {
 	d := newDisk(t, memoryDir(t), kind, 256<<20)
 	random := random(t)
@@ -132,45 +134,20 @@ func cutRestore(t *testing.T, kind string) {
 		mark(t, opts, old)
 		d.sync()
 
-		// Half of the time the moment is within the swap or what follows it.
-		cmd := backuptest.Command(t, "restore", dir, stamps[target])
-		said, err := cmd.StdoutPipe()
-		require.NoError(t, err)
-		stderr := new(strings.Builder)
-		cmd.Stderr = stderr
-		require.NoError(t, cmd.Start())
-		lines := bufio.NewScanner(said)
-		within := took
+		// Half of the time the cut comes during the swap or after it.
+		var whole bool
 		if i%4 < 2 {
-			within = took / 8
-			for lines.Scan() && lines.Text() != string(backup.PhaseSwap) {
-			}
+			whole = restoreUntilCut(t, d, dir, stamps[target], backup.PhaseSwap, random.Int64N(int64(took/8)))
+		} else {
+			whole = restoreUntilCut(t, d, dir, stamps[target], "", random.Int64N(int64(took)))
 		}
-		cut := make(chan error, 1)
-		time.AfterFunc(time.Duration(random.Int64N(int64(within))), func() { cut <- d.cut() })
-		for lines.Scan() {
-		}
-		whole := cmd.Wait() == nil
-		require.NotContains(t, stderr.String(), "panic", stderr)
-		require.NoError(t, <-cut)
-		d.unmount()
-		d.mount()
 
 		list, err := backup.ListRuntimeBackups(context.Background(), opts)
 		if err != nil {
 			unfinished++
 			require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
 		}
-		safety := map[string]bool{}
-		for _, snapshot := range list {
-			_, err := backup.ValidateBackup(context.Background(), backup.Options{BackupDir: opts.BackupDir}, snapshot.Stamp)
-			if !errors.Is(err, backup.ErrRestoreUnfinished) {
-				require.NoError(t, err)
-			}
-			if m := snapshot.Metadata; m.SafetyOf != "" {
-				safety[markOf(t, m.DBSnapshotPath, m.RegistrySnapshotPath, m.ChromaSnapshotPath)] = true
-			}
-		}
+		safety := safetyMarks(t, opts.BackupDir, list)
 		require.Contains(t, do(t, backuptest.Command(t, "restore", dir, "none")).stderr, "invalid backup")
 		id := markOf(t, opts.DatabasePath, opts.RegistryPath, opts.ChromaPath)
 		if id != old {
@@ -194,4 +171,48 @@ func cutRestore(t *testing.T, kind string) {
 	}
 	t.Logf("%d cuts, %d after the restore had returned; %d left it unfinished; afterwards the store was %v; a restore took %v",
 		*cuts, finished, unfinished, outcomes, took)
+}
+
+// restoreUntilCut restores the snapshot stamp and cuts the power of d after some
+// nanoseconds, counted from the beginning of phase or, if that is empty, of the
+// restore. It reports whether the restore succeeded before that. Afterwards the
+// disk is mounted again.
+func restoreUntilCut(t *testing.T, d *disk, dir, stamp string, phase backup.Phase, after int64) (whole bool) {
+	cmd := backuptest.Command(t, "restore", dir, stamp)
+	said, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	stderr := new(strings.Builder)
+	cmd.Stderr = stderr
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(said)
+	if phase != "" {
+		for lines.Scan() && lines.Text() != string(phase) {
+		}
+	}
+	cut := make(chan error, 1)
+	time.AfterFunc(time.Duration(after), func() { cut <- d.cut() })
+	for lines.Scan() {
+	}
+	whole = cmd.Wait() == nil
+	require.NotContains(t, stderr.String(), "panic", stderr)
+	require.NoError(t, <-cut)
+	d.unmount()
+	d.mount()
+	return whole
+}
+
+// safetyMarks validates the snapshots and returns the marks of the stores that
+// are in safety snapshots.
+func safetyMarks(t *testing.T, backupDir string, list []backup.Snapshot) map[string]bool {
+	marks := map[string]bool{}
+	for _, snapshot := range list {
+		_, err := backup.ValidateBackup(context.Background(), backup.Options{BackupDir: backupDir}, snapshot.Stamp)
+		if !errors.Is(err, backup.ErrRestoreUnfinished) {
+			require.NoError(t, err)
+		}
+		if m := snapshot.Metadata; m.SafetyOf != "" {
+			marks[markOf(t, m.DBSnapshotPath, m.RegistrySnapshotPath, m.ChromaSnapshotPath)] = true
+		}
+	}
+	return marks
 }
