@@ -79,7 +79,7 @@ func TestPruneUsage(t *testing.T) {
 		{[]string{"--backup-dir", s.backups}, []string{"no keep rule"}},
 		{[]string{"--backup-dir", s.backups, "--dry-run"}, []string{"no keep rule"}},
 		{[]string{"--backup-dir", s.backups, "--keep-last", "0"}, []string{"no keep rule"}},
-		{[]string{"--backup-dir", s.backups, "--keep-last=-2"}, []string{"-2", "-1 is no limit"}},
+		{[]string{"--backup-dir", s.backups, "--keep-last=-2"}, []string{"-2", "-1 means no limit"}},
 		{[]string{"--backup-dir", s.backups, "--keep-last=few"}, []string{"--keep-last", "few"}},
 		{[]string{"--backup-dir", s.backups, "--keep-within=-1h"}, []string{"-1h"}},
 		{[]string{"--backup-dir", s.backups, "--keep-within=7d"}, []string{"--keep-within", "7d"}},
