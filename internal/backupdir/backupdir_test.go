@@ -124,21 +124,25 @@ func TestHoldWaits(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				other := openDir(t, dir.Path())
 				require.NoError(t, other.TryLock())
-				gone, err, ended := false, error(nil), false
+				var gone bool
+				var err error
+				ended := make(chan struct{})
 				go func() {
 					gone, err = Hold(t.Context(), root, dir, "a")
-					ended = true
+					close(ended)
 				}()
 				time.Sleep(time.Second) // of the bubble's clock
 				synctest.Wait()
-				require.False(t, ended)
+				select {
+				case <-ended:
+					require.Fail(t, "it did not wait")
+				default:
+				}
 				tt.meanwhile(t, dir.Path())
 				if !tt.gone {
 					require.NoError(t, other.Close())
 				}
-				time.Sleep(time.Second)
-				synctest.Wait()
-				require.True(t, ended)
+				<-ended
 				require.NoError(t, err)
 				require.Equal(t, tt.gone, gone)
 			})

@@ -63,6 +63,16 @@ func reapOne(ctx context.Context, root *fsat.Dir, name string) error {
 	if err := dir.TryLock(); err != nil {
 		return err
 	}
+	// It may be a snapshot that was being removed, by a process that died before
+	// the rename was durable. The snapshot must not come back without its files.
+	snapshots, err := root.OpenIfExists(format.SnapshotsName)
+	if err != nil {
+		return err
+	}
+	defer snapshots.Close()
+	if err := fsat.SyncAll(root, snapshots); err != nil {
+		return err
+	}
 	return root.RemoveTree(ctx, name)
 }
 

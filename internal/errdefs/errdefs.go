@@ -28,12 +28,24 @@ var (
 // Recover turns a panic into an error that matches ErrPanic and carries the
 // value and the stack. It must be deferred directly. Only functions of the
 // host can panic: callbacks, lockers, clocks, loggers.
+//
+// The error is joined to the one that *err holds already, which deferred
+// functions set after the panic: what could not be undone or removed. So
+// Recover must be deferred in the function whose deferred functions do that,
+// and before them. No earlier error may be left in *err where a panic is
+// possible.
 func Recover(err *error) {
+	var panicked error
 	switch v := recover().(type) {
 	case nil:
+		return
 	case error:
-		*err = fmt.Errorf("%w: %w\n%s", ErrPanic, v, debug.Stack())
+		panicked = fmt.Errorf("%w: %w\n%s", ErrPanic, v, debug.Stack())
 	default:
-		*err = fmt.Errorf("%w: %v\n%s", ErrPanic, v, debug.Stack())
+		panicked = fmt.Errorf("%w: %v\n%s", ErrPanic, v, debug.Stack())
 	}
+	if *err != nil {
+		panicked = errors.Join(panicked, *err)
+	}
+	*err = panicked
 }

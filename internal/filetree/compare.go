@@ -204,7 +204,7 @@ func changed(src, dst *fsat.Dir, entries []fsat.Entry) error {
 		if err != nil {
 			return err
 		}
-		if was.Size != is.Size || was.MtimeNano != is.MtimeNano || was.Mode != is.Mode {
+		if was.Size != is.Size || was.MtimeNano != is.MtimeNano || was.Mode != copiedMode(is.Mode) {
 			return fmt.Errorf("%w: %s/%s was written to", errdefs.ErrSourceChanged, src.Path(), entries[i].Name)
 		}
 	}

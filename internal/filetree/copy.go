@@ -73,7 +73,8 @@ type copyDir struct {
 // Copy copies the tree below src, which nobody should be writing to, into dst,
 // an empty directory, with modes and modification times, and detects if
 // somebody did write to it. It reads the whole source tree once and the
-// metadata of its files twice.
+// metadata of its files twice. Modes are copied without the bits that give a
+// program the rights of its owner (see copiedMode).
 //
 // The identity, size and times of every file and directory are taken when its
 // copy begins and, after the last copy has ended, compared with those at that
@@ -267,6 +268,19 @@ func (t *treeCopy) newRecord(info fsat.Info, entries int) *dirRecord {
 	return record
 }
 
+// copiedMode returns the mode that the copy of a file or directory gets. The
+// copy belongs to the user of this process, who is not the one that set the
+// bits: with its setuid bit, a file of another user would become a program that
+// runs with the rights of this one. Copying by cp(1) without the owner drops
+// these bits, too. The setgid bit of a directory grants nothing; new files in it
+// get its group.
+func copiedMode(mode fs.FileMode) fs.FileMode {
+	if mode.IsDir() {
+		return mode &^ fs.ModeSetuid
+	}
+	return mode &^ (fs.ModeSetuid | fs.ModeSetgid)
+}
+
 func unsupported(dir *fsat.Dir, name string, kind fs.FileMode) error {
 	what := "a special file"
 	switch kind.Type() {
@@ -306,7 +320,7 @@ func (d *copyDir) release() error {
 	if d.users.Add(-1) > 0 {
 		return nil
 	}
-	err := d.dst.Chmod(d.info.Mode)
+	err := d.dst.Chmod(copiedMode(d.info.Mode))
 	if timesErr := d.dst.Chtimes(".", d.info.MtimeNano); err == nil {
 		err = timesErr
 	}
@@ -373,9 +387,10 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 	if err := dir.dst.Chtimes(entry.Name, info.MtimeNano); err != nil {
 		return err
 	}
+	mode := copiedMode(info.Mode)
 	made, err := dst.Stat()
-	if err == nil && made.Mode != info.Mode { // the umask, or more than permission bits
-		if err = dst.Chmod(info.Mode); err == nil {
+	if err == nil && made.Mode != mode { // the umask, or more than permission bits
+		if err = dst.Chmod(mode); err == nil {
 			made, err = dst.Stat()
 		}
 	}

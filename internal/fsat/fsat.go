@@ -13,13 +13,14 @@
 //
 //	                        Linux            macOS              others
 //	rename, replace nothing renameat2        renameatx_np       check, then rename
-//	lock on a directory     flock(2)         flock(2)           none
+//	lock on a file          flock(2)         flock(2)           none
 //	sync of a directory     fsync(2)         F_FULLFSYNC        none
 //	sync of a file system   syncfs(2)        none               none
 //	clone, kernel copy      FICLONE,         none               none
 //	                        copy_file_range
 //	holes stay holes        SEEK_DATA        no                 no
 //	start writing early     sync_file_range  none               none
+//	mount points are seen   statx            no                 no
 //	owner, inode numbers    yes              yes                no
 package fsat
 
@@ -30,7 +31,7 @@ import (
 	"strings"
 )
 
-// ErrLocked is returned by Dir.TryLock when another process or another
+// ErrLocked is returned by TryLock and TryRLock when another process or another
 // descriptor of this one holds the lock.
 var ErrLocked = errors.New("locked by another user")
 

@@ -91,3 +91,6 @@ func (c *Copier) mayClone() bool { return false }
 
 // SameMount reports whether a rename can move entries from a to b.
 func SameMount(a, b *Dir) (bool, error) { return sameDevice(a, b) }
+
+// IsMountPoint always returns false on this platform.
+func (d *Dir) IsMountPoint(name string) (bool, error) { return false, nil }

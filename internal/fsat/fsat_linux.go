@@ -3,6 +3,7 @@ package fsat
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io/fs"
 
 	"golang.org/x/sys/unix"
@@ -164,19 +165,81 @@ func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 // one file system and reached through one mount, which a bind mount is not
 // (rename(2), EXDEV).
 func SameMount(a, b *Dir) (bool, error) {
-	var stats [2]unix.Statx_t
-	for i, d := range []*Dir{a, b} {
-		err := retry(func() error {
-			return unix.Statx(d.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &stats[i])
-		})
-		if err == unix.ENOSYS {
-			return sameDevice(a, b)
-		}
-		if err != nil {
-			return false, pathErr("statx", d.path, err)
-		}
+	x, err := statx(a.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID)
+	if errors.Is(err, errNoStatx) {
+		return sameDevice(a, b)
 	}
-	x, y := &stats[0], &stats[1]
+	if err != nil {
+		return false, pathErr("statx", a.path, err)
+	}
+	y, err := statx(b.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID)
+	if err != nil {
+		return false, pathErr("statx", b.path, err)
+	}
+	return sameMount(x, y), nil
+}
+
+func sameMount(x, y *unix.Statx_t) bool {
 	known := x.Mask&y.Mask&unix.STATX_MNT_ID != 0
-	return x.Dev_major == y.Dev_major && x.Dev_minor == y.Dev_minor && (!known || x.Mnt_id == y.Mnt_id), nil
+	return x.Dev_major == y.Dev_major && x.Dev_minor == y.Dev_minor && (!known || x.Mnt_id == y.Mnt_id)
+}
+
+// IsMountPoint reports whether something is mounted on the entry name, which
+// may be a file or a directory and is not followed if it is a link. A kernel
+// that does not mark mount points (STATX_ATTR_MOUNT_ROOT, Linux 5.8) finds only
+// those of another file system. The error matches fs.ErrNotExist if there is no
+// such entry.
+func (d *Dir) IsMountPoint(name string) (bool, error) {
+	if err := checkName("statx", d.path, name); err != nil {
+		return false, err
+	}
+	entry, err := statx(d.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID)
+	switch {
+	case errors.Is(err, errNoStatx):
+		info, err := d.Lstat(name)
+		if err != nil {
+			return false, err
+		}
+		own, err := d.Stat()
+		return info.Dev != own.Dev, err
+	case err != nil:
+		return false, pathErr("statx", join(d.path, name), err)
+	case entry.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0:
+		return entry.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	}
+	own, err := statx(d.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID)
+	if err != nil {
+		return false, pathErr("statx", d.path, err)
+	}
+	return !sameMount(entry, own), nil
+}
+
+// StatNoSync returns which file is at path, following links, without asking a
+// server for it: on a network file system whose server does not answer, stat(2)
+// can wait for ever (AT_STATX_DONT_SYNC in statx(2)). The attributes that might
+// be out of date are not even asked for. A kernel without statx(2) is asked by
+// stat(2).
+func StatNoSync(path string) (ID, error) {
+	st, err := statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, 0)
+	if errors.Is(err, errNoStatx) {
+		info, err := Stat(path)
+		return info.ID(), err
+	}
+	if err != nil {
+		return ID{}, pathErr("statx", path, err)
+	}
+	return ID{Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino}, nil
+}
+
+// errNoStatx is returned by statx where the call is missing, or is forbidden by
+// a seccomp filter that is older than it (seccomp(2); Docker's did so).
+var errNoStatx = errors.New("no statx")
+
+func statx(fd int, name string, flags, mask int) (*unix.Statx_t, error) {
+	st := new(unix.Statx_t)
+	err := retry(func() error { return unix.Statx(fd, name, flags, mask, st) })
+	if err == unix.ENOSYS || err == unix.EPERM {
+		return nil, errNoStatx
+	}
+	return st, err
 }

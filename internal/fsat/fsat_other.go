@@ -327,3 +327,6 @@ func (c *Copier) mayClone() bool { return false }
 // SameMount always returns true on this platform, where mounts cannot be
 // compared. A rename between file systems fails by itself.
 func SameMount(a, b *Dir) (bool, error) { return true, nil }
+
+// IsMountPoint always returns false on this platform.
+func (d *Dir) IsMountPoint(name string) (bool, error) { return false, nil }

@@ -13,15 +13,17 @@ import (
 
 // Dir is an open directory.
 type Dir struct {
-	fd   int
-	path string
+	fd     int
+	path   string
+	locked bool
 }
 
 // File is an open regular file. It is a bare descriptor: no poller, no
 // finalizer, one system call a method.
 type File struct {
-	fd   int
-	path string
+	fd     int
+	path   string
+	locked bool
 }
 
 func pathErr(op, path string, err error) error {
@@ -90,14 +92,36 @@ func openDirAt(at int, name, full string, flags int) (*Dir, error) {
 // Path returns the path the directory was opened by; it is for messages only.
 func (d *Dir) Path() string { return d.path }
 
-// Close closes the directory. A second call does nothing.
+// Close releases the lock, if there is one, and closes the directory. A second
+// call does nothing.
 func (d *Dir) Close() error {
 	if d == nil || d.fd < 0 {
 		return nil
 	}
-	fd := d.fd
-	d.fd = -1
-	return pathErr("close", d.path, unix.Close(fd))
+	fd, locked := d.fd, d.locked
+	d.fd, d.locked = -1, false
+	return pathErr("close", d.path, closeLocked(fd, locked))
+}
+
+// closeLocked closes fd, and releases its flock(2) before if it is locked. A
+// lock belongs to the open file description, and close(2) releases it only with
+// the last descriptor of that. A process that this one is starting has
+// duplicates of all descriptors until its execve(2) closes them, so the lock
+// would last longer than the call that took it. LOCK_UN releases it at once,
+// for the duplicates as well (flock(2)).
+func closeLocked(fd int, locked bool) error {
+	if locked {
+		_ = flock(fd, unix.LOCK_UN) // close(2) releases it in the end
+	}
+	return unix.Close(fd)
+}
+
+func flock(fd, how int) error {
+	err := retry(func() error { return unix.Flock(fd, how) })
+	if err == unix.EWOULDBLOCK {
+		return ErrLocked
+	}
+	return err
 }
 
 // Stat describes the open directory itself.
@@ -332,7 +356,7 @@ func (d *Dir) Chtimes(name string, mtimeNano int64) error {
 }
 
 // TryLock takes an exclusive flock(2) on the directory without waiting. It
-// lasts until Close or the end of the process, whatever way that comes.
+// lasts until Unlock, Close or the end of the process, whatever way that comes.
 // ErrLocked: somebody else has it. Any other error: this file system has no
 // such locks.
 func (d *Dir) TryLock() error {
@@ -346,14 +370,29 @@ func (d *Dir) TryRLock() error {
 }
 
 // Unlock releases the lock.
-func (d *Dir) Unlock() error { return d.flock(unix.LOCK_UN) }
+func (d *Dir) Unlock() error {
+	d.locked = false
+	return pathErr("flock", d.path, flock(d.fd, unix.LOCK_UN))
+}
 
 func (d *Dir) flock(how int) error {
-	err := retry(func() error { return unix.Flock(d.fd, how) })
-	if err == unix.EWOULDBLOCK {
-		err = ErrLocked
-	}
+	err := flock(d.fd, how)
+	d.locked = d.locked || err == nil
 	return pathErr("flock", d.path, err)
+}
+
+// TryLock takes an exclusive flock(2) on the file without waiting. It lasts
+// until Close or the end of the process, and has the errors of Dir.TryLock.
+func (f *File) TryLock() error { return f.flock(unix.LOCK_EX | unix.LOCK_NB) }
+
+// TryRLock takes a shared flock(2) on the file without waiting, as TryLock
+// takes an exclusive one.
+func (f *File) TryRLock() error { return f.flock(unix.LOCK_SH | unix.LOCK_NB) }
+
+func (f *File) flock(how int) error {
+	err := flock(f.fd, how)
+	f.locked = f.locked || err == nil
+	return pathErr("flock", f.path, err)
 }
 
 // Path returns the path the file was opened by; it is for messages only.
@@ -362,14 +401,15 @@ func (f *File) Path() string { return f.path }
 // Stat describes the open file.
 func (f *File) Stat() (Info, error) { return fstat(f.fd, f.path) }
 
-// Close closes the file. A second call does nothing.
+// Close releases the lock, if there is one, and closes the file. A second call
+// does nothing.
 func (f *File) Close() error {
 	if f == nil || f.fd < 0 {
 		return nil
 	}
-	fd := f.fd
-	f.fd = -1
-	return pathErr("close", f.path, unix.Close(fd))
+	fd, locked := f.fd, f.locked
+	f.fd, f.locked = -1, false
+	return pathErr("close", f.path, closeLocked(fd, locked))
 }
 
 // Read implements io.Reader.

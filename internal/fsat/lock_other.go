@@ -18,3 +18,12 @@ func (d *Dir) TryRLock() error { return d.TryLock() }
 
 // Unlock does nothing on this platform.
 func (d *Dir) Unlock() error { return nil }
+
+// TryLock is not supported on this platform. Its error does not match
+// ErrLocked.
+func (f *File) TryLock() error {
+	return &fs.PathError{Op: "lock", Path: f.path, Err: errors.ErrUnsupported}
+}
+
+// TryRLock is not supported on this platform.
+func (f *File) TryRLock() error { return f.TryLock() }

@@ -1,6 +1,7 @@
 package fsat
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -15,19 +16,44 @@ type ID struct{ Dev, Ino uint64 }
 // ID returns the file's device and inode number.
 func (i Info) ID() ID { return ID{i.Dev, i.Ino} }
 
-// RealPath resolves the symbolic links in path as far as it exists.
+// maxLinks is how many links with a missing target RealPath follows, as many as
+// Linux follows in one path (path_resolution(7)).
+const maxLinks = 40
+
+// RealPath resolves the symbolic links in path, those included whose targets
+// are missing: it returns where a file would be created through them. If there
+// are too many links, or if they lead to each other in a circle, it returns
+// path.
 func RealPath(path string) string {
-	rest := ""
-	for dir := path; ; {
-		if real, err := filepath.EvalSymlinks(dir); err == nil {
+	const separator = string(filepath.Separator)
+	dir, rest := path, "" // together they are what is still to be resolved
+	for links := 0; ; {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			// Nothing is cleaned here: after a link, ".." is not the parent of its
+			// name but of its target.
+			parent, name := filepath.Split(strings.TrimRight(dir, separator))
+			if name == "" {
+				return path
+			}
+			dir, rest = cmp.Or(parent, "."), name+separator+rest
+			continue
+		}
+		if rest == "" {
+			return real
+		}
+		name, others, _ := strings.Cut(rest, separator)
+		target, err := os.Readlink(filepath.Join(real, name))
+		if err != nil {
 			return filepath.Join(real, rest)
 		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
+		if links++; links > maxLinks {
 			return path
 		}
-		rest = filepath.Join(filepath.Base(dir), rest)
-		dir = parent
+		if !filepath.IsAbs(target) {
+			target = real + separator + target
+		}
+		dir, rest = target, others
 	}
 }
 
