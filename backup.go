@@ -61,7 +61,6 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 			err = fmt.Errorf("create backup: %w", err)
 		}
 	}()
-	defer errdefs.Recover(&err)
 	s, err := opts.resolve(true)
 	if err != nil {
 		return nil, err
@@ -70,8 +69,11 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 }
 
 // create takes a snapshot. safety is not nil if it is the safety snapshot of a
-// restore, which holds the backup directory and the database already.
+// restore, which holds the backup directory and the database already. A panic
+// of the host becomes an error here, where what could not be removed is known.
 func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err error) {
+	defer errdefs.Recover(&err)
+
 	// 1. Begin. The options were checked before.
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -79,9 +81,9 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 	s.progress(Progress{Phase: PhaseInit})
 
 	// 2. Keep restores away, and remove what dead processes left.
-	entered, err := s.enterForCreate(safety)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, wrapStep("enter backup directory", s.BackupDir, err)
+	entered, enterErr := s.enterForCreate(safety)
+	if enterErr != nil && !errors.Is(enterErr, fs.ErrNotExist) {
+		return nil, wrapStep("enter backup directory", s.BackupDir, enterErr)
 	}
 	defer entered.Close()
 	if err := backupdir.Reap(ctx, s.BackupDir, s.log); err != nil {

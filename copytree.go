@@ -144,9 +144,21 @@ func (s *settings) openChroma() (*fsat.Dir, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return dir, err
 	}
-	if dangling, lerr := fsat.IsSymlink(s.ChromaPath); lerr == nil && dangling {
-		return nil, err // a volume that is not mounted, for example
+	if err := s.checkChromaLink(); err != nil {
+		return nil, err
 	}
 	s.log.Info("chroma_snapshot_skipped_missing", "path", s.ChromaPath)
 	return nil, nil
+}
+
+// checkChromaLink returns an error that matches fs.ErrNotExist if ChromaPath is a
+// symbolic link whose target is missing: a volume that is not mounted, for
+// example. Such a directory must be taken neither for an empty one nor for one
+// that may be created.
+func (s *settings) checkChromaLink() error {
+	_, err := fsat.Stat(s.ChromaPath)
+	if link, linkErr := fsat.IsSymlink(s.ChromaPath); linkErr == nil && link && errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

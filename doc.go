@@ -54,11 +54,13 @@
 //
 // [RestoreRuntimeBackup] puts a snapshot back while nobody has the store open.
 // It validates the snapshot first, takes a snapshot of the present store, and
-// exchanges all parts or none: a journal in the backup directory lets the next
-// call finish or undo a restore that was interrupted, and until then every
-// function returns [ErrRestoreUnfinished]. If the paths are empty, it makes a
-// copy of the store there, which serves as a drill. docs/restore.md is the
-// guide for the person who has to restore a store.
+// exchanges all parts or none: a journal beside the database lets the next call
+// finish or undo a restore that was interrupted, and until then every function
+// returns [ErrRestoreUnfinished]. Neither deletes what somebody has written to
+// the store meanwhile; what is in the way is moved to directories that the
+// result names. A restore that fails leaves nothing behind. If the paths are
+// empty, a restore makes a copy of the store there, which serves as a drill.
+// docs/restore.md is the guide for the person who has to restore a store.
 //
 // [PruneRuntimeBackups] removes old snapshots by the retention rules of restic.
 // It never removes the newest one.

@@ -12,6 +12,7 @@ import (
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/pyjson"
+	"github.com/atocore/backup/internal/restorer"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
 
@@ -177,4 +178,26 @@ func readMetadataFile(dir *fsat.Dir, live sqlitedb.Files) (string, error) {
 	var usual [4 << 10]byte // on the stack, so a long list allocates only the strings
 	data, err := dir.ReadSmall(format.MetadataName, format.MaxMetadataSize, live.Contains, usual[:])
 	return string(data), err
+}
+
+// placesIn returns the places of a snapshot's parts, relative to it. They are
+// empty for parts that it lacks.
+func placesIn(m *Metadata) (places restorer.Places, err error) {
+	for _, part := range []struct {
+		recorded string
+		into     *string
+	}{
+		{m.DBSnapshotPath, &places.Database},
+		{m.RegistrySnapshotPath, &places.Registry},
+		{m.ChromaSnapshotPath, &places.Chroma},
+	} {
+		if part.recorded == "" {
+			continue
+		}
+		var ok bool
+		if *part.into, ok = format.Relative(m.BackupRoot, part.recorded); !ok {
+			return places, fmt.Errorf("%w: %q leads out of it", ErrInvalidBackup, part.recorded)
+		}
+	}
+	return places, nil
 }

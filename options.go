@@ -42,8 +42,9 @@ type Options struct {
 	// DB has open; for a database in memory it is only a name.
 	DB *sql.DB
 
-	// RegistryPath is the project-registry JSON file. If it is empty, or if the
-	// file does not exist, the snapshot has no registry.
+	// RegistryPath is the project-registry JSON file, which must not be inside
+	// the Chroma directory. If it is empty, or if the file does not exist, the
+	// snapshot has no registry.
 	RegistryPath string
 
 	// ChromaPath is the Chroma persistence directory. It may be a symbolic
@@ -243,10 +244,12 @@ func (o Options) resolve(forCreate bool) (settings, error) {
 // make it open and close a live database file: closing any descriptor of such
 // a file drops all POSIX locks that this process holds on it, the host's own
 // included (fcntl(2), "Advisory record locking";
-// sqlite.org/howtocorrupt.html, section 2.2).
+// sqlite.org/howtocorrupt.html, section 2.2). It also refuses parts that lie
+// inside each other or among the snapshots, because a restore replaces the
+// Chroma directory as a whole, and a prune removes snapshots.
 func (s *settings) checkPlaces() (faults []error) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	backupDir, database := fsat.RealPath(s.BackupDir), fsat.RealPath(s.DatabasePath)
+	backupDir, database, registry := fsat.RealPath(s.BackupDir), fsat.RealPath(s.DatabasePath), fsat.RealPath(s.RegistryPath)
 	if s.ChromaPath != "" {
 		chroma := fsat.RealPath(s.ChromaPath)
 		switch {
@@ -258,16 +261,23 @@ func (s *settings) checkPlaces() (faults []error) {
 		if fsat.Within(database, chroma) {
 			fault("DatabasePath %s lies inside ChromaPath %s", s.DatabasePath, s.ChromaPath)
 		}
+		if s.RegistryPath != "" && fsat.Within(registry, chroma) {
+			fault("RegistryPath %s lies inside ChromaPath %s", s.RegistryPath, s.ChromaPath)
+		}
 	}
-	if dir := filepath.Join(backupDir, format.SnapshotsName); fsat.Within(database, dir) {
-		fault("DatabasePath %s lies inside %s", s.DatabasePath, dir)
+	snapshots := filepath.Join(backupDir, format.SnapshotsName)
+	if fsat.Within(database, snapshots) {
+		fault("DatabasePath %s lies inside %s", s.DatabasePath, snapshots)
 	}
 	if s.RegistryPath != "" {
-		if registry, err := fsat.Stat(s.RegistryPath); err == nil {
-			for _, suffix := range sqlitedb.Suffixes {
-				if live, err := fsat.Stat(database + suffix); err == nil && live.SameFile(registry) {
-					fault("RegistryPath %s is the database file %s", s.RegistryPath, database+suffix)
-				}
+		if fsat.Within(registry, snapshots) {
+			fault("RegistryPath %s lies inside %s", s.RegistryPath, snapshots)
+		}
+		opened, openedErr := fsat.Stat(s.RegistryPath)
+		for _, suffix := range sqlitedb.Suffixes {
+			live, err := fsat.Stat(database + suffix)
+			if registry == database+suffix || openedErr == nil && err == nil && live.SameFile(opened) {
+				fault("RegistryPath %s is the database file %s", s.RegistryPath, database+suffix)
 			}
 		}
 	}
@@ -287,6 +297,15 @@ func (s *settings) checkPlaces() (faults []error) {
 		fault("BackupDir %s is %d bytes too long for SQLite to open a copy in it", s.BackupDir, deepest-longest)
 	}
 	return faults
+}
+
+// checkRestore refuses the one option with which a create works and a restore
+// does not.
+func (s *settings) checkRestore() error {
+	if s.DB != nil {
+		return fmt.Errorf("%w: DB is set: a database is restored while nobody has it open", ErrInvalidOptions)
+	}
+	return nil
 }
 
 // progress reports p to the host, if it wants reports.

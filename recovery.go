@@ -5,11 +5,119 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/atocore/backup/internal/backupdir"
+	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
 	"github.com/atocore/backup/internal/restorer"
+	"github.com/atocore/backup/internal/sqlitedb"
 )
+
+// Recovery: what the calls do about a restore that was interrupted.
+
+// enterBackupDir takes the lock of a create or a prune on the backup directory,
+// until that is closed. It refuses beside a restore, and after a restore that
+// was interrupted.
+func (s *settings) enterBackupDir() (*fsat.Dir, error) {
+	dir, err := backupdir.Enter(s.BackupDir)
+	if errors.Is(err, fsat.ErrLocked) {
+		return nil, fmt.Errorf("%w: one is running in %s", ErrRestoreUnfinished, s.BackupDir)
+	}
+	if err != nil {
+		if pending := s.unfinishedRestore(); pending != nil && errors.Is(err, fs.ErrNotExist) {
+			return nil, pending
+		}
+		return nil, err
+	}
+	err = s.unfinishedRestore()
+	if err == nil {
+		err = s.remainsOfRestore()
+	}
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return dir, nil
+}
+
+// restoreCutOff returns ErrRestoreUnfinished if a restore was interrupted. A
+// restore that is running does not concern readers, nor does a directory that
+// they may not search.
+func (s *settings) restoreCutOff() error {
+	pending, err := restorer.FindPending(s.BackupDir, s.DatabasePath)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil
+	case err != nil:
+		return pendingError(err)
+	case pending == nil || pending.Running:
+		return nil
+	}
+	return describePending(pending)
+}
+
+// unfinishedRestore returns ErrRestoreUnfinished if there is a journal of a
+// restore, or a pointer to one.
+func (s *settings) unfinishedRestore() error {
+	pending, err := restorer.FindPending(s.BackupDir, s.DatabasePath)
+	if err != nil {
+		return pendingError(err)
+	}
+	if pending == nil {
+		return nil
+	}
+	return describePending(pending)
+}
+
+func describePending(p *restorer.Pending) error {
+	switch {
+	case p.Running:
+		return fmt.Errorf("%w: one is running; its journal is %s", ErrRestoreUnfinished, p.Journal)
+	case p.Missing:
+		return fmt.Errorf("%w: its journal %s is missing; is the volume of the store mounted?", ErrRestoreUnfinished, p.Journal)
+	}
+	about := ""
+	if p.Database != "" {
+		about = " of " + p.Database
+	}
+	return fmt.Errorf("%w: %s tells what it was doing; restore again with the same paths%s to finish or undo it", ErrRestoreUnfinished, p.Journal, about)
+}
+
+// pendingError wraps an error of looking for a journal.
+func pendingError(err error) error {
+	if errors.Is(err, restorer.ErrNotJournal) {
+		return fmt.Errorf("%w: %w", ErrRestoreUnfinished, err)
+	}
+	return err
+}
+
+// remainsOfRestore returns ErrRestoreUnfinished if there are staging
+// directories of a restore without its journal. They must not get into a
+// snapshot, and may hold the only copy of an old store.
+func (s *settings) remainsOfRestore() error {
+	remains := restorer.Remains(s.livePlaces())
+	if len(remains) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: its journal is missing, and this was left: %s", ErrRestoreUnfinished, strings.Join(remains, ", "))
+}
+
+// livePlaces returns the places of all parts of the store, links resolved.
+func (s *settings) livePlaces() (live restorer.Places) {
+	for _, p := range []struct {
+		given string
+		into  *string
+	}{{s.DatabasePath, &live.Database}, {s.RegistryPath, &live.Registry}, {s.ChromaPath, &live.Chroma}} {
+		if p.given != "" {
+			*p.into = fsat.RealPath(p.given)
+		}
+	}
+	return live
+}
 
 // enter takes the lock of a restore on the backup directory, until that is
 // closed, and recovers from an earlier restore. If there is nothing to replace
@@ -27,70 +135,36 @@ func (r *restore) enter(ctx context.Context) (*fsat.Dir, error) {
 		return nil, fmt.Errorf("%w: a create, a prune or another restore is at work in %s", ErrBusy, r.BackupDir)
 	}
 	if err != nil {
-		return nil, err
-	}
-	for _, path := range restorer.JournalPaths(r.BackupDir, r.DatabasePath) {
-		if err := r.recover(ctx, path); err != nil {
-			dir.Close()
-			return nil, err
+		if pending := r.unfinishedRestore(); pending != nil && errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %w", pending, err)
 		}
-	}
-	if r.empty, err = r.nothingThere(); err != nil {
-		dir.Close()
 		return nil, err
 	}
-	return dir, nil
-}
-
-// enterBackupDir takes the lock of a create or a prune on the backup directory,
-// until that is closed. It refuses beside a restore, and after a restore that
-// was interrupted.
-func (s *settings) enterBackupDir() (*fsat.Dir, error) {
-	dir, err := backupdir.Enter(s.BackupDir)
-	if errors.Is(err, fsat.ErrLocked) {
-		return nil, fmt.Errorf("%w: one is running in %s", ErrRestoreUnfinished, s.BackupDir)
+	if err = r.recover(ctx); err == nil {
+		err = r.unfinishedRestore() // a pointer may lead to the journal of another store
+	}
+	if err == nil {
+		err = r.clearRemains(ctx)
+	}
+	if err == nil {
+		r.empty, err = r.nothingThere()
 	}
 	if err != nil {
-		return nil, err
-	}
-	if err := s.unfinishedRestore(); err != nil {
 		dir.Close()
 		return nil, err
 	}
 	return dir, nil
 }
 
-// restoreCutOff returns ErrRestoreUnfinished if a restore was interrupted. A
-// restore that is running does not concern readers.
-func (s *settings) restoreCutOff() error {
-	// The lock is tried only if there is a journal: a restore that begins at
-	// this moment would mistake the attempt for a create.
-	if err := s.unfinishedRestore(); err == nil {
-		return nil
-	}
-	dir, err := backupdir.Enter(s.BackupDir)
-	if errors.Is(err, fsat.ErrLocked) {
-		return nil
-	}
-	defer dir.Close()
-	return s.unfinishedRestore()
-}
-
-// unfinishedRestore returns ErrRestoreUnfinished if there is a journal of a
-// restore.
-func (s *settings) unfinishedRestore() error {
-	path, err := restorer.Pending(restorer.JournalPaths(s.BackupDir, s.DatabasePath))
-	if path != "" {
-		return fmt.Errorf("%w: %s tells what it was doing; restore again with the same paths to finish or undo it", ErrRestoreUnfinished, path)
-	}
-	return err
-}
-
-// nothingThere reports whether there is neither a store nor a journal at the
-// paths.
+// nothingThere reports whether there is neither a store nor anything of a
+// restore at the paths.
 func (r *restore) nothingThere() (bool, error) {
-	database := fsat.RealPath(r.DatabasePath)
-	paths := append(restorer.JournalPaths(r.BackupDir, r.DatabasePath), database, database+"-wal", database+"-journal")
+	pending, err := restorer.FindPending(r.BackupDir, r.DatabasePath)
+	if err != nil || pending != nil {
+		return false, pendingError(err)
+	}
+	live := r.livePlaces()
+	paths := []string{live.Database, live.Database + "-wal", live.Database + "-journal"}
 	if r.RegistryPath != "" {
 		paths = append(paths, r.RegistryPath)
 	}
@@ -101,30 +175,65 @@ func (r *restore) nothingThere() (bool, error) {
 			return false, err
 		}
 	}
+	if len(restorer.Remains(live)) > 0 {
+		return false, nil
+	}
 	return r.ChromaPath == "" || !fsat.HasEntries(r.ChromaPath), nil
 }
 
-// recover finishes or undoes the restore whose journal is at path, if there is
-// one.
-func (r *restore) recover(ctx context.Context, path string) error {
-	journal, err := restorer.ReadJournal(path)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRestoreUnfinished, err)
+// clearRemains removes staging directories without a journal that hold nothing
+// of a live store, and refuses if others are left.
+func (r *restore) clearRemains(ctx context.Context) error {
+	if fsat.Exists(filepath.Join(r.BackupDir, restorer.JournalName)) {
+		// The journal that this pointer is about may be on a volume that is not
+		// mounted. Its restore could neither be finished nor undone without these
+		// directories.
+		return r.remainsOfRestore()
 	}
-	if journal == nil {
+	for _, path := range restorer.Remains(r.livePlaces()) {
+		if fsat.HasEntries(filepath.Join(path, "old")) {
+			continue
+		}
+		dir, err := fsat.OpenDir(filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		err = dir.RemoveTree(ctx, filepath.Base(path))
+		dir.Close()
+		if err != nil {
+			return err
+		}
+		r.log.Warn("remains_of_restore_removed", "path", path)
+	}
+	return r.remainsOfRestore()
+}
+
+// recover finishes or undoes an earlier restore, if its journal is there. The
+// result says what it did, and so does the log. See docs/restore.md for the
+// table of what is found and what is done.
+func (r *restore) recover(ctx context.Context) error {
+	live := r.livePlaces()
+	journal, err := openJournal(ctx, live.Database)
+	switch {
+	case errors.Is(err, fsat.ErrLocked):
+		return fmt.Errorf("%w: another restore is at work on %s", ErrBusy, r.DatabasePath)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrRestoreUnfinished, err)
+	case journal == nil:
 		return nil
 	}
 	defer journal.Close()
 	if journal.State() == restorer.StateEmpty {
-		return journal.RollBack()
+		_, err := journal.RollBack(ctx)
+		return err
 	}
-	// The journal is beside backups, which are untrusted. Files are moved only
-	// where the host itself wants them moved.
+	journal.Warn = r.warn
+	// Files are moved only where the host itself wants them moved.
 	for _, p := range []struct{ recorded, given string }{
-		{journal.Live.Database, r.DatabasePath}, {journal.Live.Registry, r.RegistryPath}, {journal.Live.Chroma, r.ChromaPath},
+		{journal.Live.Database, live.Database}, {journal.Live.Registry, live.Registry}, {journal.Live.Chroma, live.Chroma},
 	} {
-		if p.recorded != "" && (p.given == "" || fsat.RealPath(p.given) != p.recorded) {
-			return fmt.Errorf("%w: %s is about %s, so call with that path first", ErrRestoreUnfinished, path, p.recorded)
+		if p.recorded != "" && p.given != p.recorded {
+			return fmt.Errorf("%w: %s is about %s, so call with that path first", ErrRestoreUnfinished, journal.Path(), p.recorded)
 		}
 	}
 	unlock, err := r.takeGuard(ctx)
@@ -132,23 +241,197 @@ func (r *restore) recover(ctx context.Context, path string) error {
 		return err
 	}
 	defer unlock()
-	if journal.State() == restorer.StateDone {
-		r.result.Recovered = "finished"
-		if r.result.SetAside, err = journal.Finish(); err != nil {
-			return fmt.Errorf("%w: %w", ErrRestoreUnfinished, err)
+	if err := r.recoverFrom(ctx, journal); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", ErrRestoreUnfinished, ctx.Err())
 		}
-		return nil
+		return fmt.Errorf("%w: %w", ErrRestoreUnfinished, err)
 	}
-	r.result.Recovered = "undone"
-	if journal.State() == restorer.StateSwapping {
+	return nil
+}
+
+// openJournal opens the journal of an interrupted restore. Readers lock it for
+// moments, which are waited for.
+func openJournal(ctx context.Context, database string) (journal *restorer.Journal, err error) {
+	attempts := 0
+	perr := poll.Until(ctx, time.Millisecond, 20*time.Millisecond, func() (bool, error) {
+		attempts++
+		journal, err = restorer.OpenJournal(database)
+		return !errors.Is(err, fsat.ErrLocked) || attempts == 15, nil
+	})
+	if perr != nil {
+		return nil, perr
+	}
+	return journal, err
+}
+
+// recoverFrom decides whether to finish or to undo.
+func (r *restore) recoverFrom(ctx context.Context, journal *restorer.Journal) error {
+	state := journal.State()
+	if state != restorer.StateStaging && state != restorer.StateDone {
 		// Whoever opened the store meanwhile must close it first.
-		if err := r.lockLive(ctx); err != nil {
-			return fmt.Errorf("%w: %w", ErrRestoreUnfinished, err)
+		if err := r.lockLive(ctx, journal.Live.Chroma); err != nil {
+			return err
 		}
 		defer r.unlockLive()
 	}
-	if err := journal.RollBack(); err != nil {
-		return fmt.Errorf("%w: undo: %w", ErrRestoreUnfinished, err)
+	finish := state == restorer.StateDone
+	if state == restorer.StateSwapped {
+		good, err := r.newStoreIsGood(ctx, journal)
+		if err != nil {
+			return err
+		}
+		if good {
+			if err := journal.Commit(); err != nil {
+				return err
+			}
+		}
+		finish = good
 	}
+	if finish {
+		return r.finishRecovered(ctx, journal)
+	}
+	journal.Undone = func() { r.dropSafetyOf(ctx, journal) }
+	setAside, err := journal.RollBack(ctx)
+	if err != nil {
+		return fmt.Errorf("undo: %w", err)
+	}
+	r.recovered(journal, "undone", setAside)
 	return nil
+}
+
+// newStoreIsGood reports whether the new store, all of which is in place, is
+// what was staged, or is good although somebody has used it since: then it is
+// worth more than the old one.
+func (r *restore) newStoreIsGood(ctx context.Context, journal *restorer.Journal) (bool, error) {
+	same, err := journal.Matches(ctx)
+	if err != nil || same {
+		return same, err
+	}
+	if r.source == nil { // there is no database that SQLite can read
+		return false, nil
+	}
+	findings, err := r.source.Check(ctx, sqlitedb.IntegrityCheck, 1)
+	if err != nil || len(findings) > 0 {
+		return false, err
+	}
+	return journal.PartsAreThere()
+}
+
+// finishRecovered removes the old store, if there is a safety snapshot that has
+// it, or else sets it aside.
+func (r *restore) finishRecovered(ctx context.Context, journal *restorer.Journal) error {
+	keepOld := journal.KeepsOld()
+	if stamp := journal.Safety(); stamp != "" {
+		saved := *r.settings
+		saved.BackupDir = journal.BackupDir
+		if _, err := validate(ctx, &saved, stamp); ctx.Err() != nil {
+			return ctx.Err()
+		} else if err != nil { // missing, damaged, or on a disk that fails
+			r.warn("safety_snapshot_not_usable", filepath.Join(journal.BackupDir, format.SnapshotsName, stamp), err)
+			keepOld = true
+		}
+	}
+	snapshot, err := backupdir.OpenSnapshot(ctx, journal.BackupDir, journal.Stamp)
+	if err != nil {
+		snapshot = nil // its directory's mode and time are not known then
+	}
+	defer snapshot.Close()
+	setAside, err := journal.Finish(keepOld, snapshot)
+	if err != nil {
+		return err
+	}
+	r.recovered(journal, "finished", setAside)
+	return nil
+}
+
+// recovered records and logs what became of an interrupted restore.
+func (r *restore) recovered(journal *restorer.Journal, outcome string, setAside []string) {
+	r.result.Recovered, r.result.RecoveredStamp, r.result.SetAside = outcome, journal.Stamp, setAside
+	r.log.Warn("interrupted_restore_recovered", "outcome", outcome, "stamp", journal.Stamp, "set_aside", strings.Join(setAside, ", "))
+}
+
+// dropSafetyOf removes the safety snapshot of a restore that was undone, if the
+// store that it has is the live one again. If somebody has written to the live
+// store since, or has damaged it, the snapshot may be the only copy.
+func (r *restore) dropSafetyOf(ctx context.Context, journal *restorer.Journal) {
+	saved := *r.settings
+	saved.BackupDir = journal.BackupDir
+	list, err := saved.list(ctx)
+	if err != nil {
+		return
+	}
+	for _, snapshot := range list {
+		m := snapshot.Metadata
+		switch {
+		case m == nil:
+			continue
+		case journal.Safety() != "":
+			if snapshot.Stamp != journal.Safety() {
+				continue
+			}
+		// It may have been made and not recorded any more.
+		case m.SafetyOf != journal.Stamp, m.CreatedAt.Before(journal.Started):
+			continue
+		}
+		if live, err := r.isLive(ctx, &saved, snapshot); live {
+			r.dropSafety(ctx, saved.BackupDir, snapshot.Stamp)
+		} else {
+			r.warn("safety_snapshot_left", snapshot.Path, err)
+		}
+	}
+}
+
+// isLive reports whether the live store still has everything that is in the
+// safety snapshot.
+func (r *restore) isLive(ctx context.Context, saved *settings, snapshot Snapshot) (bool, error) {
+	from, err := placesIn(snapshot.Metadata)
+	if err != nil {
+		return false, err
+	}
+	dir, err := backupdir.OpenSnapshot(ctx, saved.BackupDir, snapshot.Stamp)
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	contents, err := restorer.Contents(ctx, dir)
+	if err != nil {
+		return false, err
+	}
+	r.unlockLive() // it may be of the new database, which is not live any more
+	live := r.livePlaces()
+	database, err := sqlitedb.Lock(ctx, live.Database)
+	if err != nil {
+		return false, err
+	}
+	defer database.Close()
+	return restorer.IsLive(ctx, contents, from, live, database)
+}
+
+// dropSafety removes a safety snapshot that nobody needs.
+func (r *restore) dropSafety(ctx context.Context, backupDir, stamp string) {
+	dir, err := fsat.OpenDir(backupDir)
+	if err == nil {
+		err = removeSafety(context.WithoutCancel(ctx), dir, stamp)
+		dir.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.warn("safety_snapshot_left", filepath.Join(backupDir, format.SnapshotsName, stamp), err)
+	}
+}
+
+// warn logs a condition that is no failure.
+func (r *restore) warn(message, path string, err error) {
+	if err == nil {
+		r.log.Warn(message, "path", path)
+		return
+	}
+	r.log.Warn(message, "path", path, "reason", err.Error())
+}
+
+func setAsideNote(paths []string) string {
+	if len(paths) == 0 {
+		return ""
+	}
+	return "; what was in the way is in " + strings.Join(paths, ", ")
 }

@@ -143,3 +143,51 @@ func (r Report) MarshalJSON() ([]byte, error) {
 		problems, json.RawMessage(metadata), r.Valid,
 	})
 }
+
+// RestoreResult describes a restore that succeeded.
+type RestoreResult struct {
+	// Stamp is the snapshot that was restored.
+	Stamp string
+	// SafetyStamp is the snapshot that was taken of the store before. It is
+	// empty if there was no store, or if the old parts are in SetAside.
+	SafetyStamp string
+	// SetAside lists the directories with what was moved out of the way and is
+	// in no snapshot: the old parts of a store of which no snapshot could be
+	// taken, or what somebody wrote to a store that was half restored. The
+	// caller may remove them.
+	SetAside []string
+	// DatabasePath, RegistryPath and ChromaPath are where the parts were put.
+	// They are empty for parts that the snapshot does not have; those were left
+	// alone.
+	DatabasePath, RegistryPath, ChromaPath string
+	// Files and Bytes count what was restored.
+	Files, Bytes int64
+	// Recovered reports what became of an earlier restore that had been
+	// interrupted: it was "finished" or "undone" before this one began. It is
+	// empty if there was none. RecoveredStamp is the snapshot of that restore.
+	Recovered, RecoveredStamp string
+}
+
+// MarshalJSON returns the form that the command prints.
+func (r RestoreResult) MarshalJSON() ([]byte, error) {
+	setAside := make([]pyjson.String, len(r.SetAside))
+	for i, path := range r.SetAside {
+		setAside[i] = pyjson.String(path)
+	}
+	return pyjson.Marshal(struct {
+		Stamp        pyjson.String   `json:"stamp"`
+		SafetyStamp  pyjson.String   `json:"safety_stamp"`
+		SetAside     []pyjson.String `json:"set_aside"`
+		DatabasePath pyjson.String   `json:"db_path"`
+		RegistryPath pyjson.String   `json:"registry_path"`
+		ChromaPath   pyjson.String   `json:"chroma_path"`
+		Files        int64           `json:"files"`
+		Bytes        int64           `json:"bytes"`
+		Recovered    pyjson.String   `json:"recovered"`
+		OfStamp      pyjson.String   `json:"recovered_stamp"`
+	}{
+		pyjson.String(r.Stamp), pyjson.String(r.SafetyStamp), setAside,
+		pyjson.String(r.DatabasePath), pyjson.String(r.RegistryPath), pyjson.String(r.ChromaPath),
+		r.Files, r.Bytes, pyjson.String(r.Recovered), pyjson.String(r.RecoveredStamp),
+	})
+}

@@ -6,61 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
-	"github.com/atocore/backup/internal/pyjson"
 	"github.com/atocore/backup/internal/restorer"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
-
-// RestoreResult describes a restore that succeeded.
-type RestoreResult struct {
-	// Stamp is the snapshot that was restored.
-	Stamp string
-	// SafetyStamp is the snapshot that was taken of the store before. It is
-	// empty if there was no store, or if the old parts are in SetAside.
-	SafetyStamp string
-	// SetAside lists the directories into which the old parts were moved if no
-	// snapshot could be taken of the store. The caller may remove them.
-	SetAside []string
-	// DatabasePath, RegistryPath and ChromaPath are where the parts were put.
-	// They are empty for parts that the snapshot does not have; those were left
-	// alone.
-	DatabasePath, RegistryPath, ChromaPath string
-	// Files and Bytes count what was restored.
-	Files, Bytes int64
-	// Recovered reports what became of an earlier restore that had been
-	// interrupted: it was "finished" or "undone" before this one began. It is
-	// empty if there was none.
-	Recovered string
-}
-
-// MarshalJSON returns the form that the command prints.
-func (r RestoreResult) MarshalJSON() ([]byte, error) {
-	setAside := make([]pyjson.String, len(r.SetAside))
-	for i, path := range r.SetAside {
-		setAside[i] = pyjson.String(path)
-	}
-	return pyjson.Marshal(struct {
-		Stamp        pyjson.String   `json:"stamp"`
-		SafetyStamp  pyjson.String   `json:"safety_stamp"`
-		SetAside     []pyjson.String `json:"set_aside"`
-		DatabasePath pyjson.String   `json:"db_path"`
-		RegistryPath pyjson.String   `json:"registry_path"`
-		ChromaPath   pyjson.String   `json:"chroma_path"`
-		Files        int64           `json:"files"`
-		Bytes        int64           `json:"bytes"`
-		Recovered    pyjson.String   `json:"recovered"`
-	}{
-		pyjson.String(r.Stamp), pyjson.String(r.SafetyStamp), setAside,
-		pyjson.String(r.DatabasePath), pyjson.String(r.RegistryPath), pyjson.String(r.ChromaPath),
-		r.Files, r.Bytes, pyjson.String(r.Recovered),
-	})
-}
 
 // RestoreRuntimeBackup puts the snapshot named stamp back to the paths in opts,
 // each part that the snapshot has: database, registry and Chroma directory. A
@@ -102,7 +57,7 @@ func (r RestoreResult) MarshalJSON() ([]byte, error) {
 // had other paths or if this one could not be undone, [ErrPanic], ctx's error,
 // or an error of creating a snapshot. After any of them but
 // ErrRestoreUnfinished, the store is as before.
-func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (_ *RestoreResult, err error) {
+func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (result *RestoreResult, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("restore backup %q: %w", stamp, err)
@@ -119,6 +74,14 @@ func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (_ *R
 		return nil, err
 	}
 	r := &restore{settings: &s, result: RestoreResult{Stamp: stamp}}
+	defer func() {
+		// What an interrupted restore became is reported in any case.
+		if err != nil && r.result.Recovered != "" {
+			result = &r.result
+			err = fmt.Errorf("%w (before that, the interrupted restore of %s was %s%s)",
+				err, r.result.RecoveredStamp, r.result.Recovered, setAsideNote(r.result.SetAside))
+		}
+	}()
 	if err := r.run(ctx); err != nil {
 		return nil, err
 	}
@@ -134,9 +97,12 @@ type restore struct {
 	contents []format.Entry   // the files of the snapshot, in the order of their paths
 	source   *sqlitedb.Source // the live database, locked; nil if there is none or it cannot be locked
 	setAside bool             // the old store is set aside, because no snapshot could be taken of it
+	done     bool             // the new store is in place
 }
 
 func (r *restore) run(ctx context.Context) (err error) {
+	defer errdefs.Recover(&err) // after everything that is deferred below
+
 	// 2. Keep creates, prunes and other restores away, and recover from a
 	// restore that was interrupted.
 	backupDir, err := r.enter(ctx)
@@ -157,35 +123,36 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	if err := r.lockLive(ctx); err != nil {
+	defer r.release(unlock)
+	if err := r.lockLive(ctx, r.chromaToReplace()); err != nil {
 		return wrapStep("lock database", r.DatabasePath, err)
 	}
 	defer r.unlockLive()
 
-	// 5. Take a snapshot of the present store.
-	if err := r.takeSafety(ctx, backupDir); err != nil {
+	// 5. Write the journal. From here on it records how to go on if this is
+	// interrupted.
+	replacement, err := r.planReplacement(ctx, snapshot)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.close(replacement)) }()
+	if err := r.begin(ctx, replacement); err != nil {
 		return err
 	}
 
-	// 6. Copy the snapshot beside the live store. From here on, a journal
-	// records how to go on if this is interrupted.
-	replacement, err := r.beginReplacement(backupDir, snapshot)
-	if err != nil {
-		return wrapStep("write journal", restorer.JournalName, err)
+	// 6. Take a snapshot of the present store.
+	if err := r.takeSafety(ctx, backupDir, replacement); err != nil {
+		return err
 	}
-	defer func() {
-		if undoErr := replacement.Close(); undoErr != nil {
-			err = errors.Join(err, fmt.Errorf("%w: undo: %w", ErrRestoreUnfinished, undoErr))
-		}
-	}()
+
+	// 7. Copy the snapshot beside the live store.
 	r.progress(Progress{Phase: PhaseStage})
 	if err := replacement.Stage(ctx); err != nil {
 		return wrapStep("stage", r.DatabasePath, err)
 	}
 	files, bytes := replacement.Files, replacement.Bytes
 
-	// 7. Swap the old parts and the new ones, and compare the new ones with the
+	// 8. Swap the old parts and the new ones, and compare the new ones with the
 	// snapshot.
 	r.progress(Progress{Phase: PhaseSwap})
 	if err := replacement.Swap(ctx); err != nil {
@@ -196,16 +163,44 @@ func (r *restore) run(ctx context.Context) (err error) {
 		return wrapStep("verify", r.DatabasePath, err)
 	}
 
-	// 8. Remove the old store, or set it aside.
-	if err := replacement.Commit(); err != nil {
-		return wrapStep("write journal", restorer.JournalName, err)
+	// 9. Remove the old store, or set it aside.
+	if err := wrapJournal(replacement.Commit()); err != nil {
+		return err
 	}
+	r.done = true
 	setAside, err := replacement.Finish()
 	if err != nil {
 		return fmt.Errorf("%w: the new store is in place: %w", ErrRestoreUnfinished, err)
 	}
 	r.finishResult(files, bytes, setAside)
 	r.logRestored()
+	return nil
+}
+
+// release ends the guard. A restore that is done stays done if the host's
+// function panics.
+func (r *restore) release(unlock func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			if !r.done {
+				panic(v)
+			}
+			r.log.Error("unlock_panicked", "panic", fmt.Sprint(v))
+		}
+	}()
+	unlock()
+}
+
+// close brings the old store back unless the new one is in place.
+func (r *restore) close(replacement *restorer.Replacement) error {
+	setAside, err := replacement.Close()
+	if err != nil {
+		return fmt.Errorf("%w: undo: %w", ErrRestoreUnfinished, err)
+	}
+	if len(setAside) > 0 {
+		r.log.Warn("live_files_set_aside", "paths", strings.Join(setAside, ", "))
+		return fmt.Errorf("what was in place was not what had been staged: it is in %s", strings.Join(setAside, ", "))
+	}
 	return nil
 }
 
@@ -229,36 +224,6 @@ func (r *restore) logRestored() {
 		"files", r.result.Files, "bytes", r.result.Bytes)
 }
 
-// checkRestore refuses options with which a create works and a restore does
-// not.
-func (s *settings) checkRestore() error {
-	var faults []error
-	if s.DB != nil {
-		faults = append(faults, errors.New("DB is set: a database is restored while nobody has it open"))
-	}
-	if s.RegistryPath != "" {
-		registry := fsat.RealPath(s.RegistryPath)
-		if s.ChromaPath != "" && fsat.Within(registry, fsat.RealPath(s.ChromaPath)) {
-			faults = append(faults, fmt.Errorf("RegistryPath %s lies inside ChromaPath %s", s.RegistryPath, s.ChromaPath))
-		}
-		database := fsat.RealPath(s.DatabasePath)
-		for _, suffix := range sqlitedb.Suffixes {
-			if registry == database+suffix {
-				faults = append(faults, fmt.Errorf("RegistryPath %s is the database file %s", s.RegistryPath, database+suffix))
-			}
-		}
-	}
-	for _, path := range []string{s.DatabasePath, s.RegistryPath, s.ChromaPath} {
-		if path != "" && fsat.Within(fsat.RealPath(path), filepath.Join(fsat.RealPath(s.BackupDir), format.SnapshotsName)) {
-			faults = append(faults, fmt.Errorf("%s lies among the snapshots", path))
-		}
-	}
-	if len(faults) > 0 {
-		return fmt.Errorf("%w: %w", ErrInvalidOptions, errors.Join(faults...))
-	}
-	return nil
-}
-
 // openSnapshot validates the snapshot and reads which files it has. It returns
 // the snapshot's directory; until that is closed, nobody removes the snapshot.
 func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
@@ -275,6 +240,11 @@ func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
 			return nil, fmt.Errorf("%w: %s is empty, and the snapshot has that part", ErrInvalidOptions, p.name)
 		}
 	}
+	if r.meta.ChromaSnapshotPath != "" {
+		if err := r.checkChromaLink(); err != nil {
+			return nil, err
+		}
+	}
 	dir, err := backupdir.OpenSnapshot(ctx, r.BackupDir, r.result.Stamp)
 	if err != nil {
 		return nil, err
@@ -286,12 +256,26 @@ func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
 	return dir, nil
 }
 
-// lockLive locks the live database exclusively. A file that is not a database
-// cannot be locked and is skipped.
-func (r *restore) lockLive(ctx context.Context) error {
+// chromaToReplace returns the path of the live Chroma directory if the snapshot
+// has one.
+func (r *restore) chromaToReplace() string {
+	if r.meta.ChromaSnapshotPath == "" {
+		return ""
+	}
+	return r.ChromaPath
+}
+
+// lockLive locks the live database exclusively. A file that is not a database,
+// or that the disk cannot read, cannot be locked and is skipped. chroma is the
+// Chroma directory that is concerned, or empty.
+func (r *restore) lockLive(ctx context.Context, chroma string) error {
 	database := fsat.RealPath(r.DatabasePath)
-	for _, path := range []string{database, filepath.Join(r.ChromaPath, format.ChromaDBName)} {
-		if err := sqlitedb.CheckNotOpen(path); err != nil {
+	paths := []string{database}
+	if chroma != "" {
+		paths = append(paths, filepath.Join(chroma, format.ChromaDBName))
+	}
+	for _, path := range paths {
+		if err := sqlitedb.CheckNotOpen(ctx, path); err != nil {
 			return err
 		}
 	}
@@ -319,7 +303,7 @@ type safety struct {
 
 // takeSafety takes a snapshot of the store that is about to be replaced. If the
 // store is too broken for that, takeSafety decides that it is set aside.
-func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir) error {
+func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir, replacement *restorer.Replacement) error {
 	if r.empty {
 		return nil
 	}
@@ -327,13 +311,14 @@ func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir) error {
 	if r.source != nil { // there is a database, and SQLite can read it
 		var made *Metadata
 		if made, err = r.createSafety(ctx); err == nil {
+			r.result.SafetyStamp = made.Stamp
 			if _, err = validate(ctx, r.settings, made.Stamp); err == nil {
-				r.result.SafetyStamp = made.Stamp
-				return nil
+				return wrapJournal(replacement.Saved(made.Stamp))
 			}
 			if removeErr := removeSafety(ctx, backupDir, made.Stamp); removeErr != nil {
 				return errors.Join(err, removeErr)
 			}
+			r.result.SafetyStamp = ""
 		}
 	}
 	if ctx.Err() != nil || !cannotBeSnapshotted(err) {
@@ -341,7 +326,14 @@ func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir) error {
 	}
 	r.log.Warn("safety_snapshot_not_possible", "path", r.DatabasePath, "reason", err.Error())
 	r.setAside = true
-	return nil
+	return wrapJournal(replacement.KeepOld())
+}
+
+func wrapJournal(err error) error {
+	if err == nil {
+		return nil
+	}
+	return wrapStep("write journal", restorer.JournalName, err)
 }
 
 // createSafety works like CreateRuntimeBackup with the parts that are about to
@@ -352,7 +344,6 @@ func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
 			err = fmt.Errorf("create backup: %w", err)
 		}
 	}()
-	defer errdefs.Recover(&err)
 	opts := r.Options
 	opts.Locker, opts.InitDB = nil, nil // the guard is held already
 	opts.IncludeChroma = r.meta.ChromaSnapshotPath != ""
@@ -375,7 +366,7 @@ func cannotBeSnapshotted(err error) bool {
 			return true
 		}
 	}
-	return sqlitedb.Code(err) != 0
+	return sqlitedb.IsBroken(err)
 }
 
 func removeSafety(ctx context.Context, backupDir *fsat.Dir, stamp string) error {
@@ -387,16 +378,25 @@ func removeSafety(ctx context.Context, backupDir *fsat.Dir, stamp string) error 
 	return backupdir.Remove(ctx, backupDir, root, stamp, func() {})
 }
 
-// beginReplacement prepares replacing the store by the snapshot and writes the
-// journal, into the backup directory unless that is read-only. Where nothing is
-// replaced, it writes the journal beside the database, because an empty place
-// concerns nobody else who uses the backup directory.
-func (r *restore) beginReplacement(backupDir, snapshot *fsat.Dir) (*restorer.Replacement, error) {
+// dropOwnSafety removes the safety snapshot of a restore that failed: the store
+// that it has is live again.
+func (r *restore) dropOwnSafety(ctx context.Context) {
+	if r.result.SafetyStamp != "" {
+		r.dropSafety(ctx, r.BackupDir, r.result.SafetyStamp)
+		r.result.SafetyStamp = ""
+	}
+}
+
+// planReplacement prepares replacing the store by the snapshot.
+func (r *restore) planReplacement(ctx context.Context, snapshot *fsat.Dir) (*restorer.Replacement, error) {
 	p := &restorer.Replacement{
-		Stamp:    r.result.Stamp,
-		Snapshot: snapshot,
-		Contents: r.contents,
-		SetAside: r.setAside,
+		Stamp:     r.result.Stamp,
+		BackupDir: r.BackupDir,
+		Started:   truncateToMicroseconds(r.Clock.Now()),
+		Snapshot:  snapshot,
+		Contents:  r.contents,
+		Warn:      r.warn,
+		Undone:    func() { r.dropOwnSafety(ctx) },
 		OnStage: func(path string, files, bytes int64) {
 			r.progress(Progress{Phase: PhaseStage, Path: path, Files: files, Bytes: bytes})
 		},
@@ -404,34 +404,41 @@ func (r *restore) beginReplacement(backupDir, snapshot *fsat.Dir) (*restorer.Rep
 	p.OnVerify = func(path string, files, bytes int64) {
 		r.progress(Progress{Phase: PhaseVerify, Path: path, Files: files, TotalFiles: p.Files, Bytes: bytes, TotalBytes: p.Bytes})
 	}
+	var err error
+	if p.From, err = placesIn(r.meta); err != nil {
+		return nil, err
+	}
+	live := r.livePlaces()
 	for _, part := range []struct {
-		recorded, given string
-		from, live      *string
+		from, live string
+		into       *string
 	}{
-		{r.meta.DBSnapshotPath, r.DatabasePath, &p.From.Database, &p.Live.Database},
-		{r.meta.RegistrySnapshotPath, r.RegistryPath, &p.From.Registry, &p.Live.Registry},
-		{r.meta.ChromaSnapshotPath, r.ChromaPath, &p.From.Chroma, &p.Live.Chroma},
+		{p.From.Database, live.Database, &p.Live.Database},
+		{p.From.Registry, live.Registry, &p.Live.Registry},
+		{p.From.Chroma, live.Chroma, &p.Live.Chroma},
 	} {
-		if part.recorded == "" {
-			continue
+		if part.from != "" {
+			*part.into = part.live
 		}
-		var ok bool
-		if *part.from, ok = format.Relative(r.meta.BackupRoot, part.recorded); !ok {
-			return nil, fmt.Errorf("%w: %q leads out of it", ErrInvalidBackup, part.recorded)
+	}
+	return p, nil
+}
+
+// begin writes the journal. An empty place concerns nobody else who uses the
+// backup directory, so no pointer to the journal is left there.
+func (r *restore) begin(ctx context.Context, replacement *restorer.Replacement) error {
+	if r.empty {
+		// Until here nobody was kept away from an empty place.
+		if still, err := r.nothingThere(); err != nil {
+			return wrapJournal(err)
+		} else if !still {
+			return fmt.Errorf("%w: somebody put something where there was nothing to restore over", ErrBusy)
 		}
-		*part.live = fsat.RealPath(part.given)
 	}
-	if err := p.Plan(); err != nil {
-		return nil, err
+	err := replacement.Begin(ctx, !r.empty)
+	switch {
+	case errors.Is(err, fs.ErrExist), errors.Is(err, fsat.ErrLocked):
+		return fmt.Errorf("%w: another restore is at work on %s", ErrBusy, r.DatabasePath)
 	}
-	if !r.empty {
-		return p, p.Begin(backupDir)
-	}
-	// Until here nobody was kept away from an empty place.
-	if still, err := r.nothingThere(); err != nil {
-		return nil, err
-	} else if !still {
-		return nil, fmt.Errorf("%w: somebody put something where there was nothing to restore over", ErrBusy)
-	}
-	return p, p.Begin(nil)
+	return wrapJournal(err)
 }

@@ -22,8 +22,7 @@ var errGuardHeld = errors.New("held by another process")
 
 // flockGuard returns an ingestion guard that is an exclusive flock(2) on the file
 // at path. If another process holds the lock, it prints a message with say and
-// waits. The kernel releases the lock when the file is closed or the process
-// ends.
+// waits. The kernel releases the lock when the process ends.
 func flockGuard(path string, say func(format string, args ...any)) backup.Locker {
 	return backup.LockerFunc(func(ctx context.Context) (unlock func(), err error) {
 		var f *os.File
@@ -41,7 +40,7 @@ func flockGuard(path string, say func(format string, args ...any)) backup.Locker
 		})
 		switch {
 		case err == nil:
-			return func() { f.Close() }, nil
+			return func() { releaseGuard(f) }, nil
 		case err == ctx.Err():
 			return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
 		}
@@ -57,7 +56,7 @@ func tryGuard(path string) (_ *os.File, err error) {
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			releaseGuard(f)
 		}
 	}()
 	if err := flock(f); err != nil {
@@ -93,6 +92,14 @@ func openGuard(path string) (*os.File, error) {
 		return os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	}
 	return f, err
+}
+
+// releaseGuard releases the lock and closes the file. Closing alone would not
+// release it while another process has a duplicate of the descriptor (flock(2)),
+// as one has that this process is just starting.
+func releaseGuard(f *os.File) {
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+	f.Close()
 }
 
 func flock(f *os.File) error {

@@ -6,18 +6,20 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/sqlitedb"
 )
 
 type restoreCommand struct {
 	storeFlags
 
 	Stamp     string  `arg:"" help:"The name of the snapshot, as printed by create and list, or latest."`
-	Into      *string `placeholder:"DIR" help:"Restore into DIR instead of over the store: the database and the registry under their own names, the Chroma directory as DIR/chroma."`
+	Into      *string `placeholder:"DIR" help:"Restore into DIR instead of over the store: the database and the registry under their own names (in DIR/db and DIR/config if the names collide), the Chroma directory as DIR/chroma."`
 	Yes       bool    `help:"Replace existing files without asking."`
 	GuardFile *string `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is replaced. Every writer to the Chroma directory must hold it, too. PATH is created if it does not exist."`
 }
@@ -32,7 +34,9 @@ func (c *restoreCommand) Run(s *session) error {
 	if err != nil {
 		return joinFor("restore", err)
 	}
-	if !isRestorable(snapshot) {
+	// An interrupted restore is finished or undone even if this snapshot cannot be
+	// restored, or is missing together with its disk.
+	if !isRestorable(snapshot) && (!interrupted || c.Into != nil) {
 		return s.reportInvalid("restore", listed, snapshot.Stamp)
 	}
 	opts := listed
@@ -45,10 +49,7 @@ func (c *restoreCommand) Run(s *session) error {
 	if err := c.confirm(s, opts, snapshot, interrupted); err != nil {
 		return joinFor("restore", err)
 	}
-	if c.GuardFile != nil {
-		opts.Locker = flockGuard(*c.GuardFile, s.say)
-	}
-	result, err := backup.RestoreRuntimeBackup(s.ctx, opts, snapshot.Stamp)
+	result, err := c.replace(s, opts, snapshot.Stamp)
 	if isInvalid(err) {
 		return s.reportInvalid("restore", listed, snapshot.Stamp)
 	}
@@ -62,6 +63,22 @@ func (c *restoreCommand) Run(s *session) error {
 	return nil
 }
 
+// replace restores the snapshot to the places in opts, and prints what became of
+// an earlier restore that had been interrupted, also if this one fails.
+func (c *restoreCommand) replace(s *session, opts backup.Options, stamp string) (*backup.RestoreResult, error) {
+	if c.GuardFile != nil {
+		opts.Locker = flockGuard(*c.GuardFile, s.say)
+	}
+	result, err := backup.RestoreRuntimeBackup(s.ctx, opts, stamp)
+	if result != nil && result.Recovered != "" {
+		s.say("An earlier restore, of snapshot %s, was interrupted; it was %s first.", result.RecoveredStamp, result.Recovered)
+		for _, path := range result.SetAside {
+			s.say("Files that are in no snapshot were moved to %s.", path)
+		}
+	}
+	return result, err
+}
+
 func (c *restoreCommand) check() error {
 	faults := []error{c.needBackupDir(), notEmpty(c.Into, "--into"), notEmpty(c.GuardFile, "--guard-file")}
 	if c.Into == nil {
@@ -73,6 +90,9 @@ func (c *restoreCommand) check() error {
 // needParts returns an error for each part that the snapshot has and for which
 // no path is given.
 func (c *restoreCommand) needParts(opts backup.Options, snapshot backup.Snapshot) (faults []error) {
+	if snapshot.Metadata == nil {
+		return nil
+	}
 	if snapshot.Metadata.RegistrySnapshotPath != "" && opts.RegistryPath == "" {
 		faults = append(faults, c.needRegistry())
 	}
@@ -160,13 +180,33 @@ func (s *session) reportInvalid(command string, opts backup.Options, stamp strin
 }
 
 // optionsIn returns options in which all parts are in dir, under their names in
-// the store or, if no flag gives these, under those that the snapshot records.
+// the store or, if no flag gives these, under those that the snapshot records. If
+// two parts would be in each other's way, database and registry are in
+// subdirectories, as in a snapshot.
 func (f *storeFlags) optionsIn(dir string, snapshot backup.Snapshot) backup.Options {
 	opts := f.options()
-	opts.DatabasePath = nameIn(dir, f.DB, snapshot.Metadata.DBSnapshotPath)
-	opts.RegistryPath = nameIn(dir, f.Registry, snapshot.Metadata.RegistrySnapshotPath)
+	place := func(databaseDir, registryDir string) {
+		opts.DatabasePath = nameIn(databaseDir, f.DB, snapshot.Metadata.DBSnapshotPath)
+		opts.RegistryPath = nameIn(registryDir, f.Registry, snapshot.Metadata.RegistrySnapshotPath)
+	}
 	opts.ChromaPath = filepath.Join(dir, "chroma")
+	place(dir, dir)
+	if collide(opts) {
+		place(filepath.Join(dir, "db"), filepath.Join(dir, "config"))
+	}
 	return opts
+}
+
+// collide reports whether two parts would have one path, if need be in a
+// directory that ignores case. The registry must not have the name of a file that
+// SQLite keeps beside the database either.
+func collide(opts backup.Options) bool {
+	taken := []string{opts.ChromaPath}
+	for _, suffix := range sqlitedb.Suffixes {
+		taken = append(taken, opts.DatabasePath+suffix)
+	}
+	isRegistry := func(path string) bool { return strings.EqualFold(path, opts.RegistryPath) }
+	return strings.EqualFold(opts.DatabasePath, opts.ChromaPath) || opts.RegistryPath != "" && slices.ContainsFunc(taken, isRegistry)
 }
 
 // isRestorable reports whether the snapshot exists and its metadata name a
@@ -219,7 +259,11 @@ func mayExist(path string) bool {
 // with --yes or by answering a question. It does not ask if no part exists and no
 // interrupted restore has to be dealt with.
 func (c *restoreCommand) confirm(s *session, opts backup.Options, snapshot backup.Snapshot, interrupted bool) error {
-	parts := existingParts(opts, snapshot.Metadata)
+	var parts []part
+	restorable := isRestorable(snapshot)
+	if restorable {
+		parts = existingParts(opts, snapshot.Metadata)
+	}
 	if c.Yes || len(parts) == 0 && !interrupted {
 		return nil
 	}
@@ -236,11 +280,15 @@ func (c *restoreCommand) confirm(s *session, opts backup.Options, snapshot backu
 	if interrupted {
 		s.say("An earlier restore was interrupted. It will be finished or undone first.")
 	}
-	s.say("Snapshot %s, made %s, will replace:", snapshot.Stamp, formatTime(snapshot.Metadata.CreatedAt))
-	for _, p := range parts {
-		s.say("  %s %s with %s", p.what, p.path, p.with)
+	if !restorable {
+		s.say("Snapshot %s cannot be restored.", snapshot.Stamp)
+	} else {
+		s.say("Snapshot %s, made %s, will replace:", snapshot.Stamp, formatTime(snapshot.Metadata.CreatedAt))
+		for _, p := range parts {
+			s.say("  %s %s with %s", p.what, p.path, p.with)
+		}
+		s.say("A safety snapshot of the existing store will be taken first.")
 	}
-	s.say("A safety snapshot of the existing store will be taken first.")
 	answer, err := s.ask("Type yes to continue:")
 	if err == nil && answer != "yes" {
 		err = errors.New("not confirmed; nothing was changed")
@@ -250,9 +298,6 @@ func (c *restoreCommand) confirm(s *session, opts backup.Options, snapshot backu
 
 // summarize prints what the restore did, and which parts it left unchanged.
 func (c *restoreCommand) summarize(s *session, opts backup.Options, snapshot backup.Snapshot, r *backup.RestoreResult) {
-	if r.Recovered != "" {
-		s.say("An earlier restore was interrupted; it was %s first.", r.Recovered)
-	}
 	s.say("Snapshot %s is restored: %s, %s, compared with the snapshot.", r.Stamp, count(r.Files, "file"), size(r.Bytes))
 	for _, p := range []struct{ what, path, restored string }{
 		{"registry", opts.RegistryPath, r.RegistryPath},
@@ -264,6 +309,9 @@ func (c *restoreCommand) summarize(s *session, opts backup.Options, snapshot bac
 	}
 	if r.SafetyStamp != "" {
 		s.say("The previous store is saved as snapshot %s.", r.SafetyStamp)
+	}
+	if r.Recovered != "" {
+		return // replace has named what was set aside
 	}
 	for _, path := range r.SetAside {
 		s.say("No safety snapshot could be taken; previous files were moved to %s.", path)

@@ -87,6 +87,12 @@ func File(ctx context.Context, f *fsat.File, o Options) (sum Sum, err error) {
 // alone, so f may be a descriptor that has just been written through. It
 // returns io.EOF if f is shorter than size.
 func ReadAt(ctx context.Context, f *fsat.File, size int64) (sum Sum, err error) {
+	return ReadPatchedAt(ctx, f, size, nil)
+}
+
+// ReadPatchedAt is ReadAt of what the file becomes by patch, which is called as
+// by Follow. If patch is nil, it is ReadAt.
+func ReadPatchedAt(ctx context.Context, f *fsat.File, size int64, patch func(head []byte) error) (sum Sum, err error) {
 	s := newState()
 	defer s.free()
 	for off := int64(0); off < size; {
@@ -94,11 +100,16 @@ func ReadAt(ctx context.Context, f *fsat.File, size int64) (sum Sum, err error) 
 			return sum, err
 		}
 		n, err := f.ReadAt(s.buf[:min(Chunk, size-off)], off)
-		s.hash.Write(s.buf[:n])
-		off += int64(n)
 		if err != nil {
 			return sum, err
 		}
+		if off == 0 && patch != nil {
+			if err := patch(s.buf[:n]); err != nil {
+				return sum, err
+			}
+		}
+		s.hash.Write(s.buf[:n])
+		off += int64(n)
 	}
 	s.hash.Sum(sum[:0])
 	return sum, nil

@@ -2,62 +2,80 @@ package restorer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 
 	"github.com/atocore/backup/internal/filetree"
+	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
 )
 
 // A part is one part of the live store, which is swapped with the new one. The
 // new part waits in a staging directory on the same file system:
 //
-//	<dir>/<staging>/new      the new part
-//	<dir>/<staging>/old      the old part, moved away
+//	<dir>/<staging>/new         the new part
+//	<dir>/<staging>/old         the old part, moved away
+//	<dir>/<staging>/SHA256SUMS  what is in new/
 //
-// Each step of a swap is one rename, made durable before the next step that
-// relies on it. The directory layout alone shows how far a swap got, so undo
-// needs no other state and can be restarted.
+// Each step of a swap is announced in the journal and made durable before the
+// next one. A step can be repeated after an interruption.
 type part interface {
-	// stage creates the staging directory and copies the snapshot's part to new/.
+	// stage creates the staging directory, copies the snapshot's part to new/
+	// and makes all of it durable.
 	stage(ctx context.Context, r *Replacement) error
-	// sync makes everything that was staged durable.
-	sync(ctx context.Context) error
 	// swap puts the new part in the place of the old one.
-	swap() error
+	swap(j *Journal) error
 	// verify compares the part that is in place with the snapshot.
 	verify(ctx context.Context, r *Replacement) error
-	// undo brings the old part back, from any state of a swap.
-	undo() error
-	// discard removes what stage has created. The old part is in place.
-	discard() error
-	// finish removes the staging directory with the old part in it, or sets the
-	// old part aside first. Then it returns where that is, or an empty path if
-	// there was no old part.
-	finish(setAside bool) (kept string, err error)
-	// close closes what stage has left open.
+	// check returns an error if a directory or a mount is missing without which
+	// the part can be neither undone nor finished. It touches nothing.
+	check(j *Journal) error
+	// matches reports whether what is in place is exactly what was staged.
+	matches(ctx context.Context) (bool, error)
+	// isThere reports whether there is anything in the part's place, if
+	// anything was staged.
+	isThere() (bool, error)
+	// undo brings the old part back, from any state of a swap. What is in place
+	// and is not what was staged is set aside whole.
+	undo(ctx context.Context, j *Journal) error
+	// clean empties the staging directory and removes it. If keep is set, the
+	// old part is set aside first.
+	clean(j *Journal, keep bool) error
+	// kept returns the path of what was set aside, or an empty path.
+	kept() (string, error)
+	// close closes the files that are kept open.
 	close()
 }
 
 const (
 	newDirName = "new"
 	oldDirName = "old"
-	// incompleteDirName is the name of old/ while it is being filled.
-	incompleteDirName = "old.incomplete"
 )
+
+// ErrStagingMissing is returned if a staging directory is missing that must be
+// there: the volume on which it lies is not mounted, most likely.
+var ErrStagingMissing = errors.New("the staging directory of the restore is missing; is its volume mounted?")
 
 // A place is where a part is swapped.
 type place struct {
+	part     string // format.ChromaDir, ConfigDir or DBDir
 	dir      string // the directory in which it is swapped
+	parent   string // where what is set aside goes, if a rename leads there
 	staging  string // the name of the staging directory in dir
-	setAside string // the name of old/ if it is kept
+	setAside string // the name of a directory with what is set aside
 	had      bool   // whether the part existed before
+
+	// isOwn is set in the call that writes the journal, and created when that
+	// call creates the staging directory. If it did not come so far, because it
+	// may not, there is nothing to remove.
+	isOwn, created bool
 }
 
-// swapDirs are the directories that a swap works with. Those that do not exist
-// are nil.
+// swapDirs are the directories that a swap works with.
 type swapDirs struct{ live, staging, new, old *fsat.Dir }
 
 func (d *swapDirs) close() {
@@ -66,9 +84,37 @@ func (d *swapDirs) close() {
 	}
 }
 
-// open opens the directories of a swap that exist. old is the name of the one
-// for the old part.
-func (p *place) open(old string) (_ *swapDirs, err error) {
+// open opens the directories of a swap, all of which must exist.
+func (p *place) open() (_ *swapDirs, err error) {
+	d := new(swapDirs)
+	defer func() {
+		if err != nil {
+			d.close()
+			if errors.Is(err, fs.ErrNotExist) {
+				err = fmt.Errorf("%w (%w)", ErrStagingMissing, err)
+			}
+		}
+	}()
+	if d.live, err = fsat.OpenDir(p.dir); err != nil {
+		return nil, err
+	}
+	if d.staging, err = d.live.OpenDir(p.staging); err != nil {
+		return nil, err
+	}
+	if d.new, err = d.staging.OpenDir(newDirName); err != nil {
+		return nil, err
+	}
+	if d.old, err = d.staging.OpenDir(oldDirName); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// create creates the staging directory with new/ and old/ in it, and opens all.
+func (p *place) create() (_ *swapDirs, err error) {
+	if err := fsat.MkdirAll(p.dir); err != nil {
+		return nil, err
+	}
 	d := new(swapDirs)
 	defer func() {
 		if err != nil {
@@ -78,125 +124,275 @@ func (p *place) open(old string) (_ *swapDirs, err error) {
 	if d.live, err = fsat.OpenDir(p.dir); err != nil {
 		return nil, err
 	}
-	if d.staging, err = d.live.OpenIfExists(p.staging); err != nil || d.staging == nil {
-		return d, err
+	make := func(parent *fsat.Dir, name string) (*fsat.Dir, error) {
+		if err := parent.Mkdir(name, 0o700); err != nil {
+			return nil, err
+		}
+		return parent.OpenDir(name)
 	}
-	if d.new, err = d.staging.OpenIfExists(newDirName); err != nil {
+	p.created = true
+	if d.staging, err = make(d.live, p.staging); err != nil {
 		return nil, err
 	}
-	d.old, err = d.staging.OpenIfExists(old)
+	if d.new, err = make(d.staging, newDirName); err != nil {
+		return nil, err
+	}
+	d.old, err = make(d.staging, oldDirName)
 	return d, err
 }
 
-// create creates the staging directory with new/ and the directory old in it,
-// and returns new/.
-func (p *place) create(old string) (*fsat.Dir, error) {
-	dir, err := fsat.OpenDir(p.dir)
+func (p *place) check(j *Journal) error {
+	if !j.swapping || j.reached("cleaned", p.part) {
+		return nil
+	}
+	live, err := fsat.OpenDir(p.dir)
+	if err == nil {
+		defer live.Close()
+		_, err = live.Lstat(p.staging)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w (%w)", ErrStagingMissing, err)
+	}
+	return err
+}
+
+// seal writes the sums of what was staged and makes the staging directory and
+// its name durable.
+func (p *place) seal(ctx context.Context, d *swapDirs, entries []format.Entry) error {
+	f, err := d.staging.Create(format.ManifestName, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := format.NewWriter(f, 0)
+	for _, entry := range entries {
+		if err := lines.Add(format.Line(entry.Sum, entry.Path)); err != nil {
+			return err
+		}
+	}
+	if err := lines.Flush(); err != nil {
+		return err
+	}
+	err = filetree.Scan(ctx, d.staging, filetree.ScanOptions{Sync: true}, func(*filetree.File) error { return nil })
+	if err != nil {
+		return err
+	}
+	return d.live.Sync()
+}
+
+// sums reads what was staged.
+func (p *place) sums(staging *fsat.Dir) (map[string][sha256.Size]byte, error) {
+	f, err := staging.Open(format.ManifestName)
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	if err := dir.Mkdir(p.staging, 0o700); err != nil {
-		return nil, err
+	defer f.Close()
+	sums := make(map[string][sha256.Size]byte)
+	if info, err := f.Stat(); err != nil || info.Size == 0 {
+		return sums, err
 	}
-	root, err := dir.OpenDir(p.staging)
-	if err != nil {
-		return nil, err
+	for lines := format.NewReader(f); ; {
+		entry, err := lines.Next()
+		if errors.Is(err, io.EOF) {
+			return sums, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Path(), err)
+		}
+		sums[entry.Path] = entry.Sum
 	}
-	defer root.Close()
-	for _, name := range []string{newDirName, old} {
-		if err := root.Mkdir(name, 0o700); err != nil {
+}
+
+// aside opens the directory for what is set aside, and creates it if it is
+// missing. It lies in the parent directory or, if no rename leads there or
+// nothing can be created there, in the live directory.
+func (p *place) aside(live *fsat.Dir) (*fsat.Dir, error) {
+	for _, path := range p.asidePlaces() {
+		dir, err := fsat.OpenDir(path)
+		if err != nil {
+			continue
+		}
+		defer dir.Close()
+		if kept, err := dir.OpenIfExists(p.setAside); err != nil || kept != nil {
+			return kept, err
+		}
+	}
+	parent, err := fsat.OpenDir(p.parent)
+	if err == nil {
+		defer parent.Close()
+		same, err := fsat.SameMount(live, parent)
+		if err != nil {
 			return nil, err
 		}
+		if same {
+			if dir, err := p.createAside(parent); !fsat.IsReadOnly(err) {
+				return dir, err
+			}
+		}
 	}
-	return root.OpenDir(newDirName)
+	return p.createAside(live)
 }
 
-// sync makes the staging directory and its name durable.
-func (p *place) sync(ctx context.Context) error {
-	dir, err := fsat.OpenDir(p.dir)
+func (p *place) createAside(parent *fsat.Dir) (*fsat.Dir, error) {
+	if err := parent.Mkdir(p.setAside, 0o700); err != nil {
+		return nil, err
+	}
+	if err := parent.Sync(); err != nil {
+		return nil, err
+	}
+	return parent.OpenDir(p.setAside)
+}
+
+// asidePlaces returns the directories in which something can be set aside.
+func (p *place) asidePlaces() []string { return []string{p.parent, p.dir} }
+
+func (p *place) kept() (string, error) {
+	for _, path := range p.asidePlaces() {
+		dir, err := fsat.OpenDir(path)
+		if fsat.IsMissing(err) || fsat.IsReadOnly(err) { // nothing was set aside there
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		there, err := dir.Has(p.setAside)
+		dir.Close()
+		if err != nil || there {
+			return filepath.Join(path, p.setAside), err
+		}
+	}
+	return "", nil
+}
+
+// moveFree moves the entry name from src to dst, under the first of name,
+// name.1, name.2 … that is free there.
+func moveFree(src *fsat.Dir, name string, dst *fsat.Dir) error {
+	for to, n := name, 1; ; to, n = fmt.Sprintf("%s.%d", name, n), n+1 {
+		if there, err := dst.Has(to); err != nil {
+			return err
+		} else if there {
+			continue
+		}
+		if to == name {
+			return src.Move(name, dst)
+		}
+		return src.Rename(name, dst, to)
+	}
+}
+
+// settleAside makes durable what a call that was killed has set aside.
+func (p *place) settleAside(live *fsat.Dir) error {
+	kept, err := p.kept()
+	if err != nil || kept == "" {
+		return err
+	}
+	dir, err := fsat.OpenDir(kept)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	root, err := dir.OpenDir(p.staging)
+	parent, err := fsat.OpenDir(filepath.Dir(kept))
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	err = filetree.Scan(ctx, root, filetree.ScanOptions{Sync: true}, func(*filetree.File) error { return nil })
-	if err != nil {
+	defer parent.Close()
+	return fsat.SyncAll(dir, parent, live)
+}
+
+// keepOld moves everything in old/ to the directory for what is set aside.
+func (p *place) keepOld(d *swapDirs) error {
+	if err := p.settleAside(d.live); err != nil {
 		return err
 	}
-	return dir.Sync()
-}
-
-// clean removes the staging directory. If keepIn is not empty and there is
-// anything in old/, old/ is moved to that directory first; then clean returns
-// its new path.
-func (p *place) clean(keepIn string) (kept string, err error) {
-	d, err := p.open(oldDirName)
-	if err != nil {
-		return "", err
-	}
-	defer d.close()
-	if d.staging == nil {
-		return "", nil
-	}
-	if keepIn != "" && d.old != nil {
-		if kept, err = p.keepOld(d, keepIn); err != nil {
-			return "", err
-		}
-	}
-	// Without old/ there is nothing to undo, so it is removed first. Otherwise,
-	// if this is an undo and is interrupted, the next undo would not find the
-	// new file in new/ and would look for it in the live place.
-	if err := d.staging.RemoveTree(context.Background(), oldDirName); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return kept, err
-	}
-	if err := d.live.RemoveTree(context.Background(), p.staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return kept, err
-	}
-	return kept, d.live.Sync()
-}
-
-// keepOld moves old/, unless it is empty, to the directory parent, or to the
-// live directory if no rename leads to parent. It returns the new path.
-func (p *place) keepOld(d *swapDirs, parent string) (string, error) {
 	entries, err := d.old.ReadDir()
 	if err != nil || len(entries) == 0 {
-		return "", err
+		return err
 	}
-	dst, err := fsat.OpenDir(parent)
+	dst, err := p.aside(d.live)
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer func() { dst.Close() }()
-	if same, err := fsat.SameMount(d.live, dst); err != nil {
-		return "", err
-	} else if !same { // the live directory is a mount point
-		dst.Close()
-		if dst, err = d.live.Reopen(); err != nil {
-			return "", err
-		}
-	}
-	err = d.staging.Rename(oldDirName, dst, p.setAside)
-	if fsat.IsReadOnly(err) {
-		// parent is. The live directory is not: the staging directory could be
-		// created in it.
-		dst.Close()
-		if dst, err = d.live.Reopen(); err != nil {
-			return "", err
-		}
-		err = d.staging.Rename(oldDirName, dst, p.setAside)
-	}
-	if err != nil {
-		return "", err
-	}
-	if err := fsat.SyncAll(dst, d.staging); err != nil {
-		return "", err
-	}
-	return filepath.Join(dst.Path(), p.setAside), nil
+	defer dst.Close()
+	return d.old.MoveAll(dst, "")
 }
 
-func differs(path string) error { return fmt.Errorf("%w: %s", errDiffers, path) }
+// clean implements part for the kinds of parts: it says in the journal that the
+// staging directory is empty before that is removed, because until then a
+// missing directory means a volume that is not mounted.
+func (p *place) clean(j *Journal, keep bool) error {
+	if p.isOwn && !p.created {
+		return nil
+	}
+	live, err := fsat.OpenDir(p.dir)
+	if err != nil {
+		switch {
+		case !fsat.IsMissing(err):
+			return err
+		case j.reached("cleaned", p.part), !j.swapping:
+			return nil
+		}
+		return fmt.Errorf("%w (%w)", ErrStagingMissing, err)
+	}
+	defer live.Close()
+	if !j.reached("cleaned", p.part) {
+		if err := p.empty(j, live, keep); err != nil {
+			return err
+		}
+	}
+	err = live.RemoveTree(context.Background(), p.staging)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return live.Sync()
+}
+
+func (p *place) empty(j *Journal, live *fsat.Dir, keep bool) error {
+	there, err := live.Has(p.staging)
+	switch {
+	case err != nil:
+		return err
+	case !there && !j.swapping: // nothing was staged here yet
+		return nil
+	case !there:
+		return fmt.Errorf("%w (%s)", ErrStagingMissing, filepath.Join(p.dir, p.staging))
+	}
+	staging, err := live.OpenDir(p.staging)
+	if err != nil {
+		return err
+	}
+	defer staging.Close()
+	if keep {
+		old, err := staging.OpenIfExists(oldDirName)
+		if err != nil {
+			return err
+		}
+		if old != nil {
+			err := p.keepOld(&swapDirs{live: live, old: old})
+			old.Close()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	entries, err := staging.ReadDir()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.Type.IsDir() {
+			err = staging.RemoveTree(context.Background(), entry.Name)
+		} else {
+			err = staging.Remove(entry.Name, false)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := staging.Sync(); err != nil {
+		return err
+	}
+	if !j.swapping { // no line: a repetition finds the directory, or nothing
+		return nil
+	}
+	return j.write("cleaned " + p.part)
+}

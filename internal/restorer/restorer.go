@@ -4,18 +4,27 @@
 // It promises that the store is wholly old or wholly new afterwards: an error
 // before the new store is verified brings the old one back, and a replacement
 // that is interrupted, at any point, can be finished or undone from its journal
-// alone. It must not know who asked for the restore: which snapshot may be
-// trusted, who has to be kept away from the store, whether the old store is
-// saved before, and what the host is told are decisions of the caller.
+// and its staging directories alone. An undo destroys no byte that the
+// replacement did not put there: what is in place is compared with what was
+// staged, and set aside if it differs. How far a replacement got is read from
+// the journal and never inferred from what is missing.
+//
+// It must not know who asked for the restore: which snapshot may be trusted,
+// who has to be kept away from the store, whether the old store is saved
+// before, whether an interrupted restore is finished or undone, and what the
+// host is told are decisions of the caller.
 package restorer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
@@ -26,6 +35,8 @@ import (
 // errDiffers is returned by Verify. The guide to restoring quotes it.
 var errDiffers = errors.New("what was restored is not what the snapshot holds")
 
+func differs(path string) error { return fmt.Errorf("%w: %s", errDiffers, path) }
+
 // Places are the places of the three parts of a store: the database file, the
 // registry file and the Chroma directory. A part that is not concerned has an
 // empty place.
@@ -33,11 +44,13 @@ type Places struct{ Database, Registry, Chroma string }
 
 // A Replacement replaces the parts of a live store that a snapshot has. Its
 // exported fields but Files and Bytes are set by the caller, and its methods
-// are called in the order Plan, Begin, Stage, Swap, Verify, Commit, Finish.
-// After Begin, Close must be called in the end, whatever happened.
+// are called in the order Begin, Saved or KeepOld, Stage, Swap, Verify, Commit,
+// Finish. After Begin, Close must be called in the end, whatever happened.
 type Replacement struct {
-	// Stamp is the snapshot's name, for the journal.
-	Stamp string
+	// Stamp is the snapshot's name in BackupDir, for the journal.
+	Stamp, BackupDir string
+	// Started is the time of the journal.
+	Started time.Time
 	// Snapshot is the snapshot's directory, which nobody removes or changes.
 	Snapshot *fsat.Dir
 	// From are the places in Snapshot, relative and with slashes: files in a
@@ -50,71 +63,79 @@ type Replacement struct {
 	// Live are the places in the live store of the parts in From, absolute and
 	// with links resolved.
 	Live Places
-	// SetAside asks for the old parts to be kept under other names.
-	SetAside bool
 	// OnStage and OnVerify are called on the caller's goroutine with the file
 	// in work and the number of files and bytes done.
 	OnStage, OnVerify func(path string, files, bytes int64)
+	// Warn is called with conditions that are no failure. It may be nil.
+	Warn func(message, path string, err error)
+	// Undone is called by Close when the old store is back, and the journal
+	// still there. It may be nil.
+	Undone func()
 
 	// Files and Bytes count what Stage has copied.
 	Files, Bytes int64
 
 	journal *Journal
-	parts   []part
 	staged  *sqlitedb.Source // the new database, locked
 }
 
-// Plan records what is at the live places now. It changes nothing.
-func (r *Replacement) Plan() error {
-	j := &Journal{id: format.RandomHex(), stamp: r.Stamp, Live: r.Live, setAside: r.SetAside}
-	j.hadDatabase = fsat.Exists(j.Live.Database)
-	if j.Live.Registry != "" {
-		j.hadRegistry = fsat.Exists(j.Live.Registry)
+// Begin records what is at the live places now and writes the journal beside
+// the database, durably. If point is set, it also writes a pointer to it into
+// BackupDir. If there is a journal already, the error matches fs.ErrExist or
+// fsat.ErrLocked.
+func (r *Replacement) Begin(ctx context.Context, point bool) error {
+	j := &Journal{
+		Stamp: r.Stamp, BackupDir: r.BackupDir, Started: r.Started, Live: r.Live, Warn: r.Warn, Undone: r.Undone,
+		id: format.RandomHex(), isOwn: true,
 	}
-	if j.Live.Chroma != "" {
-		j.hadChroma = fsat.Exists(j.Live.Chroma)
-		chroma, err := r.Snapshot.Lstat(r.From.Chroma)
-		if err != nil {
+	var err error
+	if j.had.database, j.inPlace.database, err = examine(j.Live.Database); err != nil {
+		return err
+	}
+	if j.Live.Registry != "" {
+		if j.had.registry, j.inPlace.registry, err = examine(j.Live.Registry); err != nil {
 			return err
 		}
-		j.chromaMode, j.chromaMtime = int64(chroma.Mode&^fs.ModeDir), chroma.MtimeNano
 	}
-	r.journal, r.parts = j, j.parts(r.From)
+	j.had.chroma = j.Live.Chroma != "" && fsat.Exists(j.Live.Chroma)
+	j.parts = j.makeParts(r.From)
+	if err := j.create(ctx); err != nil {
+		return err
+	}
+	r.journal = j
+	if point {
+		return j.writePointer()
+	}
 	return nil
 }
 
-// Begin writes the journal into backupDir, durably. If backupDir is nil or
-// cannot be written to, it writes the journal beside the database, whose
-// directory it creates if necessary.
-func (r *Replacement) Begin(backupDir *fsat.Dir) error {
-	if backupDir != nil {
-		dir, err := backupDir.Reopen()
-		if err != nil {
-			return err
-		}
-		if err = r.journal.begin(dir); err == nil || !fsat.IsReadOnly(err) {
-			return err
-		}
+// examine reports whether there is a file at path, and whether it is a mount
+// point.
+func examine(path string) (there, mounted bool, err error) {
+	if !fsat.Exists(path) {
+		return false, false, nil
 	}
-	beside := filepath.Dir(r.Live.Database)
-	if err := fsat.MkdirAll(beside); err != nil {
-		return err
-	}
-	dir, err := fsat.OpenDir(beside)
+	dir, err := fsat.OpenDir(filepath.Dir(path))
 	if err != nil {
-		return err
+		return true, false, err
 	}
-	return r.journal.begin(dir)
+	defer dir.Close()
+	mounted, err = dir.IsMountPoint(filepath.Base(path))
+	return true, mounted, err
 }
+
+// Saved records the safety snapshot that has the old store.
+func (r *Replacement) Saved(stamp string) error { return r.journal.write("safety " + stamp) }
+
+// KeepOld records that the old parts are to be kept in the end, because no
+// snapshot could be taken of them.
+func (r *Replacement) KeepOld() error { return r.journal.write("keep-old") }
 
 // Stage copies the parts beside the live store, makes the copies durable and
 // locks the new database, with the errors of [sqlitedb.Lock].
 func (r *Replacement) Stage(ctx context.Context) error {
-	for _, part := range r.parts {
+	for _, part := range r.journal.parts {
 		if err := part.stage(ctx, r); err != nil {
-			return err
-		}
-		if err := part.sync(ctx); err != nil {
 			return err
 		}
 	}
@@ -133,11 +154,11 @@ func (r *Replacement) Swap(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := r.journal.advance(StateSwapping); err != nil {
+	if err := r.journal.write("swapping"); err != nil {
 		return err
 	}
-	for _, part := range r.parts {
-		if err := part.swap(); err != nil {
+	for _, part := range r.journal.parts {
+		if err := part.swap(r.journal); err != nil {
 			return err
 		}
 	}
@@ -147,7 +168,7 @@ func (r *Replacement) Swap(ctx context.Context) error {
 // Verify compares what is in place now with Contents. It reads everything that
 // was restored.
 func (r *Replacement) Verify(ctx context.Context) error {
-	for _, part := range slices.Backward(r.parts) {
+	for _, part := range slices.Backward(r.journal.parts) {
 		if err := part.verify(ctx, r); err != nil {
 			return err
 		}
@@ -157,30 +178,43 @@ func (r *Replacement) Verify(ctx context.Context) error {
 
 // Commit records in the journal, durably, that the new store is in place and
 // was verified. If it fails, Close brings the old store back.
-func (r *Replacement) Commit() error { return r.journal.advance(StateDone) }
+func (r *Replacement) Commit() error { return r.journal.Commit() }
 
-// Finish removes the old parts, or sets them aside, and removes the journal. It
-// returns the directories into which old parts were set aside. If it fails, the
-// new store is in place and the journal is left, to be finished later.
-func (r *Replacement) Finish() (setAside []string, err error) { return r.journal.Finish() }
+// Finish removes the old parts, or sets them aside if KeepOld was called, gives
+// the Chroma directory the mode and time of the snapshot's and removes the
+// journal. It returns the paths of what was set aside. If it fails, the new
+// store is in place and the journal is left, to be finished later.
+func (r *Replacement) Finish() (setAside []string, err error) {
+	return r.journal.Finish(r.journal.keepOld, r.Snapshot)
+}
 
 // Close brings the old store back, unless Commit succeeded, and releases the
-// locks. If it fails, the journal is left, to be rolled back later.
-func (r *Replacement) Close() (err error) {
-	defer r.journal.Close()
-	if r.journal.state == StateStaging || r.journal.state == StateSwapping {
-		err = r.journal.RollBack()
+// locks. setAside are the paths of what was in place and was not what had been
+// staged. If Close fails, the journal is left, to be rolled back later.
+func (r *Replacement) Close() (setAside []string, err error) {
+	if r.journal == nil {
+		return nil, nil
+	}
+	if !r.journal.done {
+		setAside, err = r.journal.RollBack(context.Background())
 	}
 	// The files that stage left open go first. Closing a descriptor drops all
 	// locks of this process on the file (fcntl(2), "Advisory record locking"),
 	// and until the new database is unlocked nobody else can hold any.
-	for _, part := range r.parts {
-		part.close()
-	}
+	r.journal.Close()
 	if r.staged != nil {
 		r.staged.Close()
 	}
-	return err
+	return setAside, err
+}
+
+func (r *Replacement) sumOf(path string) (sum [sha256.Size]byte, ok bool) {
+	for _, entry := range r.Contents {
+		if entry.Path == path {
+			return entry.Sum, true
+		}
+	}
+	return sum, false
 }
 
 // Contents returns the hashes of the files of the snapshot dir, in the order of

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -23,20 +24,17 @@ type treePart struct {
 }
 
 func (p *treePart) stage(ctx context.Context, r *Replacement) error {
-	if err := fsat.MkdirAll(p.dir); err != nil {
-		return err
-	}
-	dst, err := p.create(incompleteDirName)
+	d, err := p.create()
 	if err != nil {
 		return err
 	}
-	defer dst.Close()
+	defer d.close()
 	src, err := r.Snapshot.OpenDir(p.from)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	copied, err := filetree.Copy(ctx, src, dst, filetree.CopyOptions{Progress: r.OnStage})
+	copied, err := filetree.Copy(ctx, src, d.new, filetree.CopyOptions{Progress: r.OnStage})
 	if err != nil {
 		return err
 	}
@@ -44,35 +42,49 @@ func (p *treePart) stage(ctx context.Context, r *Replacement) error {
 	r.Bytes += copied.Bytes
 	// The copy has the mode of the snapshot's directory, which may be read-only,
 	// and everything will be moved out of it.
-	if err := dst.Chmod(0o700); err != nil {
+	if err := d.new.Chmod(0o700); err != nil {
 		return err
 	}
-	live, err := fsat.Stat(p.dir)
+	live, err := d.live.Stat()
 	if err != nil {
 		return err
 	}
-	return filetree.ChownTreeLike(ctx, dst, live)
+	if err := filetree.ChownTreeLike(ctx, d.new, live); err != nil {
+		return err
+	}
+	return p.seal(ctx, d, p.expected(r))
 }
 
-// swap moves all old entries to old.incomplete/, renames that to old/, and then
-// moves the new entries in. Which of the two names exists shows which half of
-// the swap was interrupted.
-func (p *treePart) swap() error {
-	d, err := p.open(incompleteDirName)
+// expected returns what the snapshot holds of the tree, by path below it.
+func (p *treePart) expected(r *Replacement) (entries []format.Entry) {
+	for _, entry := range r.Contents {
+		if below, ok := strings.CutPrefix(entry.Path, p.from+"/"); ok {
+			entries = append(entries, format.Entry{Sum: entry.Sum, Path: below})
+		}
+	}
+	return entries
+}
+
+// swap moves all old entries to old/ and then the new entries in.
+func (p *treePart) swap(j *Journal) error {
+	d, err := p.open()
 	if err != nil {
 		return err
 	}
 	defer d.close()
+	if err := j.write("begin " + p.part); err != nil {
+		return err
+	}
 	if err := d.live.MoveAll(d.old, p.staging); err != nil {
 		return err
 	}
-	if err := d.staging.Rename(incompleteDirName, d.staging, oldDirName); err != nil {
+	if err := j.write("out " + p.part); err != nil {
 		return err
 	}
-	if err := d.staging.Sync(); err != nil {
+	if err := d.new.MoveAll(d.live, ""); err != nil {
 		return err
 	}
-	return d.new.MoveAll(d.live, "")
+	return j.write("end " + p.part)
 }
 
 func (p *treePart) verify(ctx context.Context, r *Replacement) error {
@@ -81,13 +93,7 @@ func (p *treePart) verify(ctx context.Context, r *Replacement) error {
 		return err
 	}
 	defer root.Close()
-	prefix := p.from + "/"
-	var want []format.Entry
-	for _, entry := range r.Contents {
-		if strings.HasPrefix(entry.Path, prefix) {
-			want = append(want, entry)
-		}
-	}
+	want := p.expected(r)
 	err = filetree.Scan(ctx, root, filetree.ScanOptions{
 		Hash:     true,
 		Skip:     func(path string) bool { return path == p.staging },
@@ -96,7 +102,7 @@ func (p *treePart) verify(ctx context.Context, r *Replacement) error {
 		if f.IsDir() {
 			return nil
 		}
-		if len(want) == 0 || f.Irregular || prefix+f.Path != want[0].Path || f.Sum != want[0].Sum {
+		if len(want) == 0 || f.Irregular || f.Path != want[0].Path || f.Sum != want[0].Sum {
 			return differs(p.dir + "/" + f.Path)
 		}
 		want = want[1:]
@@ -108,44 +114,159 @@ func (p *treePart) verify(ctx context.Context, r *Replacement) error {
 	return err
 }
 
-func (p *treePart) undo() error {
-	d, err := p.open(oldDirName)
-	if errors.Is(err, fs.ErrNotExist) && !p.had {
+func (p *treePart) matches(ctx context.Context) (bool, error) {
+	d, err := p.open()
+	if err != nil {
+		return false, err
+	}
+	defer d.close()
+	staged, there, err := p.compare(ctx, d)
+	return err == nil && staged && there, err
+}
+
+func (p *treePart) isThere() (bool, error) {
+	d, err := p.open()
+	if err != nil {
+		return false, err
+	}
+	defer d.close()
+	sums, err := p.sums(d.staging)
+	if err != nil || len(sums) == 0 {
+		return err == nil, err
+	}
+	entries, err := d.live.ReadDir()
+	return slices.ContainsFunc(entries, func(entry fsat.Entry) bool {
+		return entry.Name != p.staging && entry.Name != p.setAside
+	}), err
+}
+
+// compare compares what is in place with what was staged. staged reports
+// whether everything in place was staged, and all whether everything that was
+// staged is in place.
+func (p *treePart) compare(ctx context.Context, d *swapDirs) (staged, all bool, err error) {
+	sums, err := p.sums(d.staging)
+	if err != nil {
+		return false, false, err
+	}
+	staged = true
+	found := 0
+	err = filetree.Scan(ctx, d.live, filetree.ScanOptions{
+		Hash: true,
+		Skip: func(path string) bool { return path == p.staging || path == p.setAside },
+	}, func(f *filetree.File) error {
+		if f.IsDir() {
+			return nil
+		}
+		if sum, ok := sums[f.Path]; !ok || f.Irregular || f.Sum != sum {
+			staged = false
+		}
+		found++
+		return nil
+	})
+	return staged, found == len(sums), err
+}
+
+func (p *treePart) undo(ctx context.Context, j *Journal) error {
+	if !j.reached("begin", p.part) || j.reached("undone", p.part) {
 		return nil
 	}
+	d, err := p.open()
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	if d.staging == nil {
-		return nil
-	}
-	if d.old != nil { // the second half of the swap
-		if err := d.live.MoveAll(d.new, p.staging); err != nil {
-			return err
-		}
-		if err := d.staging.Rename(oldDirName, d.staging, incompleteDirName); err != nil {
-			return err
-		}
-		if err := d.staging.Sync(); err != nil {
-			return err
-		}
-		d.old.Close()
-		d.old = nil
-	}
-	incomplete, err := d.staging.OpenIfExists(incompleteDirName)
-	if err != nil || incomplete == nil {
+	if err := p.settleAside(d.live); err != nil {
 		return err
 	}
-	defer incomplete.Close()
-	return incomplete.MoveAll(d.live, "")
+	if j.reached("out", p.part) && !j.reached("cleared", p.part) {
+		if err := p.clear(ctx, j, d); err != nil {
+			return err
+		}
+	}
+	if err := p.putBack(j, d); err != nil {
+		return err
+	}
+	return j.write("undone " + p.part)
 }
 
-func (p *treePart) discard() error {
-	if _, err := p.clean(""); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// clear empties the live directory: it moves the entries back to new/ if they
+// are what was staged, and sets them aside otherwise, all of them, because a
+// store that was used since is whole only together.
+func (p *treePart) clear(ctx context.Context, j *Journal, d *swapDirs) error {
+	if !j.reached("aside", p.part) {
+		staged, _, err := p.compare(ctx, d)
+		if err != nil {
+			return err
+		}
+		if !staged {
+			if err := j.write("aside " + p.part); err != nil {
+				return err
+			}
+		}
+	}
+	dst := d.new
+	if j.reached("aside", p.part) {
+		var err error
+		if dst, err = p.aside(d.live); err != nil {
+			return err
+		}
+		defer dst.Close()
+	}
+	if err := p.moveOut(d.live, dst); err != nil {
 		return err
 	}
-	return p.removeEmpty()
+	return j.write("cleared " + p.part)
+}
+
+// moveOut moves all entries of the live directory but our own to dst.
+func (p *treePart) moveOut(live, dst *fsat.Dir) error {
+	entries, err := live.ReadDir()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.Name == p.staging || entry.Name == p.setAside {
+			continue
+		}
+		if err := moveFree(live, entry.Name, dst); err != nil {
+			return err
+		}
+	}
+	return fsat.SyncAll(dst, live)
+}
+
+// putBack moves the old entries back. An entry that somebody has created in the
+// place of one is set aside.
+func (p *treePart) putBack(j *Journal, d *swapDirs) error {
+	entries, err := d.old.ReadDir()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		err := d.old.Move(entry.Name, d.live)
+		if errors.Is(err, fs.ErrExist) {
+			if err = p.setAsideOne(j, d, entry.Name); err == nil {
+				err = d.old.Move(entry.Name, d.live)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return fsat.SyncAll(d.live, d.old)
+}
+
+func (p *treePart) setAsideOne(j *Journal, d *swapDirs, name string) error {
+	dst, err := p.aside(d.live)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	j.warn("live_file_set_aside", filepath.Join(p.dir, name), nil)
+	if err := moveFree(d.live, name, dst); err != nil {
+		return err
+	}
+	return fsat.SyncAll(dst, d.live)
 }
 
 // removeEmpty removes a Chroma directory that did not exist before and was not
@@ -157,7 +278,7 @@ func (p *treePart) removeEmpty() error {
 	}
 	parent, err := fsat.OpenDir(filepath.Dir(p.dir))
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		if fsat.IsMissing(err) || fsat.IsReadOnly(err) {
 			return nil
 		}
 		return err
@@ -172,17 +293,14 @@ func (p *treePart) removeEmpty() error {
 	return fmt.Errorf("remove the new Chroma directory: %w", err)
 }
 
-// finish keeps the old entries beside the directory.
-func (p *treePart) finish(setAside bool) (kept string, err error) {
-	keepIn := ""
-	if setAside {
-		keepIn = filepath.Dir(p.dir)
+func (p *treePart) clean(j *Journal, keep bool) error {
+	if err := p.place.clean(j, keep); err != nil {
+		return err
 	}
-	kept, err = p.clean(keepIn)
-	if errors.Is(err, fs.ErrNotExist) && !p.had {
-		return kept, nil
+	if j.done {
+		return nil
 	}
-	return kept, err
+	return p.removeEmpty()
 }
 
 func (p *treePart) close() {}

@@ -77,11 +77,26 @@ func runCheck(ctx context.Context, dir *fsat.Dir, name string, kind Kind, limit 
 	db, release, err := openReadAhead(f, "_pragma=trusted_schema(0)", "_pragma=temp_store(2)")
 	if err == nil {
 		defer release()
-		if kind == IntegrityCheck {
-			// Not while it is opened: it makes SQLite read the schema, which may
-			// be a large one and has to end when ctx does.
-			err = db.exec(ctx, fmt.Sprintf("PRAGMA cache_size(-%d)", checkCache))
-		}
+		findings, err = db.check(ctx, kind, limit)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("check %s: %w", f.Path(), err)
+	}
+	return findings, nil
+}
+
+// Check runs one of SQLite's checks on the live database that src has open, as
+// [Check] does on a copy. It opens and closes no file, so no lock is lost.
+func (src *Source) Check(ctx context.Context, kind Kind, limit int) ([]Finding, error) {
+	return src.conn.check(ctx, kind, limit)
+}
+
+// check runs a check on an open connection.
+func (db *conn) check(ctx context.Context, kind Kind, limit int) (findings []Finding, err error) {
+	if kind == IntegrityCheck {
+		// Not while the database is opened: this makes SQLite read the schema,
+		// which may be a large one and has to end when ctx does.
+		err = db.exec(ctx, fmt.Sprintf("PRAGMA cache_size(-%d)", checkCache))
 	}
 	if err == nil {
 		// Without a number SQLite stops at 100 rows (sqlite.org/pragma.html).
@@ -101,7 +116,7 @@ func runCheck(ctx context.Context, dir *fsat.Dir, name string, kind Kind, limit 
 	case codeError, codeCorrupt, codeNotADB, codeFormat:
 		return append(findings, Finding{Unreadable: true, Text: err.Error()}), nil
 	}
-	return nil, fmt.Errorf("check %s: %w", f.Path(), err)
+	return nil, err
 }
 
 // readThrough reads the file to its end.

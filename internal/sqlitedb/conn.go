@@ -22,9 +22,21 @@ const (
 	codeError   = 1
 	codeBusy    = 5
 	codeLocked  = 6
+	codeIOErr   = 10
 	codeCorrupt = 11
 	codeFormat  = 24
 	codeNotADB  = 26
+)
+
+// The extended result codes of SQLITE_IOERR that mean that a file cannot be
+// read (sqlite.org/rescode.html). unixRead in os_unix.c makes EIO
+// SQLITE_IOERR_CORRUPTFS.
+const (
+	codeIOErrRead      = codeIOErr | 1<<8
+	codeIOErrShortRead = codeIOErr | 2<<8
+	codeIOErrFstat     = codeIOErr | 7<<8
+	codeIOErrData      = codeIOErr | 32<<8
+	codeIOErrCorruptFS = codeIOErr | 33<<8
 )
 
 // Code returns the primary result code of an error of SQLite. It returns 0 for
@@ -35,6 +47,34 @@ func Code(err error) int {
 		return e.Code() & 0xff
 	}
 	return 0
+}
+
+// isUnreadable reports whether err means that the file system cannot read a
+// file of the database. SQLite uses SQLITE_IOERR for writes, syncs and locks,
+// too, and those may fail for a quota or a server, with a database that is
+// sound. When the first page cannot be read, there is no extended code.
+func isUnreadable(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() {
+	case codeIOErr, codeIOErrRead, codeIOErrShortRead, codeIOErrFstat, codeIOErrData, codeIOErrCorruptFS:
+		return true
+	}
+	return false
+}
+
+// IsBroken reports whether err is an error of SQLite by which the database
+// itself is damaged, is of an unknown format, or cannot be read. It returns
+// false for all that can happen to a sound database: it is locked, a call was
+// interrupted, memory or disk space is short, a file cannot be written to.
+func IsBroken(err error) bool {
+	switch Code(err) {
+	case codeError, codeCorrupt, codeFormat, codeNotADB: // codeError: "unsupported file format"
+		return true
+	}
+	return isUnreadable(err)
 }
 
 // isBusy reports whether err means that another connection holds a lock.
@@ -64,7 +104,7 @@ type conn struct{ driver driver.Conn }
 var ownDriver sqlite.Driver
 
 // openConn opens the database at path. mode is "rw" or "ro", never "rwc":
-// nothing is created here. SQLite opens the file at the first statement.
+// nothing is created here. SQLite reads nothing before the first statement.
 func openConn(path, mode string, params ...string) (*conn, error) {
 	c, err := ownDriver.Open(URI(path, mode, params...))
 	if err != nil {

@@ -3,17 +3,21 @@ package sqlitedb
 import (
 	"context"
 	"fmt"
+	"os"
+	"slices"
+	"time"
 
 	"modernc.org/sqlite"
 
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
 )
 
 // Lock opens the database at path, whose links are resolved, and locks it
 // exclusively until the Source is closed. It does not wait: it returns
-// errdefs.ErrDatabaseInUse. A file that is not a database is
-// errdefs.ErrSourceInvalid.
+// errdefs.ErrDatabaseInUse. A file that is not a database, or that cannot be
+// read, is errdefs.ErrSourceInvalid; then nothing is locked.
 //
 // In WAL mode every connection that has ever read holds a SHARED lock on the
 // file, and with locking_mode=exclusive SQLite wants an EXCLUSIVE one before it
@@ -36,7 +40,7 @@ func Lock(ctx context.Context, path string) (_ *Source, err error) {
 	}
 	c, err := openConn(path, "rw", "_pragma=busy_timeout(0)", "_pragma=locking_mode(exclusive)")
 	if err != nil {
-		return nil, inUse(path, err)
+		return nil, lockError(path, err)
 	}
 	src := &Source{conn: c, path: path, id: info.ID()}
 	defer func() {
@@ -47,26 +51,30 @@ func Lock(ctx context.Context, path string) (_ *Source, err error) {
 	// A connection that is closed removes the WAL by name, and by then the name
 	// may belong to another database.
 	if _, err := c.driver.(sqlite.FileControl).FileControlPersistWAL("main", 1); err != nil {
-		return nil, inUse(path, err)
+		return nil, lockError(path, err)
 	}
 	// With locking_mode=exclusive the lock outlives the transaction that took it.
 	// A write transaction would keep the online backup from reading.
 	for _, statement := range []string{"PRAGMA wal_checkpoint(TRUNCATE)", "BEGIN EXCLUSIVE", "COMMIT", "BEGIN"} {
 		if err := src.exec(ctx, statement); err != nil {
-			return nil, inUse(path, err)
+			return nil, lockError(path, err)
 		}
 	}
 	if err := src.read(ctx); err != nil {
-		return nil, inUse(path, err)
+		return nil, lockError(path, err)
 	}
 	return src, nil
 }
 
-// inUse maps SQLITE_BUSY and SQLITE_LOCKED to ErrDatabaseInUse. Other errors
-// become those of sourceError.
-func inUse(path string, err error) error {
-	if isBusy(err) {
+// lockError maps SQLITE_BUSY and SQLITE_LOCKED to ErrDatabaseInUse, and errors
+// by which the database cannot be read to ErrSourceInvalid. Other errors become
+// those of sourceError.
+func lockError(path string, err error) error {
+	switch {
+	case isBusy(err):
 		return fmt.Errorf("%w: %s is locked: %w", errdefs.ErrDatabaseInUse, path, err)
+	case isUnreadable(err):
+		return fmt.Errorf("%w: %s cannot be read: %w", errdefs.ErrSourceInvalid, path, err)
 	}
 	return sourceError(err)
 }
@@ -74,13 +82,31 @@ func inUse(path string, err error) error {
 // CheckNotOpen returns errdefs.ErrDatabaseInUse if a process has the file at
 // path open. It supplements the locks and does not replace them: it sees only
 // processes that this one may look into, and on most systems none.
-func CheckNotOpen(path string) error {
+//
+// Another process that has the file open is looked at again for some 200 ms
+// before it is reported: a process that this one is starting has duplicates of
+// all descriptors, of kept ones as well (see keptDescriptors), until its
+// execve(2) closes them. If ctx ends meanwhile, its error is returned.
+func CheckNotOpen(ctx context.Context, path string) error {
 	info, err := fsat.Stat(path)
 	if err != nil {
 		return nil
 	}
-	if pid := openedBy(info); pid != 0 {
-		return fmt.Errorf("%w: process %d has %s open", errdefs.ErrDatabaseInUse, pid, path)
-	}
-	return nil
+	const (
+		enough = 8  // looks that find one process in the end, with pauses of 226 ms
+		most   = 12 // looks that find another process each time
+	)
+	var before []int
+	looks := 0
+	return poll.Until(ctx, 2*time.Millisecond, 100*time.Millisecond, func() (done bool, err error) {
+		looks++
+		now := openedBy(info.ID())
+		for _, pid := range now {
+			if pid == os.Getpid() || looks >= enough && slices.Contains(before, pid) || looks >= most {
+				return true, fmt.Errorf("%w: process %d has %s open", errdefs.ErrDatabaseInUse, pid, path)
+			}
+		}
+		before = now
+		return len(now) == 0, nil
+	})
 }

@@ -4,5 +4,5 @@ package sqlitedb
 
 import "github.com/atocore/backup/internal/fsat"
 
-// openedBy returns 0: this system offers no way to find out.
-func openedBy(fsat.Info) (pid int) { return 0 }
+// openedBy returns nothing: this system offers no way to find out.
+func openedBy(fsat.ID) (pids []int) { return nil }

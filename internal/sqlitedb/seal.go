@@ -6,14 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
 )
 
 // Seal brings the copy dir/WorkName into the form in which it is kept, and
-// renames it to name. Nothing of it is left in a WAL, and it is marked as a
-// rollback-journal database, so that reading it never makes a -wal or -shm
-// beside it and it opens on a read-only disk. Seal returns the size of the
-// copy. If that is less than its header says, Seal fails.
+// renames it to name. Nothing of it is left in a WAL, and it is marked as a rollback-journal
+// database, so that reading it never makes a -wal or -shm beside it and it
+// opens on a read-only disk. Seal returns the size of the copy. If that is
+// less than its header says, as it is if somebody cut the original short, the
+// error matches errdefs.ErrSourceInvalid.
 func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64, err error) {
 	folded, err := foldWAL(ctx, dir)
 	if err != nil {
@@ -44,7 +46,7 @@ func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64
 		return 0, err
 	}
 	if want := h.size(); info.Size < want || info.Size == 0 {
-		return 0, fmt.Errorf("the copy has %d bytes and its header says %d", info.Size, want)
+		return 0, fmt.Errorf("%w: the copy has %d bytes and its header says %d", errdefs.ErrSourceInvalid, info.Size, want)
 	}
 	if err := dir.Rename(WorkName, dir, name); err != nil {
 		return 0, err
@@ -59,9 +61,9 @@ func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64
 	return info.Size, nil
 }
 
-// foldWAL writes the frames of a copied WAL into the copied database, removes
-// the WAL, and returns true. Without a copied WAL it leaves the database as it
-// is and returns false.
+// foldWAL writes what a copied WAL holds into the copied database, removes the
+// WAL, and returns true. Without a copied WAL it leaves the database as it is
+// and returns false.
 func foldWAL(ctx context.Context, dir *fsat.Dir) (folded bool, err error) {
 	const wal = WorkName + "-wal"
 	info, err := dir.Lstat(wal)

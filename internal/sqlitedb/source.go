@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/atocore/backup/internal/errdefs"
+	"github.com/atocore/backup/internal/filehash"
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/poll"
 )
@@ -44,6 +45,11 @@ func Open(ctx context.Context, path string) (_ *Source, err error) {
 	before, err := fsat.Stat(path)
 	if err != nil {
 		return nil, err
+	}
+	if before.Size == 0 {
+		// SQLite deletes the WAL of an empty database (pagerOpenWalIfPresent in
+		// pager.c). If somebody has cut the file short, that may be all there is.
+		return nil, fmt.Errorf("%w: the database is empty", errdefs.ErrSourceInvalid)
 	}
 	c, err := openConn(path, "rw", "_pragma=query_only(1)", "_pragma=busy_timeout(0)")
 	if err != nil {
@@ -123,6 +129,22 @@ func (src *Source) read(ctx context.Context) error {
 		return fmt.Errorf("%w: the database is empty", errdefs.ErrSourceInvalid)
 	}
 	return nil
+}
+
+// Sum returns the SHA-256 that a sealed copy of the database has. The Source
+// must be one of Lock, so that the WAL is empty and nobody writes. Where the
+// file cannot be read without dropping this process's locks on it, Sum returns
+// an error.
+func (src *Source) Sum(ctx context.Context) (filehash.Sum, error) {
+	live, err := keepDescriptor(src.path, src.id)
+	if err != nil {
+		return filehash.Sum{}, err
+	}
+	info, err := live.Stat()
+	if err != nil {
+		return filehash.Sum{}, err
+	}
+	return filehash.ReadPatchedAt(ctx, live, info.Size, markRollbackForm)
 }
 
 // Close ends the read transaction and closes the connection, which drops the

@@ -1,0 +1,249 @@
+package restorer
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/atocore/backup/internal/format"
+	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/pyjson"
+)
+
+// A pointer is a file in the backup directory with the path of a journal, so
+// that calls that know only the backup directory find it. It has one line with
+// a checksum, like the journal's. It exists as long as its journal does.
+type pointer struct{ journal, database string }
+
+func (p *pointer) fields() []pyjson.Field {
+	version := journalVersion
+	return []pyjson.Field{
+		{Name: "version", At: &version},
+		{Name: "journal", At: &p.journal},
+		{Name: "db_path", At: &p.database},
+	}
+}
+
+// writePointer writes the pointer to j into its backup directory, durably. A
+// backup directory in which nothing can be created has none.
+func (j *Journal) writePointer() error {
+	dir, err := fsat.OpenDir(j.BackupDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// One that is there leads nowhere, or was not written to its end.
+	if err := dir.Remove(JournalName, false); err != nil && !errors.Is(err, fs.ErrNotExist) && !fsat.IsReadOnly(err) {
+		return err
+	}
+	f, err := dir.Create(JournalName, 0o600)
+	if fsat.IsReadOnly(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	p := pointer{j.Path(), j.Live.Database}
+	line, _ := seal(0, pyjson.EncodeObject(p.fields(), nil))
+	if _, err := f.Write([]byte(line)); err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), dir.Sync())
+}
+
+// readPointer reads the pointer in a backup directory. It returns nil if there
+// is none, or if it was not written to its end: then nothing had been begun.
+func readPointer(backupDir string) (*pointer, error) {
+	dir, err := fsat.OpenDir(backupDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	path := filepath.Join(backupDir, JournalName)
+	data, err := dir.ReadSmall(JournalName, maxJournalSize, nil, nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case errors.Is(err, fsat.ErrNotRegular), errors.Is(err, fsat.ErrTooLarge):
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrNotJournal, err)
+	case err != nil:
+		return nil, err
+	}
+	if !bytes.Contains(data, []byte("\n")) {
+		if new(Journal).isDamagedLine(data) {
+			return nil, fmt.Errorf("%s: %w: the end of its line is wrong", path, ErrNotJournal)
+		}
+		return nil, nil
+	}
+	var p pointer
+	if err := p.parse(string(data)); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &p, nil
+}
+
+func (p *pointer) parse(text string) error {
+	line, rest, whole := strings.Cut(text, "\n")
+	if !whole || rest != "" {
+		return fmt.Errorf("%w: it does not have one line", ErrNotJournal)
+	}
+	var reader Journal // for the checksum
+	line, err := reader.unseal(line)
+	if err != nil {
+		return err
+	}
+	fields := p.fields()
+	if err := pyjson.ReadFields(fields, line); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotJournal, err)
+	}
+	for i := range fields {
+		if err := fields[i].Decode(); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrNotJournal, fields[i].Name, err)
+		}
+	}
+	if version := pyjson.Find(fields, "version").Raw; version != fmt.Sprint(journalVersion) {
+		return fmt.Errorf("%w: it is of version %s", ErrNotJournal, version)
+	}
+	// Backups are untrusted: a pointer must not lead to a file of another kind.
+	if !filepath.IsAbs(p.journal) || filepath.Clean(p.journal) != p.journal || filepath.Base(p.journal) != JournalName {
+		return fmt.Errorf("%w: %q is not the path of a journal", ErrNotJournal, p.journal)
+	}
+	return nil
+}
+
+// removePointer removes the pointer to the journal at path from a backup
+// directory, durably, also if it was not written to its end. One that leads
+// elsewhere stays. A backup directory that is missing or read-only is none of the
+// store's concern.
+func removePointer(backupDir, path string) error {
+	p, err := readPointer(backupDir)
+	if err != nil || p != nil && p.journal != path {
+		return nil
+	}
+	dir, err := fsat.OpenDir(backupDir)
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	err = dir.Remove(JournalName, false)
+	if fsat.IsReadOnly(err) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// If it was gone, a call that was killed may have removed it and not synced.
+	return dir.Sync()
+}
+
+// Pending describes a restore that was begun and has not ended.
+type Pending struct {
+	// Journal is the path of its journal.
+	Journal string
+	// Database is the database that it is about, if a pointer led to it.
+	Database string
+	// Running reports whether somebody holds the journal's lock.
+	Running bool
+	// Missing reports that only the pointer to the journal was found: the
+	// volume of the store is not mounted, or somebody removed the journal.
+	Missing bool
+}
+
+// FindPending looks for a restore that has not ended: for the journal beside
+// the database at databasePath, which may be empty, and for one that the
+// backup directory points to. It returns nil if there is none. A pointer
+// whose journal is gone while its database is there is stale and ignored.
+func FindPending(backupDir, databasePath string) (*Pending, error) {
+	if databasePath != "" {
+		database := fsat.RealPath(databasePath)
+		if found, err := pendingAt(filepath.Join(filepath.Dir(database), JournalName)); found != nil || err != nil {
+			return found, err
+		}
+	}
+	p, err := readPointer(backupDir)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	found, err := pendingAt(p.journal)
+	if err == nil && found == nil && !fsat.Exists(p.database) {
+		found = &Pending{Journal: p.journal, Missing: true}
+	}
+	if found != nil {
+		found.Database = p.database
+	}
+	return found, err
+}
+
+func pendingAt(path string) (*Pending, error) {
+	if _, err := fsat.Stat(path); fsat.IsMissing(err) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	found := &Pending{Journal: path}
+	dir, err := fsat.OpenDir(filepath.Dir(path))
+	if err != nil {
+		return found, nil
+	}
+	defer dir.Close()
+	if info, err := dir.Lstat(JournalName); err != nil || !info.Mode.IsRegular() {
+		return found, nil
+	}
+	f, err := dir.Open(JournalName)
+	if err != nil {
+		return found, nil
+	}
+	defer f.Close()
+	found.Running = errors.Is(f.TryRLock(), fsat.ErrLocked)
+	return found, nil
+}
+
+// Remains returns the staging directories of restores at the places of a
+// store. Without a journal they are of a restore whose journal was removed, or
+// whose volume was not mounted when it was undone. Places that cannot be read
+// are skipped.
+func Remains(live Places) (paths []string) {
+	seen := make(map[string]bool)
+	for _, place := range []string{live.Chroma, parentOf(live.Registry), parentOf(live.Database)} {
+		if place == "" || seen[place] {
+			continue
+		}
+		seen[place] = true
+		dir, err := fsat.OpenDir(place)
+		if err != nil {
+			continue
+		}
+		entries, err := dir.ReadDir()
+		dir.Close()
+		if err != nil {
+			continue
+		}
+		for _, entry := range entries {
+			if isRemains(entry) {
+				paths = append(paths, filepath.Join(place, entry.Name))
+			}
+		}
+	}
+	return paths
+}
+
+func parentOf(path string) string {
+	if path == "" {
+		return ""
+	}
+	return filepath.Dir(path)
+}
+
+// isRemains reports whether an entry is the staging directory of a restore.
+func isRemains(entry fsat.Entry) bool {
+	rest, ok := strings.CutPrefix(entry.Name, RemainsPrefix)
+	id, part, found := strings.Cut(rest, "-")
+	return ok && found && entry.Type.IsDir() && format.IsHexID(id) && strings.Trim(part, "abcdefghijklmnopqrstuvwxyz") == ""
+}
