@@ -100,8 +100,10 @@ func TestRestoreByHand(t *testing.T) {
 	for part, dir := range map[string]string{"db": filepath.Dir(s.DatabasePath), "config": filepath.Dir(s.RegistryPath), "chroma": s.ChromaPath} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, ".atocore-restore-0123456789abcdef-"+part, "old"), 0o700))
 	}
-	journal := filepath.Join(s.BackupDir, ".atocore-restore.journal")
+	journal := filepath.Join(filepath.Dir(s.DatabasePath), ".atocore-restore.journal")
 	backuptest.Write(t, journal, "no journal\n")
+	pointer := filepath.Join(s.BackupDir, ".atocore-restore.journal")
+	backuptest.Write(t, pointer, "no pointer\n")
 
 	run := func(script string) string {
 		t.Helper()
@@ -121,10 +123,14 @@ func TestRestoreByHand(t *testing.T) {
 	got, err := os.ReadFile(s.RegistryPath)
 	require.NoError(t, err)
 	require.Equal(t, registry, got)
-	require.NoFileExists(t, journal)
+	for path, kept := range map[string]string{journal: ".atocore-restore.journal", pointer: "pointer"} {
+		require.NoFileExists(t, path)
+		require.FileExists(t, filepath.Join(home, "before-restore", "cut-off", kept))
+	}
 	left, err := filepath.Glob(filepath.Join(home, "store", "*", ".atocore*"))
 	require.NoError(t, err)
 	require.Empty(t, left)
 	require.FileExists(t, filepath.Join(home, "before-restore", "atocore.db-wal"), "the old WAL is lost")
 	s.RequireClean()
+	s.Create() // nothing is in its way any more
 }

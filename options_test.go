@@ -95,7 +95,7 @@ func TestPathsThatCannotWork(t *testing.T) {
 		{"Chroma as a link to the backups' parent", func(t *testing.T, s *backuptest.Store) {
 			s.RemoveAll(s.ChromaPath)
 			link(t, s.Dir, s.ChromaPath)
-		}, []string{"BackupDir", "DatabasePath"}},
+		}, []string{"BackupDir", "DatabasePath", "RegistryPath"}},
 		{"backups as a link to Chroma's parent", func(t *testing.T, s *backuptest.Store) {
 			link(t, "data", filepath.Join(s.Dir, "linked"))
 			s.BackupDir = filepath.Join(s.Dir, "linked")

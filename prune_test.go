@@ -474,7 +474,7 @@ func TestPruneRefusesBesideAnUnfinishedRestore(t *testing.T) {
 			s := newSnapshotSet(t)
 			stamps := s.putDays(2)
 			journal := filepath.Join(place(s), ".atocore-restore.journal")
-			backuptest.Write(t, journal, "{}")
+			backuptest.Write(t, journal, "{}\n")
 			for _, dry := range []bool{false, true} {
 				result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1, DryRun: dry})
 				require.ErrorIs(t, err, backup.ErrRestoreUnfinished)

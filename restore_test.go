@@ -323,8 +323,8 @@ func TestRestoreIsUndone(t *testing.T) {
 
 func TestRestoreResultJSON(t *testing.T) {
 	t.Parallel()
-	text, err := json.Marshal(backup.RestoreResult{Stamp: "a", SetAside: []string{"/x", "/y"}, DatabasePath: "/db"})
+	text, err := json.Marshal(backup.RestoreResult{Stamp: "a", SetAside: []string{"/x", "/y"}, DatabasePath: "/db", Recovered: "undone", RecoveredStamp: "b"})
 	require.NoError(t, err)
 	require.JSONEq(t, `{"stamp":"a","safety_stamp":"","set_aside":["/x","/y"],"db_path":"/db","registry_path":"",
-		"chroma_path":"","files":0,"bytes":0,"recovered":""}`, string(text))
+		"chroma_path":"","files":0,"bytes":0,"recovered":"undone","recovered_stamp":"b"}`, string(text))
 }

@@ -26,7 +26,7 @@ import (
 // The test binary can be the command, so that the tests run it as a separate
 // process.
 func TestMain(m *testing.M) {
-	backuptest.Main(m, backuptest.Roles{"command": func(*backuptest.Parent, []string) error {
+	backuptest.Main(m, backuptest.Roles{"cut": cutRestore, "command": func(*backuptest.Parent, []string) error {
 		main()
 		return nil
 	}})

@@ -374,6 +374,8 @@ func TestEveryCommandReportsAnUnfinishedRestore(t *testing.T) {
 	requireNotes(t, s.db, "first", "second")
 
 	// A restore that was interrupted before it began is recovered.
+	require.NoError(t, os.Remove(journal))
+	journal = s.journal()
 	require.NoError(t, os.WriteFile(journal, nil, 0o600))
 	for _, path := range []string{s.db, s.registry, s.chroma} {
 		require.NoError(t, os.RemoveAll(path))

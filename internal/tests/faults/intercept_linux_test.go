@@ -90,9 +90,11 @@ var callNames = map[uint32]string{
 	unix.SYS_MKDIRAT:         "mkdirat",
 	unix.SYS_RENAMEAT:        "renameat",
 	unix.SYS_RENAMEAT2:       "renameat2",
+	unix.SYS_LINKAT:          "linkat",
 	unix.SYS_UNLINKAT:        "unlinkat",
 	unix.SYS_FCHMOD:          "fchmod",
 	unix.SYS_FCHOWN:          "fchown",
+	unix.SYS_FCHOWNAT:        "fchownat",
 	unix.SYS_UTIMENSAT:       "utimensat",
 	unix.SYS_GETDENTS64:      "getdents64",
 	unix.SYS_FSTAT:           "fstat",
@@ -133,6 +135,9 @@ func (c *call) ours() bool {
 // A verdict is 0 to let the kernel do the call, or the error it fails with.
 type verdict = unix.Errno
 
+// nextRoleEnv has the role of a program that is intercepted and has one.
+const nextRoleEnv = "FAULTS_NEXT_ROLE"
+
 // intercept runs cmd and lets decide judge each of the named calls, one by one.
 func intercept(t *testing.T, cmd *exec.Cmd, names []string, decide func(*call) verdict) outcome {
 	t.Helper()
@@ -153,6 +158,11 @@ func intercept(t *testing.T, cmd *exec.Cmd, names []string, decide func(*call) v
 
 	cmd.Args = append([]string{self, cmd.Path, strings.Join(numbers, ",")}, cmd.Args...)
 	cmd.Path = self
+	for _, entry := range cmd.Env {
+		if role, ok := strings.CutPrefix(entry, backuptest.RoleEnv+"="); ok {
+			cmd.Env = append(cmd.Env, nextRoleEnv+"="+role)
+		}
+	}
 	cmd.Env = append(cmd.Env, backuptest.RoleEnv+"=intercepted")
 	cmd.ExtraFiles = []*os.File{theirs}
 	err = start(cmd)
@@ -289,7 +299,9 @@ func beIntercepted(_ *backuptest.Parent, args []string) error {
 	}
 	var env []string
 	for _, entry := range os.Environ() {
-		if !strings.HasPrefix(entry, backuptest.RoleEnv+"=") {
+		if role, ok := strings.CutPrefix(entry, nextRoleEnv+"="); ok {
+			env = append(env, backuptest.RoleEnv+"="+role)
+		} else if !strings.HasPrefix(entry, backuptest.RoleEnv+"=") {
 			env = append(env, entry)
 		}
 	}

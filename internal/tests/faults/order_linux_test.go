@@ -4,11 +4,15 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -40,23 +44,32 @@ var (
 	quoted     = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 )
 
-// record runs cmd under strace and returns its calls in the order in which they
-// were made.
+// record runs cmd, which must succeed, under strace and returns its calls in the
+// order in which they were made.
 func record(t *testing.T, cmd *exec.Cmd) (events []*event) {
+	t.Helper()
+	events, o := trace(t, cmd)
+	o.requireDone(t)
+	return events
+}
+
+// trace runs cmd under strace with more flags, and returns its calls in the order
+// in which they were made, and how it ended.
+func trace(t *testing.T, cmd *exec.Cmd, flags ...string) (events []*event, o outcome) {
 	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Skip("no strace")
 	}
 	log := filepath.Join(t.TempDir(), "strace")
-	cmd.Args = append([]string{strace, "-f", "--seccomp-bpf", "-y", "-s", "8192", "-o", log, "-e", "trace=" +
+	args := []string{strace, "-f", "--seccomp-bpf", "-y", "-s", "8192", "-o", log, "-e", "trace=" +
 		"openat,?open,?creat,close,write,pwrite64,copy_file_range,fallocate,ftruncate,ioctl," +
-		"fsync,fdatasync,syncfs,mkdirat,?mkdir,renameat,renameat2,?rename,unlinkat,?unlink,fchmod,fchown,utimensat", cmd.Path}, cmd.Args[1:]...)
+		"fsync,fdatasync,syncfs,mkdirat,?mkdir,renameat,renameat2,?rename,linkat,?link,unlinkat,?unlink,?rmdir," +
+		"fchmod,?fchmodat,fchown,fchownat,utimensat"}
+	cmd.Args = slices.Concat(args, flags, []string{cmd.Path}, cmd.Args[1:])
 	cmd.Path = strace
-	if o := do(t, cmd); o.code != 0 && strings.Contains(o.stderr, "ptrace") {
+	if o = do(t, cmd); o.code != 0 && strings.Contains(o.stderr, "ptrace") {
 		t.Skip(o.stderr)
-	} else {
-		o.requireDone(t)
 	}
 
 	f, err := os.Open(log)
@@ -85,6 +98,10 @@ func record(t *testing.T, cmd *exec.Cmd) (events []*event) {
 		} else {
 			continue // signals and exits
 		}
+		if strings.HasSuffix(rest, "= ?") { // the process ended
+			e.ret = -1
+			continue
+		}
 		m := returned.FindStringSubmatch(rest)
 		require.NotNil(t, m, line)
 		e.args += m[1]
@@ -93,7 +110,10 @@ func record(t *testing.T, cmd *exec.Cmd) (events []*event) {
 		e.retPath, e.end = m[3], moment
 	}
 	require.NoError(t, lines.Err())
-	return events
+	for _, e := range unfinished { // the process was killed
+		e.ret = -1
+	}
+	return events, o
 }
 
 // fd returns the first argument, a descriptor, and its path.
@@ -126,17 +146,73 @@ func (e *event) places() (paths []string) {
 	return paths
 }
 
-// A ledger records when each file and directory below root was last changed and
-// last synced.
+// A ledger records when the files and directories below root were last changed
+// and last synced. A name is a part of its directory: it is durable once the
+// directory is synced. What it leads to is durable once that is synced itself; a
+// new file or directory comes with its name, empty.
 type ledger struct {
 	root    string
-	changed map[string]int    // files and directories: the end of the last change
-	synced  map[string][2]int // begin and end of the last sync
+	exists  map[string]bool
+	named   map[string]int    // by path: when the name came, went or led elsewhere
+	changed map[string]int    // by path: when what it leads to was changed
+	synced  map[string][2]int // by path: begin and end of the last sync; "" is of everything
+}
+
+// newLedger returns the ledger of what is below root now, all of it durable.
+func newLedger(t *testing.T, root string) *ledger {
+	t.Helper()
+	l := &ledger{root, map[string]bool{}, map[string]int{}, map[string]int{}, map[string][2]int{}}
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		l.exists[path] = true
+		return err
+	})
+	if !errors.Is(err, fs.ErrNotExist) {
+		require.NoError(t, err)
+	}
+	return l
+}
+
+func (l *ledger) has(path string) bool { return strings.HasPrefix(path, l.root+"/") }
+
+// name records that a name came or went.
+func (l *ledger) name(path string, exists bool, moment int) {
+	if l.has(path) {
+		l.exists[path] = exists
+		l.named[path] = moment
+	}
 }
 
 func (l *ledger) change(path string, moment int) {
-	if path == l.root || strings.HasPrefix(path, l.root+"/") {
+	if l.has(path) {
 		l.changed[path] = moment
+	}
+}
+
+// forget forgets what path led to, and what was below it.
+func (l *ledger) forget(path string) {
+	l.move(path, "")
+}
+
+// move moves what is known of what path leads to, and of what is below it.
+func (l *ledger) move(path, to string) {
+	moveKeys(l.exists, path, to, true)
+	moveKeys(l.named, path, to, false)
+	moveKeys(l.changed, path, to, true)
+	moveKeys(l.synced, path, to, true)
+}
+
+// moveKeys moves the keys below path, and path itself if itself is set. They go
+// if to is empty.
+func moveKeys[V any](m map[string]V, path, to string, itself bool) {
+	for _, key := range slices.Collect(maps.Keys(m)) {
+		rest, below := strings.CutPrefix(key, path)
+		if !below || rest == "" && !itself || rest != "" && rest[0] != '/' {
+			continue
+		}
+		if to != "" {
+			m[to+rest] = m[key]
+		}
+		delete(m, key)
 	}
 }
 
@@ -147,54 +223,79 @@ func (l *ledger) follow(e *event) {
 	}
 	switch e.name {
 	case "openat", "open", "creat":
-		if strings.Contains(e.args, "O_CREAT") {
-			l.change(e.retPath, e.end)
-			l.change(filepath.Dir(e.retPath), e.end)
+		if e.creates(l) {
+			l.name(e.retPath, true, e.end)
 		}
 	case "mkdirat", "mkdir":
-		path := e.places()[0]
-		l.change(path, e.end)
-		l.change(filepath.Dir(path), e.end)
-	case "unlinkat", "unlink":
-		path := e.places()[0]
-		delete(l.changed, path)
-		l.change(filepath.Dir(path), e.end)
+		l.name(e.places()[0], true, e.end)
+	case "unlinkat", "unlink", "rmdir":
+		l.forget(e.places()[0])
+		l.name(e.places()[0], false, e.end)
 	case "renameat2", "renameat", "rename":
-		paths := e.places()
-		l.change(filepath.Dir(paths[0]), e.end)
-		l.change(filepath.Dir(paths[1]), e.end)
-		if moment, ok := l.changed[paths[0]]; ok {
-			delete(l.changed, paths[0])
-			l.change(paths[1], moment)
+		from, to := e.places()[0], e.places()[1]
+		l.forget(to)
+		l.move(from, to)
+		l.name(from, false, e.end)
+		l.name(to, true, e.end)
+	case "linkat", "link":
+		from, to := e.places()[0], e.places()[1]
+		if moment, ok := l.changed[from]; ok {
+			l.change(to, moment)
+			l.synced[to] = l.synced[from]
 		}
-	case "utimensat":
+		l.name(to, true, e.end)
+	case "utimensat", "fchmodat", "fchownat":
 		l.change(e.places()[0], e.end)
 	case "write", "pwrite64", "ftruncate", "fallocate", "fchmod", "fchown", "ioctl":
 		_, path := e.fd()
 		l.change(path, e.end)
 	case "copy_file_range":
-		_, from := e.fd()
-		for _, m := range regexp.MustCompile(`\d+<(.*?)>`).FindAllStringSubmatch(e.args, -1) {
-			if m[1] != from {
-				l.change(m[1], e.end)
-			}
-		}
+		l.change(e.copiesTo(), e.end)
 	case "fsync", "fdatasync":
 		_, path := e.fd()
 		l.synced[path] = [2]int{e.begin, e.end}
 	case "syncfs":
-		l.synced[""] = [2]int{e.begin, e.end} // the whole
+		l.synced[""] = [2]int{e.begin, e.end}
 	}
 }
 
-// durable reports whether the last change of path was synced before the moment.
-func (l *ledger) durable(path string, moment int) bool {
-	for _, key := range []string{path, ""} {
-		if sync, ok := l.synced[key]; ok && sync[0] > l.changed[path] && sync[1] < moment {
-			return true
+// creates reports whether an open has created its file.
+func (e *event) creates(l *ledger) bool {
+	return strings.Contains(e.args, "O_CREAT") && !l.exists[e.retPath]
+}
+
+// copiesTo returns the path of the file that copy_file_range writes to.
+func (e *event) copiesTo() string {
+	_, from := e.fd()
+	for _, m := range regexp.MustCompile(`\d+<(.*?)>`).FindAllStringSubmatch(e.args, -1) {
+		if m[1] != from {
+			return m[1]
 		}
 	}
-	return false
+	return from
+}
+
+// paths returns the paths of which anything was changed, sorted.
+func (l *ledger) paths() []string {
+	paths := slices.AppendSeq(slices.Collect(maps.Keys(l.named)), maps.Keys(l.changed))
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// durable reports whether the last changes of a name and of what it leads to were
+// synced before the moment.
+func (l *ledger) durable(path string, moment int) bool {
+	after := func(change int, keys ...string) bool {
+		return slices.ContainsFunc(keys, func(key string) bool {
+			sync, ok := l.synced[key]
+			return ok && sync[0] > change && sync[1] < moment
+		})
+	}
+	if change, ok := l.named[path]; ok && !after(change, filepath.Dir(path), "") {
+		return false
+	}
+	change, ok := l.changed[path]
+	return !ok || after(change, path, "")
 }
 
 // TestOrder checks the order of the system calls of one create: everything is
@@ -224,7 +325,7 @@ func TestOrder(t *testing.T) {
 			require.NotNil(t, publish)
 			staging := publish.places()[0]
 
-			before := ledger{root: staging, changed: map[string]int{}, synced: map[string][2]int{}}
+			before := newLedger(t, staging)
 			lastManifestChange, metadataSynced, syncfs := 0, 0, 0
 			for _, e := range events {
 				if e.begin >= publish.begin {
@@ -241,26 +342,24 @@ func TestOrder(t *testing.T) {
 					lastManifestChange = e.begin
 				}
 			}
-			require.Greater(t, len(before.changed), test.files+15, "the record was not understood")
-			for path := range before.changed {
+			require.Greater(t, len(before.paths()), test.files+15, "the record was not understood")
+			for _, path := range before.paths() {
 				require.True(t, before.durable(path, publish.begin), "%s is not durable before the rename", path)
 			}
 			require.Equal(t, test.syncfs, syncfs == 1)
 			require.Positive(t, metadataSynced)
 			require.Greater(t, lastManifestChange, metadataSynced, "the manifest is complete before the metadata are durable")
 
-			after := ledger{root: s.BackupDir, changed: map[string]int{}, synced: map[string][2]int{}}
+			after := newLedger(t, s.BackupDir)
 			for _, e := range events {
 				if e.begin >= publish.begin {
 					after.follow(e)
 				}
 			}
-			require.Contains(t, after.changed, s.BackupDir)
-			require.Contains(t, after.changed, s.BackupDir+"/snapshots")
-			for path := range after.changed {
-				if filepath.Base(path) != stamp { // the rename does not change it
-					require.True(t, after.durable(path, events[len(events)-1].end+1), "%s is not durable in the end", path)
-				}
+			require.Contains(t, after.paths(), staging)
+			require.Contains(t, after.paths(), s.SnapshotPath(stamp))
+			for _, path := range after.paths() {
+				require.True(t, after.durable(path, events[len(events)-1].end+1), "%s is not durable in the end", path)
 			}
 			requireNoneClosed(t, events, s.DatabasePath, false)
 		})

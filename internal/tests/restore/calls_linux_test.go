@@ -5,8 +5,12 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -114,6 +118,64 @@ func TestRestoreHoldsTheGuardForTheWholeSwap(t *testing.T) {
 	s.Locker, s.OnProgress = nil, nil
 }
 
+// From before the swap until everything is in place, nobody gets at the new
+// database: its lock is the kernel's, so that it counts for other processes, and
+// no descriptor of the file was closed since it was taken (fcntl(2)).
+func TestNewDatabaseIsLockedWhileItIsVerified(t *testing.T) {
+	t.Parallel()
+	for _, over := range []string{"a store", "nothing"} {
+		s, stamp := newStore(t)
+		if over == "nothing" {
+			removeParts(t, s.Options)
+		}
+		seen := 0
+		s.OnProgress = func(p backup.Progress) {
+			if p.Phase != backup.PhaseVerify {
+				return
+			}
+			seen++
+			locks := backuptest.LocksOn(t, s.DatabasePath)
+			require.Len(t, slices.DeleteFunc(locks, func(lock string) bool { return !strings.Contains(lock, " WRITE ") }), 1)
+		}
+		s.Restore(stamp)
+		require.Greater(t, seen, 1)
+		s.OnProgress = nil
+	}
+}
+
+// The host may open the new database as soon as the lock on it is released. Then
+// no other descriptor of it may be closed any more: that would drop the host's own
+// locks.
+func TestLockOfTheNewDatabaseIsReleasedLast(t *testing.T) {
+	t.Parallel()
+	tracer := needStrace(t)
+	s, stamp := newStore(t)
+	log := filepath.Join(t.TempDir(), "log")
+	role := backuptest.Command(t, "restore", s.Dir, stamp)
+	cmd := exec.Command(tracer.tool, append([]string{"-f", "-qq", "-y", "-o", log, "-e", "trace=close,fcntl,renameat"}, role.Args...)...)
+	cmd.Env = role.Env
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	data, err := os.ReadFile(log)
+	require.NoError(t, err)
+	locked, last := map[string]bool{}, ""
+	for line := range strings.Lines(string(data)) {
+		call := regexp.MustCompile(`(close|fcntl)\((\d+)<` + regexp.QuoteMeta(s.DatabasePath) + `>`).FindStringSubmatch(line)
+		switch {
+		case strings.Contains(line, "renameat("): // what was open before is the old one
+			locked, last = map[string]bool{}, ""
+		case call == nil:
+		case call[1] == "close":
+			last = call[2]
+		case strings.Contains(line, "F_SETLK"):
+			locked[call[2]] = true
+		}
+	}
+	require.NotEmpty(t, locked)
+	require.NotEmpty(t, last)
+	require.True(t, locked[last], "descriptor %s was closed last, and SQLite's are %v", last, locked)
+}
+
 // A restore that is complete does not fail because its last message cannot be
 // logged.
 func TestLoggerThatPanicsAfterARestore(t *testing.T) {
@@ -122,6 +184,61 @@ func TestLoggerThatPanicsAfterARestore(t *testing.T) {
 	r := s.Restore(stamp)
 	require.Equal(t, stamp, r.Stamp)
 	require.Equal(t, "new", generationOf(t, s.Options))
+}
+
+// The host panics while the result is compared, and then the old store cannot be
+// brought back. Both have to come out: a caller that knows of the panic only would
+// take the store for what it was before.
+func TestPanicAndAFailureOfUndo(t *testing.T) {
+	t.Parallel()
+	for _, where := range []string{"OnProgress", "unlock"} {
+		t.Run(where, func(t *testing.T) {
+			s, stamp := newStore(t)
+			opts := s.Options
+			away, staging := filepath.Join(s.Dir, "away"), ""
+			ctx, cancel := context.WithCancel(t.Context())
+			opts.OnProgress = func(p backup.Progress) {
+				if p.Phase == backup.PhaseVerify && staging == "" {
+					staging = stagingOf(t, s, "config")
+					require.NoError(t, os.Rename(staging, away))
+					if where == "OnProgress" {
+						panic("of the host")
+					}
+					cancel()
+				}
+			}
+			opts.Locker = backup.LockerFunc(func(context.Context) (func(), error) {
+				return func() {
+					if where == "unlock" {
+						panic("of the host")
+					}
+				}, nil
+			})
+			_, err := backup.RestoreRuntimeBackup(ctx, opts, stamp)
+			require.ErrorIs(t, err, backup.ErrPanic)
+			require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
+			require.ErrorContains(t, err, "of the host")
+			require.ErrorIs(t, callByName(s.Options, "list", ""), backup.ErrRestoreUnfinished)
+			require.NoError(t, os.Rename(away, staging))
+			require.Equal(t, "old", recovered(s))
+		})
+	}
+}
+
+// A restore that is done does not fail because the host's function panics that
+// ends the guard. The panic is in the log.
+func TestUnlockThatPanicsAfterARestore(t *testing.T) {
+	t.Parallel()
+	s, stamp := newStore(t)
+	log := s.Record()
+	s.Locker = backup.LockerFunc(func(context.Context) (func(), error) {
+		return func() { panic("of the host") }, nil
+	})
+	r := s.Restore(stamp)
+	require.Equal(t, stamp, r.Stamp)
+	require.Equal(t, "new", generationOf(t, s.Options))
+	require.Contains(t, strings.Join(log.Lines(), "\n"), "of the host")
+	s.Locker = nil
 }
 
 // panicAt is a handler that panics at one message.

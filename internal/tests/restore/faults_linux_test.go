@@ -71,21 +71,21 @@ func TestRestoreThatCannotSetAside(t *testing.T) {
 	s := backuptest.NewStore(t)
 	m := s.Create()
 	require.NoError(t, os.WriteFile(s.DatabasePath, []byte(strings.Repeat("rubbish ", 1000)), 0o600))
-	var inTheWay string
+	var inTheWay, id string
 	opts := s.Options
 	opts.OnProgress = func(p backup.Progress) {
 		if p.Phase == backup.PhaseVerify && inTheWay == "" {
-			staging, err := filepath.Glob(filepath.Join(filepath.Dir(s.DatabasePath), ".atocore-restore-*-db"))
-			require.NoError(t, err)
-			require.Len(t, staging, 1)
-			id := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(staging[0]), ".atocore-restore-"), "-db")
+			id = strings.TrimSuffix(strings.TrimPrefix(filepath.Base(stagingOf(t, s, "db")), ".atocore-restore-"), "-db")
 			inTheWay = s.DatabasePath + ".set-aside-" + id
-			require.NoError(t, os.Mkdir(inTheWay, 0o700))
+			require.NoError(t, os.WriteFile(inTheWay, nil, 0o600))
 		}
 	}
 	_, err := backup.RestoreRuntimeBackup(context.Background(), opts, m.Stamp)
 	require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
 	backuptest.RequireSound(t, s.DatabasePath)
 	require.NoError(t, os.Remove(inTheWay))
-	require.Equal(t, "finished", s.Restore(m.Stamp).Recovered)
+	r := s.Restore(m.Stamp)
+	require.Equal(t, "finished", r.Recovered)
+	require.Len(t, r.SetAside, 3, "what the first call and the second one set aside")
+	require.FileExists(t, filepath.Join(s.DatabasePath+".set-aside-"+id, filepath.Base(s.DatabasePath)))
 }

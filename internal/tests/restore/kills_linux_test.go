@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -85,56 +85,66 @@ func TestRecoveryKilledAtEveryStep(t *testing.T) {
 	tracer := needStrace(t)
 	stamp, fresh := newTemplate(t)
 	for _, tt := range []struct {
-		name string
-		cut  func(t *testing.T, s *backuptest.Store)
-		want string
+		name       string
+		call, line string // where the restore is cut off
+		written    bool   // whether the store is written to afterwards
+		want       string
 	}{
-		{"undo of a whole swap", func(t *testing.T, s *backuptest.Store) {
-			c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "verify")
-			require.Equal(t, "at verify", c.Hear())
-			c.Kill()
-		}, "old"},
-		{"undo of half a swap", func(t *testing.T, s *backuptest.Store) {
-			_, hit, _ := tracer.run(t, "renameat", "signal=SIGKILL:when=1", s.Dir, stamp)
-			require.True(t, hit)
-		}, "old"},
-		{"finish", func(t *testing.T, s *backuptest.Store) {
-			for n := 1; ; n++ {
-				journal, _ := os.ReadFile(journalOf(s))
-				if strings.HasSuffix(string(journal), "done\n") {
-					return
-				}
-				if n > 1 {
-					recovered(s)
-				}
-				_, hit, _ := tracer.run(t, "unlinkat", fmt.Sprintf("signal=SIGKILL:when=%d", n), s.Dir, stamp)
-				require.True(t, hit)
-			}
-		}, "new"},
+		{"undo of a whole swap", "pwrite64", "out db", false, "old"},
+		{"undo of half a swap", "renameat", "out config", false, "old"},
+		{"undo of a swap that was written to", "pwrite64", "out db", true, "old"},
+		{"finish of a swap that was not verified", "pwrite64", "end db", false, "new"},
+		{"finish of a swap that was verified", "unlinkat", "done", false, "new"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := fresh(t)
-			tt.cut(t, s)
-			half := s.Dir
+			s := tracer.cutAfter(t, tt.call, tt.line, stamp, fresh)
+			if tt.written {
+				for _, path := range []string{s.DatabasePath, s.RegistryPath, filepath.Join(s.ChromaPath, "same")} {
+					backuptest.Write(t, path, "written since")
+				}
+			}
+			// The journal has absolute paths, so each copy has to be where the store
+			// was.
+			half := s.Dir + ".half"
+			require.NoError(t, os.Rename(s.Dir, half))
+			t.Cleanup(func() { os.RemoveAll(half) })
 			kills := 0
-			for _, call := range []string{"renameat2", "unlinkat", "fsync"} {
+			for _, call := range []string{"renameat2", "unlinkat", "fsync", "pwrite64"} {
 				for n := 1; ; n += (*killStride + 3) / 4 {
-					s := copyStore(t, half)
-					// The journal has absolute paths.
-					data, err := os.ReadFile(journalOf(s))
-					require.NoError(t, err)
-					backuptest.Write(t, journalOf(s), strings.ReplaceAll(string(data), half, s.Dir))
+					require.NoError(t, exec.Command("cp", "-a", half, s.Dir).Run())
 					_, hit, _ := tracer.run(t, call, fmt.Sprintf("signal=SIGKILL:when=%d", n), s.Dir, "none")
+					if hit {
+						kills++
+						require.Equal(t, tt.want, recovered(s), "killed at %s %d", call, n)
+						if tt.written {
+							requireSetAside(t, s)
+						}
+						require.NoError(t, callByName(s.Options, "prune", "")) // of what is half removed
+						s.RequireClean()
+						require.Len(t, s.Stamps(), map[string]int{"old": 1, "new": 2}[tt.want], "killed at %s %d: the safety snapshot", call, n)
+					}
+					require.NoError(t, os.RemoveAll(s.Dir))
 					if !hit {
 						break
 					}
-					kills++
-					require.Equal(t, tt.want, recovered(s), "killed at %s %d", call, n)
-					require.NoError(t, os.RemoveAll(s.Dir))
 				}
 			}
 			t.Logf("%d kills", kills)
 		})
+	}
+}
+
+// requireSetAside checks that what was written to all parts after a restore was
+// cut off is in one of the directories that were set aside, and nowhere else.
+func requireSetAside(t *testing.T, s *backuptest.Store) {
+	t.Helper()
+	for path, name := range map[string]string{s.DatabasePath: filepath.Base(s.DatabasePath), s.RegistryPath: filepath.Base(s.RegistryPath), s.ChromaPath: "same"} {
+		found, err := filepath.Glob(filepath.Join(path+".set-aside-*", name))
+		require.NoError(t, err)
+		require.Len(t, found, 1, path)
+		data, err := os.ReadFile(found[0])
+		require.NoError(t, err)
+		require.Equal(t, "written since", string(data))
 	}
 }
 
@@ -143,12 +153,10 @@ func TestRecoveryKilledAtEveryStep(t *testing.T) {
 func TestChromaCreatedAfterARestoreWasCutOff(t *testing.T) {
 	s, stamp := newStore(t)
 	require.NoError(t, os.RemoveAll(s.ChromaPath))
-	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "stage")
-	require.Equal(t, "at stage", c.Hear())
-	c.Kill()
+	cutOff(t, s, stamp, "stage")
 	require.NoError(t, os.MkdirAll(s.ChromaPath, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "made"), []byte("x"), 0o600))
-	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+	_, err := recovery(s)
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
 	require.FileExists(t, filepath.Join(s.ChromaPath, "made"))
 	s.Restore(stamp)
@@ -159,22 +167,18 @@ func TestChromaCreatedAfterARestoreWasCutOff(t *testing.T) {
 // the database that did not exist before. It is the host's.
 func TestDatabaseCreatedAfterUndoWasCutOff(t *testing.T) {
 	tracer := needStrace(t)
-	s, stamp := newStore(t)
+	template, stamp := newStore(t)
 	for _, suffix := range []string{"", "-wal"} {
-		require.NoError(t, os.Remove(s.DatabasePath+suffix))
+		require.NoError(t, os.Remove(template.DatabasePath+suffix))
 	}
-	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, "verify")
-	require.Equal(t, "at verify", c.Hear())
-	c.Kill()
-	staging, err := filepath.Glob(filepath.Join(filepath.Dir(s.DatabasePath), ".atocore-restore-*-db"))
-	require.NoError(t, err)
-	require.Len(t, staging, 1)
-	tracer.path = staging[0]
+	s := tracer.cutAfter(t, "pwrite64", "begin db", stamp, func(t *testing.T) *backuptest.Store { return copyStore(t, template.Dir) })
+	require.FileExists(t, s.DatabasePath)
+	tracer.path = stagingOf(t, s, "db")
 	_, hit, _ := tracer.run(t, "unlinkat", "signal=SIGKILL:when=1", s.Dir, "none")
 	require.True(t, hit)
 	require.NoFileExists(t, s.DatabasePath)
 	backuptest.MakeDatabase(t, s.DatabasePath)
-	_, err = backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+	_, err := recovery(s)
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
 	backuptest.RequireSound(t, s.DatabasePath)
 	s.RequireNoRemains()

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -64,21 +63,26 @@ func TestRestoreIntoAPlaceThatFills(t *testing.T) {
 	}
 }
 
-// A restore whose Chroma directory is a dangling link fails and is undone. That
-// there is no Chroma directory must not look like a failure of undoing, or no
-// call would ever succeed again.
+// A restore whose Chroma directory is a dangling link, or one to a place where
+// nothing can be, fails and is undone: a volume may not be mounted. That there is
+// no Chroma directory must not look like a failure of undoing, or no call would
+// ever succeed again.
 func TestRestoreWithChromaOnAMissingVolume(t *testing.T) {
-	s, stamp := newStore(t)
-	require.NoError(t, os.Rename(s.ChromaPath, s.ChromaPath+".away"))
-	require.NoError(t, os.Symlink(filepath.Join(s.Dir, "volume"), s.ChromaPath))
-	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
-	require.Error(t, err)
-	require.NotErrorIs(t, err, backup.ErrRestoreUnfinished)
-	require.NotErrorIs(t, err, backup.ErrPanic)
-	s.RequireNoRemains()
-	require.NoError(t, os.Remove(s.ChromaPath))
-	require.NoError(t, os.Rename(s.ChromaPath+".away", s.ChromaPath))
-	require.Equal(t, "old", generationOf(t, s.Options))
+	for _, target := range []string{"volume", "file/chroma"} {
+		s, stamp := newStore(t)
+		backuptest.Write(t, filepath.Join(s.Dir, "file"), "")
+		require.NoError(t, os.Rename(s.ChromaPath, s.ChromaPath+".away"))
+		require.NoError(t, os.Symlink(filepath.Join(s.Dir, target), s.ChromaPath))
+		_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
+		require.Error(t, err)
+		require.NotErrorIs(t, err, backup.ErrRestoreUnfinished)
+		require.NotErrorIs(t, err, backup.ErrPanic)
+		s.RequireNoRemains()
+		require.NoError(t, os.Remove(s.ChromaPath))
+		require.NoError(t, os.Rename(s.ChromaPath+".away", s.ChromaPath))
+		require.Equal(t, "old", generationOf(t, s.Options))
+		require.Equal(t, []string{stamp}, s.Stamps())
+	}
 }
 
 // SQLite needs room for "-journal" after the name of a database, and what is set
@@ -138,14 +142,12 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 				require.NoError(t, os.Chmod(parent, 0o755))
 			}
 			s := &backuptest.Store{T: t, Dir: dir, Options: optionsIn(dir)}
-			require.NoError(t, os.MkdirAll(filepath.Join(dir, "live"), 0o755))
 			writeGeneration(t, s.Options, "new")
 			if tt.before != nil {
 				tt.before(s)
 			}
 			stamp := s.Create().Stamp
-			require.NoError(t, os.RemoveAll(filepath.Join(dir, "live")))
-			require.NoError(t, os.Mkdir(filepath.Join(dir, "live"), 0o755))
+			removeParts(t, s.Options)
 			writeGeneration(t, s.Options, "old")
 			if tt.after != nil {
 				tt.after(s)
@@ -163,7 +165,9 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 				require.NoError(t, os.Symlink(filepath.Join(own, filepath.Base(path)), path))
 			}
 			require.NoError(t, exec.Command("chown", "-R", fmt.Sprint(nobody), dir).Run())
-			require.NoError(t, os.Chown(filepath.Join(dir, "live"), 0, 0))
+			for _, above := range []string{"live", "config"} {
+				require.NoError(t, os.Chown(filepath.Join(dir, above), 0, 0))
+			}
 
 			backuptest.Start(t, "restore-as", dir, stamp, fmt.Sprint(nobody)).Wait()
 			s.RequireNoRemains()
@@ -176,48 +180,152 @@ func TestRestoreByAServiceWithFewRights(t *testing.T) {
 	}
 }
 
-// A file that is a mount point, as in containers, cannot be replaced by a rename.
-// Then nothing is replaced.
-func TestRestoreOverAFileThatIsAMountPoint(t *testing.T) {
-	for name, file := range map[string]func(s *backuptest.Store) string{
-		"the database":           func(s *backuptest.Store) string { return s.DatabasePath },
-		"the registry":           func(s *backuptest.Store) string { return s.RegistryPath },
-		"a file in Chroma's own": func(s *backuptest.Store) string { return filepath.Join(s.ChromaPath, "same") },
-	} {
+// A service restores into a directory in which it may write and which belongs to
+// somebody else, as volumes of container runtimes do: root:service 0775. It may
+// not change the mode and the time of that directory, and perhaps not read the
+// directory above.
+func TestRestoreIntoADirectoryOfSomebodyElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only the superuser can become another user")
+	}
+	for name, mode := range map[string]os.FileMode{"above readable": 0o755, "above searchable only": 0o711} {
 		t.Run(name, func(t *testing.T) {
 			s, stamp := newStore(t)
-			path := file(s)
-			backuptest.MountBind(t, path, path)
-			_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
-			require.ErrorIs(t, err, syscall.EBUSY)
-			require.NotErrorIs(t, err, backup.ErrRestoreUnfinished)
-			s.RequireNoRemains()
-			require.Equal(t, "old", generationOf(t, s.Options))
+			openFor(t, s.Dir)
+			require.NoError(t, exec.Command("chown", "-R", fmt.Sprint(nobody), s.Dir).Run())
+			require.NoError(t, os.Chown(s.ChromaPath, 0, nobody))
+			require.NoError(t, os.Chmod(s.ChromaPath, 0o775))
+			// Database and registry are in directories of the service.
+			for _, path := range []string{s.DatabasePath, s.RegistryPath} {
+				own := filepath.Join(s.Dir, "own-"+filepath.Base(path))
+				require.NoError(t, os.Mkdir(own, 0o755))
+				require.NoError(t, os.Chown(own, nobody, nobody))
+				for _, suffix := range []string{"", "-wal"} {
+					if err := os.Rename(path+suffix, filepath.Join(own, filepath.Base(path)+suffix)); suffix == "" {
+						require.NoError(t, err)
+					}
+				}
+				require.NoError(t, os.Symlink(filepath.Join(own, filepath.Base(path)), path))
+			}
+			for _, above := range []string{"live", "config"} {
+				require.NoError(t, os.Chown(filepath.Join(s.Dir, above), 0, 0))
+				require.NoError(t, os.Chmod(filepath.Join(s.Dir, above), mode))
+			}
+			for range 2 {
+				backuptest.Start(t, "restore-as", s.Dir, stamp, fmt.Sprint(nobody)).Wait()
+				require.Equal(t, "new", generationOf(t, s.Options))
+				s.RequireNoRemains()
+				backuptest.Start(t, "call-as", s.Dir, "create", "", fmt.Sprint(nobody)).Wait()
+			}
 		})
 	}
 }
 
+// What cannot be staged because nothing may be created there is not restored, and
+// nothing is left to be undone.
+func TestRestoreIntoADirectoryThatIsForbidden(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only the superuser can become another user")
+	}
+	for name, mode := range map[string]os.FileMode{"not readable": 0o700, "not writable": 0o755} {
+		for _, part := range []string{"chroma", "config"} {
+			t.Run(part+" "+name, func(t *testing.T) {
+				s, stamp := newStore(t)
+				openFor(t, s.Dir)
+				require.NoError(t, exec.Command("chown", "-R", fmt.Sprint(nobody), s.Dir).Run())
+				dir := map[string]string{"chroma": s.ChromaPath, "config": filepath.Dir(s.RegistryPath)}[part]
+				require.NoError(t, os.Chown(dir, 0, 0))
+				require.NoError(t, os.Chmod(dir, mode))
+				c := backuptest.Start(t, "restore-as", s.Dir, stamp, fmt.Sprint(nobody))
+				require.Error(t, c.Cmd.Wait())
+				require.NotContains(t, c.Stderr.String(), backup.ErrRestoreUnfinished.Error())
+				require.Contains(t, c.Stderr.String(), "permission denied")
+				require.Equal(t, "old", generationOf(t, s.Options))
+				require.Equal(t, []string{stamp}, s.Stamps())
+				s.RequireNoRemains()
+			})
+		}
+	}
+}
+
+// Links to files on a disk that was lost are the very case for a restore. They
+// stay links, and what they lead to is created.
+func TestRestoreThroughDanglingLinks(t *testing.T) {
+	t.Parallel()
+	for _, which := range []string{"the database", "the registry", "both"} {
+		t.Run(which, func(t *testing.T) {
+			s, stamp := newStore(t)
+			disk := filepath.Join(s.Dir, "disk")
+			require.NoError(t, os.Mkdir(disk, 0o755))
+			links := map[string]string{"the database": s.DatabasePath, "the registry": s.RegistryPath}
+			for name, path := range links {
+				if which != name && which != "both" {
+					delete(links, name)
+					continue
+				}
+				require.NoError(t, os.RemoveAll(path))
+				require.NoError(t, os.RemoveAll(path+"-wal"))
+				require.NoError(t, os.Symlink(filepath.Join(disk, "new", filepath.Base(path)), path))
+			}
+			s.Restore(stamp)
+			require.Equal(t, "new", generationOf(t, s.Options))
+			for _, path := range links {
+				info, err := os.Lstat(path)
+				require.NoError(t, err)
+				require.Equal(t, os.ModeSymlink, info.Mode().Type())
+				require.FileExists(t, filepath.Join(disk, "new", filepath.Base(path)))
+			}
+			s.RequireNoRemains()
+			s.Restore(stamp)
+		})
+	}
+}
+
+// The Chroma directory is left alone, so a Chroma server may run.
+func TestRestoreWithoutChromaBesideAChromaServer(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	s.IncludeChroma = false
+	stamp := s.Create().Stamp
+	server := backuptest.Start(t, "hold", filepath.Join(s.ChromaPath, "chroma.sqlite3"))
+	require.Equal(t, "open", server.Hear())
+	s.Restore(stamp)
+
+	// Nor is a chroma.sqlite3 looked at that is in the working directory.
+	here := t.TempDir()
+	local := backuptest.Start(t, "hold", filepath.Join(here, "chroma.sqlite3"))
+	require.Equal(t, "open", local.Hear())
+	s.ChromaPath = ""
+	c := backuptest.Command(t, "restore", s.Dir, stamp)
+	c.Dir = here
+	out, err := c.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	server.Kill()
+	require.NoError(t, os.Remove(filepath.Join(s.Dir, "live", "chroma", "chroma.sqlite3")))
+}
+
 // Paths may have any bytes, in the journal as well, and may be relative.
 func TestRestoreOfAwkwardPaths(t *testing.T) {
-	for _, name := range []string{"\xff\xfe", "new\nline", "q?%#&=", `"\`, "\xed\xb2\x80"} {
+	for i, name := range []string{"\xff\xfe", "new\nline", "q?%#&=", `"\`, "\xed\xb2\x80"} {
+		// Recovery keeps a descriptor of the database open, so that another process
+		// can't restore it any more.
+		cut := []struct{ phase, want string }{{"swap", "old"}, {"verify", "new"}}[i%2]
 		t.Run(fmt.Sprintf("%q", name), func(t *testing.T) {
 			dir := t.TempDir()
 			t.Chdir(dir)
-			require.NoError(t, os.MkdirAll(filepath.Join(name, "live"), 0o755))
 			abs := &backuptest.Store{T: t, Dir: dir, Options: optionsIn(filepath.Join(dir, name))}
 			writeGeneration(t, abs.Options, "new")
 			rel := &backuptest.Store{T: t, Dir: dir, Options: optionsIn(name)}
 			stamp := rel.Create().Stamp
-			require.NoError(t, os.RemoveAll(filepath.Join(name, "live")))
-			require.NoError(t, os.Mkdir(filepath.Join(name, "live"), 0o755))
+			removeParts(t, abs.Options)
 			writeGeneration(t, abs.Options, "old")
 
-			c := backuptest.Start(t, "call", filepath.Join(dir, name), "restore", stamp, "verify")
-			require.Equal(t, "at verify", c.Hear())
+			c := backuptest.Start(t, "call", filepath.Join(dir, name), "restore", stamp, cut.phase)
+			require.Equal(t, "at "+cut.phase, c.Hear())
 			c.Kill()
-			_, err := backup.RestoreRuntimeBackup(context.Background(), rel.Options, "none")
+			_, err := recovery(rel)
 			require.ErrorIs(t, err, backup.ErrInvalidBackup)
-			require.Equal(t, "old", generationOf(t, abs.Options))
+			require.Equal(t, cut.want, generationOf(t, abs.Options))
 			rel.Restore(stamp)
 			require.Equal(t, "new", generationOf(t, abs.Options))
 			rel.RequireNoRemains()

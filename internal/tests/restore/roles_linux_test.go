@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,14 +24,18 @@ import (
 var killStride = flag.Int("kill-stride", 40, "kill a restore at every `n`-th of its steps")
 
 func TestMain(m *testing.M) {
-	backuptest.Main(m, backuptest.Roles{"call": call, "restore": restore, "restore-as": restoreAs})
+	backuptest.Main(m, backuptest.Roles{"call": call, "call-as": callAs, "hold": hold, "restore": restore, "restore-as": restoreAs})
 }
 
 // call makes the call args[1] on the store in args[0], whose snapshot is
 // args[2]. If there is an args[3], it says when that phase begins and waits for
-// a line. In the end it says "done".
+// a line. If there is an args[4], it is the backup directory. In the end it says
+// "done".
 func call(p *backuptest.Parent, args []string) error {
 	opts, stamp := optionsIn(args[0]), args[2]
+	if len(args) > 4 {
+		opts.BackupDir = args[4]
+	}
 	if len(args) > 3 {
 		waited := false
 		opts.OnProgress = func(now backup.Progress) {
@@ -47,22 +54,70 @@ func call(p *backuptest.Parent, args []string) error {
 	return nil
 }
 
-// restore restores the snapshot args[1] of the store in args[0].
+// restore restores the snapshot args[1] of the store in args[0]. strace counts
+// the calls of each thread by itself, so it stays on one.
 func restore(_ *backuptest.Parent, args []string) error {
+	runtime.LockOSThread()
 	_, err := backup.RestoreRuntimeBackup(context.Background(), optionsIn(args[0]), args[1])
 	return err
 }
 
 // restoreAs is restore by the user args[2].
 func restoreAs(p *backuptest.Parent, args []string) error {
-	uid, err := strconv.Atoi(args[2])
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(syscall.Setgid(uid), syscall.Setuid(uid)); err != nil {
+	if err := become(args[2]); err != nil {
 		return err
 	}
 	return restore(p, args)
+}
+
+// callAs makes the call args[1] on the store in args[0], whose snapshot is
+// args[2], as the user args[3].
+func callAs(_ *backuptest.Parent, args []string) error {
+	if err := become(args[3]); err != nil {
+		return err
+	}
+	return callByName(optionsIn(args[0]), args[1], args[2])
+}
+
+// hold opens the database args[0], reads it, and holds the idle connection until
+// it is killed.
+func hold(p *backuptest.Parent, args []string) error {
+	db, err := backuptest.Open(args[0])
+	if err != nil {
+		return err
+	}
+	var n int
+	if err := db.QueryRow("SELECT count(*) FROM sqlite_schema").Scan(&n); err != nil {
+		return err
+	}
+	p.Say("open")
+	p.Hear()
+	return nil
+}
+
+// become makes this process that of another user.
+func become(user string) error {
+	uid, err := strconv.Atoi(user)
+	if err != nil {
+		return err
+	}
+	return errors.Join(syscall.Setgroups(nil), syscall.Setgid(uid), syscall.Setuid(uid))
+}
+
+// openFor lets every user search dir and the directories above it.
+func openFor(t *testing.T, dir string) {
+	t.Helper()
+	for ; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		require.NoError(t, os.Chmod(dir, 0o755))
+	}
+}
+
+// cutOff kills a restore of the snapshot when a phase of it begins.
+func cutOff(t *testing.T, s *backuptest.Store, stamp, phase string) {
+	t.Helper()
+	c := backuptest.Start(t, "call", s.Dir, "restore", stamp, phase, s.BackupDir)
+	require.Equal(t, "at "+phase, c.Hear())
+	c.Kill()
 }
 
 // callByName makes one of the public calls on a store.
@@ -86,7 +141,9 @@ func callByName(opts backup.Options, name, stamp string) (err error) {
 // A strace runs the role "restore" and injects faults into its system calls.
 type strace struct {
 	tool string
-	path string // if not empty, only into calls on this directory
+	path string // if not empty, only into calls on this file or directory
+	// failing is a file of which nothing can be read. It needs path.
+	failing string
 }
 
 // needStrace skips the test where there is no strace.
@@ -99,6 +156,44 @@ func needStrace(t *testing.T) strace {
 	return strace{tool: tool}
 }
 
+// journalLines are the beginnings of the lines of a journal, as far as
+// a restore writes them that is not undone.
+var journalLines = []string{
+	"{", "safety", "swapping", "begin chroma", "out chroma", "end chroma", "begin config", "out config", "end config",
+	"begin db", "out db", "end db", "done", "cleaned chroma", "cleaned config", "cleaned db",
+}
+
+// cutAfter returns a copy of a store whose restore was killed when its journal
+// ended with this line: before a system call of one kind, the first of that kind
+// for pwrite64, which writes the next line.
+func (s strace) cutAfter(t *testing.T, call, line, stamp string, fresh func(t *testing.T) *backuptest.Store) *backuptest.Store {
+	t.Helper()
+	first := 1
+	if call == "pwrite64" { // the number of the next line, unless some are left out
+		first = max(1, slices.Index(journalLines, line)+1)
+	}
+	for n := first; n < 100; n++ {
+		store := fresh(t)
+		s.path = ""
+		if call == "pwrite64" {
+			s.path = journalOf(store)
+		}
+		_, hit, err := s.run(t, call, fmt.Sprintf("signal=SIGKILL:when=%d", n), store.Dir, stamp)
+		require.True(t, hit || err == nil)
+		if err == nil {
+			break
+		}
+		if info, err := os.Stat(journalOf(store)); err == nil && info.Size() > 0 {
+			lines := append([]string{"{"}, linesOf(t, store)...)
+			if last := lines[len(lines)-1]; last == line || line == "safety" && strings.HasPrefix(last, line) {
+				return store
+			}
+		}
+	}
+	require.FailNow(t, "no restore was cut off there", "%s, %q", call, line)
+	return nil
+}
+
 // run restores, with inject applied to the system calls of one kind. It returns
 // what was printed and whether any call was hit. strace counts calls for each
 // thread by itself, so a run may end before its n-th call.
@@ -108,6 +203,9 @@ func (s strace) run(t *testing.T, call, inject string, args ...string) (text str
 	flags := []string{"-f", "-qq", "-o", log, "-e", "trace=" + call, "-e", "inject=" + call + ":" + inject}
 	if s.path != "" {
 		flags = append(flags, "-P", s.path)
+	}
+	if s.failing != "" {
+		flags = append(flags, "-P", s.failing, "-e", "trace="+call+",pread64", "-e", "inject=pread64:error=EIO")
 	}
 	role := backuptest.Command(t, "restore", args...)
 	cmd := exec.Command(s.tool, append(flags, role.Args...)...)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,7 +18,7 @@ import (
 func optionsIn(dir string) backup.Options {
 	return backup.Options{
 		DatabasePath:  filepath.Join(dir, "live", "atocore.db"),
-		RegistryPath:  filepath.Join(dir, "live", "registry.json"),
+		RegistryPath:  filepath.Join(dir, "config", "registry.json"),
 		ChromaPath:    filepath.Join(dir, "live", "chroma"),
 		BackupDir:     filepath.Join(dir, "backups"),
 		IncludeChroma: true,
@@ -27,7 +28,9 @@ func optionsIn(dir string) backup.Options {
 // writeGeneration writes a small store in which every part names the generation.
 func writeGeneration(t *testing.T, opts backup.Options, gen string) {
 	t.Helper()
-	require.NoError(t, os.MkdirAll(filepath.Join(opts.ChromaPath, "segment-"+gen), 0o755))
+	for _, dir := range []string{filepath.Join(opts.ChromaPath, "segment-"+gen), filepath.Dir(opts.DatabasePath), filepath.Dir(opts.RegistryPath)} {
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+	}
 	db := backuptest.OpenDB(t, opts.DatabasePath, "_pragma=journal_mode(wal)", "_pragma=synchronous(off)")
 	_, err := db.Exec(`CREATE TABLE IF NOT EXISTS gen (value TEXT); DELETE FROM gen; INSERT INTO gen VALUES ('` + gen + `')`)
 	require.NoError(t, err)
@@ -74,10 +77,9 @@ func newStore(t *testing.T) (s *backuptest.Store, stamp string) {
 	t.Helper()
 	dir := t.TempDir()
 	s = &backuptest.Store{T: t, Dir: dir, Options: optionsIn(dir)}
-	require.NoError(t, os.MkdirAll(filepath.Dir(s.DatabasePath), 0o755))
 	writeGeneration(t, s.Options, "new")
 	stamp = s.Create().Stamp
-	require.NoError(t, os.RemoveAll(filepath.Dir(s.DatabasePath)))
+	removeParts(t, s.Options)
 	writeGeneration(t, s.Options, "old")
 	t.Cleanup(func() { s.RequireClean(); s.RequireNoRemains() })
 	return s, stamp
@@ -103,18 +105,64 @@ func copyStore(t *testing.T, dir string) *backuptest.Store {
 	return &backuptest.Store{T: t, Dir: to, Options: optionsIn(to)}
 }
 
-// journalOf returns the path of the journal of a restore.
-func journalOf(s *backuptest.Store) string {
-	return filepath.Join(s.BackupDir, ".atocore-restore.journal")
+// removeParts removes all parts of the store.
+func removeParts(t *testing.T, opts backup.Options) {
+	t.Helper()
+	for _, path := range []string{opts.DatabasePath, opts.DatabasePath + "-wal", opts.RegistryPath, opts.ChromaPath} {
+		require.NoError(t, os.RemoveAll(path))
+	}
 }
 
-// recovered undoes or finishes what a restore left, by a call that can do nothing
-// else because its snapshot does not exist, and returns the generation that the
-// store has then.
+const journalName = ".atocore-restore.journal"
+
+// journalOf returns the path of the journal of a restore.
+func journalOf(s *backuptest.Store) string {
+	return filepath.Join(filepath.Dir(s.DatabasePath), journalName)
+}
+
+// pointerOf returns the path of the pointer to that journal.
+func pointerOf(s *backuptest.Store) string { return filepath.Join(s.BackupDir, journalName) }
+
+// linesOf returns the lines of a journal after the first one, without their
+// checksums.
+func linesOf(t *testing.T, s *backuptest.Store) (lines []string) {
+	t.Helper()
+	data, err := os.ReadFile(journalOf(s))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(data)) {
+		if !strings.HasPrefix(line, "{") {
+			lines = append(lines, line[:strings.LastIndexByte(line, ' ')])
+		}
+	}
+	return lines
+}
+
+// stagingOf returns the staging directory of a part: chroma, config or db.
+func stagingOf(t *testing.T, s *backuptest.Store, part string) string {
+	t.Helper()
+	dir := map[string]string{"chroma": s.ChromaPath, "config": filepath.Dir(s.RegistryPath), "db": filepath.Dir(s.DatabasePath)}[part]
+	found, err := filepath.Glob(filepath.Join(dir, ".atocore-restore-*-"+part))
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	return found[0]
+}
+
+// recovery makes a call that can do nothing but finish or undo what a restore
+// left, because its snapshot does not exist. It returns what the call returned.
+func recovery(s *backuptest.Store) (*backup.RestoreResult, error) {
+	s.T.Helper()
+	r, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+	require.Error(s.T, err)
+	return r, err
+}
+
+// recovered undoes or finishes what a restore left, and returns the generation
+// that the store has then.
 func recovered(s *backuptest.Store) string {
 	s.T.Helper()
-	_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, "none")
+	_, err := recovery(s)
 	require.ErrorIs(s.T, err, backup.ErrInvalidBackup)
+	require.NotErrorIs(s.T, err, backup.ErrRestoreUnfinished)
 	s.RequireNoRemains()
 	return generationOf(s.T, s.Options)
 }
