@@ -517,129 +517,134 @@ func TestSwapIsNotBegunAfterTheContext(t *testing.T) {
 	require.Equal(t, x.old, x.store(t))
 }
 
+// The names of staging directories, and the end of what is set aside, in halfSwaps.
+const (
+	fileStaging = ".atocore-restore-0123456789abcdef-db/"
+	treeStaging = "chroma/.atocore-restore-0123456789abcdef-chroma/"
+	aside       = ".set-aside-0123456789abcdef/"
+)
+
+// halfSwaps are stores as an interrupted swap leaves them, what somebody did to
+// them since, and what they are to be when the swap is undone.
+var halfSwaps = []struct {
+	name         string
+	lines        string
+	before, want map[string]string
+	linked       bool // the old file is db as well
+	without      bool // there was no old part
+}{
+	{name: "file, nothing moved", lines: "begin db",
+		before: map[string]string{"db": "old", "db-wal": "wal", fileStaging + "new/db": "new", fileStaging + "old/": ""},
+		want:   map[string]string{"db": "old", "db-wal": "wal"}},
+	{name: "file, WAL moved", lines: "begin db",
+		before: map[string]string{"db": "old", fileStaging + "new/db": "new", fileStaging + "old/db-wal": "wal"},
+		want:   map[string]string{"db": "old", "db-wal": "wal"}},
+	{name: "file, WAL moved, and an empty one created by locking", lines: "begin db",
+		before: map[string]string{"db": "old", "db-wal": "", fileStaging + "new/db": "new", fileStaging + "old/db-wal": "wal"},
+		want:   map[string]string{"db": "old", "db-wal": "wal"}},
+	{name: "file, WAL moved, and one written by somebody", lines: "begin db",
+		before: map[string]string{"db": "old", "db-wal": "other", fileStaging + "new/db": "new", fileStaging + "old/db-wal": "wal"},
+		want:   map[string]string{"db": "old", "db-wal": "other", "db" + aside + "db-wal": "wal"}},
+	{name: "file, old one linked", lines: "begin db", linked: true,
+		before: map[string]string{"db": "old", fileStaging + "new/db": "new", fileStaging + "old/db-wal": "wal"},
+		want:   map[string]string{"db": "old", "db-wal": "wal"}},
+	{name: "file, old one linked, and announced", lines: "begin db,out db", linked: true,
+		before: map[string]string{"db": "old", fileStaging + "new/db": "new", fileStaging + "old/db-wal": "wal"},
+		want:   map[string]string{"db": "old", "db-wal": "wal"}},
+	{name: "file, in place", lines: "begin db,out db",
+		before: map[string]string{"db": "new", fileStaging + "new/": "", fileStaging + "old/db": "old", fileStaging + "old/db-wal": "wal"},
+		want:   map[string]string{"db": "old", "db-wal": "wal"}},
+	{name: "file, in place, and an index created by somebody", lines: "begin db,out db,end db",
+		before: map[string]string{"db": "new", "db-shm": "other", fileStaging + "new/": "", fileStaging + "old/db": "old", fileStaging + "old/db-shm": "shm"},
+		want:   map[string]string{"db": "old", "db-shm": "shm"}},
+	{name: "file, in place, and a WAL written by somebody", lines: "begin db,out db,end db",
+		before: map[string]string{"db": "new", "db-wal": "other", fileStaging + "new/": "", fileStaging + "old/db": "old", fileStaging + "old/db-wal": "wal"},
+		want:   map[string]string{"db": "old", "db-wal": "wal", "db" + aside + "db": "new", "db" + aside + "db-wal": "other"}},
+	{name: "file, in place and written to", lines: "begin db,out db,end db",
+		before: map[string]string{"db": "other", fileStaging + "new/": "", fileStaging + "old/db": "old", fileStaging + "old/db-wal": "wal"},
+		want:   map[string]string{"db": "old", "db-wal": "wal", "db" + aside + "db": "other"}},
+	{name: "file, in place and removed by somebody", lines: "begin db,out db,end db",
+		before: map[string]string{"db-wal": "other", fileStaging + "new/": "", fileStaging + "old/db": "old", fileStaging + "old/db-wal": ""},
+		want:   map[string]string{"db": "old", "db-wal": "", "db" + aside + "db-wal": "other"}},
+	{name: "file, back already", lines: "begin db,out db,end db,undo",
+		before: map[string]string{"db": "old", fileStaging + "new/": "", fileStaging + "old/db-wal": "wal"},
+		want:   map[string]string{"db": "old", "db-wal": "wal"}},
+	{name: "file, back already and written to", lines: "begin db,out db,end db,undo,aside db",
+		before: map[string]string{"db": "later", fileStaging + "new/": "", fileStaging + "old/": "", "db" + aside + "db": "other"},
+		want:   map[string]string{"db": "later", "db" + aside + "db": "other"}},
+	{name: "file, set aside and written to again", lines: "begin db,out db,end db,undo,aside db",
+		before: map[string]string{"db": "later", fileStaging + "new/": "", fileStaging + "old/db": "old", "db" + aside + "db": "other"},
+		want:   map[string]string{"db": "old", "db" + aside + "db": "other", "db" + aside + "db.1": "later"}},
+	{name: "no file before, nothing moved", lines: "begin db", without: true,
+		before: map[string]string{fileStaging + "new/db": "new", fileStaging + "old/": ""},
+		want:   map[string]string{}},
+	{name: "no file before, in place", lines: "begin db,end db", without: true,
+		before: map[string]string{"db": "new", fileStaging + "new/": "", fileStaging + "old/": ""},
+		want:   map[string]string{}},
+	{name: "no file before, in place and written to", lines: "begin db,end db", without: true,
+		before: map[string]string{"db": "other", "db-wal": "wal", fileStaging + "new/": "", fileStaging + "old/": ""},
+		want:   map[string]string{"db" + aside + "db": "other", "db" + aside + "db-wal": "wal"}},
+	{name: "no file before, and one created while an undo was interrupted", lines: "begin db,undo", without: true,
+		before: map[string]string{"db": "other", fileStaging + "new/db": "new", fileStaging + "old/": ""},
+		want:   map[string]string{"db": "other"}},
+	{name: "no file before, and one created after an undo", lines: "begin db,undo,undone db", without: true,
+		before: map[string]string{"db": "other", fileStaging + "x": ""},
+		want:   map[string]string{"db": "other"}},
+	{name: "tree, nothing moved", lines: "begin chroma",
+		before: map[string]string{"chroma/a": "old", "chroma/b": "old", treeStaging + "new/a": "new", treeStaging + "old/": ""},
+		want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
+	{name: "tree, half moved away", lines: "begin chroma",
+		before: map[string]string{"chroma/b": "old", treeStaging + "new/a": "new", treeStaging + "old/a": "old"},
+		want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
+	{name: "tree, half moved away, and one created by somebody", lines: "begin chroma",
+		before: map[string]string{"chroma/a": "other", "chroma/b": "old", treeStaging + "new/a": "new", treeStaging + "old/a": "old"},
+		want:   map[string]string{"chroma/a": "old", "chroma/b": "old", "chroma" + aside + "a": "other"}},
+	{name: "tree, all moved away", lines: "begin chroma,out chroma",
+		before: map[string]string{treeStaging + "new/a": "new", treeStaging + "old/a": "old", treeStaging + "old/b": "old"},
+		want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
+	{name: "tree, half in place", lines: "begin chroma,out chroma",
+		before: map[string]string{"chroma/a": "new", treeStaging + "new/c": "new", treeStaging + "old/a": "old", treeStaging + "old/b": "old"},
+		want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
+	{name: "tree, half in place and written to", lines: "begin chroma,out chroma",
+		before: map[string]string{"chroma/a": "new", "chroma/b": "other", treeStaging + "new/c": "new", treeStaging + "old/a": "old", treeStaging + "old/b": "old"},
+		want:   map[string]string{"chroma/a": "old", "chroma/b": "old", "chroma" + aside + "a": "new", "chroma" + aside + "b": "other"}},
+	{name: "tree, half back", lines: "begin chroma,out chroma,end chroma,undo,cleared chroma",
+		before: map[string]string{"chroma/a": "old", treeStaging + "new/a": "new", treeStaging + "new/c": "new", treeStaging + "old/b": "old"},
+		want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
+	{name: "tree, half back, and one created by somebody", lines: "begin chroma,out chroma,end chroma,undo,cleared chroma",
+		before: map[string]string{"chroma/a": "old", "chroma/b": "other", treeStaging + "new/": "", treeStaging + "old/b": "old"},
+		want:   map[string]string{"chroma/a": "old", "chroma/b": "old", "chroma" + aside + "b": "other"}},
+	{name: "tree, set aside in part", lines: "begin chroma,out chroma,end chroma,undo,aside chroma",
+		before: map[string]string{"chroma/b": "other", "chroma" + aside + "a": "new", treeStaging + "new/": "", treeStaging + "old/b": "old"},
+		want:   map[string]string{"chroma/b": "old", "chroma" + aside + "a": "new", "chroma" + aside + "b": "other"}},
+	{name: "no tree before, in place", lines: "begin chroma,out chroma,end chroma", without: true,
+		before: map[string]string{"chroma/a": "new", treeStaging + "new/": "", treeStaging + "old/": ""},
+		want:   map[string]string{}},
+	{name: "no tree before, and a file created by somebody while staging", lines: "", without: true,
+		before: map[string]string{"chroma/made": "other", treeStaging + "new/": "", treeStaging + "old/": ""},
+		want:   map[string]string{"chroma/made": "other"}},
+}
+
 // Whatever was moved when a swap was interrupted, undo moves it back. What is in
 // place and is neither old nor staged is set aside.
 func TestUndoOfHalfASwap(t *testing.T) {
-	const file, tree = ".atocore-restore-0123456789abcdef-db/", "chroma/.atocore-restore-0123456789abcdef-chroma/"
-	const aside = ".set-aside-0123456789abcdef/"
-	for _, tt := range []struct {
-		name         string
-		lines        string
-		before, want map[string]string
-		linked       bool // the old file is db as well
-		without      bool // there was no old part
-	}{
-		{name: "file, nothing moved", lines: "begin db",
-			before: map[string]string{"db": "old", "db-wal": "wal", file + "new/db": "new", file + "old/": ""},
-			want:   map[string]string{"db": "old", "db-wal": "wal"}},
-		{name: "file, WAL moved", lines: "begin db",
-			before: map[string]string{"db": "old", file + "new/db": "new", file + "old/db-wal": "wal"},
-			want:   map[string]string{"db": "old", "db-wal": "wal"}},
-		{name: "file, WAL moved, and an empty one created by locking", lines: "begin db",
-			before: map[string]string{"db": "old", "db-wal": "", file + "new/db": "new", file + "old/db-wal": "wal"},
-			want:   map[string]string{"db": "old", "db-wal": "wal"}},
-		{name: "file, WAL moved, and one written by somebody", lines: "begin db",
-			before: map[string]string{"db": "old", "db-wal": "other", file + "new/db": "new", file + "old/db-wal": "wal"},
-			want:   map[string]string{"db": "old", "db-wal": "other", "db" + aside + "db-wal": "wal"}},
-		{name: "file, old one linked", lines: "begin db", linked: true,
-			before: map[string]string{"db": "old", file + "new/db": "new", file + "old/db-wal": "wal"},
-			want:   map[string]string{"db": "old", "db-wal": "wal"}},
-		{name: "file, old one linked, and announced", lines: "begin db,out db", linked: true,
-			before: map[string]string{"db": "old", file + "new/db": "new", file + "old/db-wal": "wal"},
-			want:   map[string]string{"db": "old", "db-wal": "wal"}},
-		{name: "file, in place", lines: "begin db,out db",
-			before: map[string]string{"db": "new", file + "new/": "", file + "old/db": "old", file + "old/db-wal": "wal"},
-			want:   map[string]string{"db": "old", "db-wal": "wal"}},
-		{name: "file, in place, and an index created by somebody", lines: "begin db,out db,end db",
-			before: map[string]string{"db": "new", "db-shm": "other", file + "new/": "", file + "old/db": "old", file + "old/db-shm": "shm"},
-			want:   map[string]string{"db": "old", "db-shm": "shm"}},
-		{name: "file, in place, and a WAL written by somebody", lines: "begin db,out db,end db",
-			before: map[string]string{"db": "new", "db-wal": "other", file + "new/": "", file + "old/db": "old", file + "old/db-wal": "wal"},
-			want:   map[string]string{"db": "old", "db-wal": "wal", "db" + aside + "db": "new", "db" + aside + "db-wal": "other"}},
-		{name: "file, in place and written to", lines: "begin db,out db,end db",
-			before: map[string]string{"db": "other", file + "new/": "", file + "old/db": "old", file + "old/db-wal": "wal"},
-			want:   map[string]string{"db": "old", "db-wal": "wal", "db" + aside + "db": "other"}},
-		{name: "file, in place and removed by somebody", lines: "begin db,out db,end db",
-			before: map[string]string{"db-wal": "other", file + "new/": "", file + "old/db": "old", file + "old/db-wal": ""},
-			want:   map[string]string{"db": "old", "db-wal": "", "db" + aside + "db-wal": "other"}},
-		{name: "file, back already", lines: "begin db,out db,end db,undo",
-			before: map[string]string{"db": "old", file + "new/": "", file + "old/db-wal": "wal"},
-			want:   map[string]string{"db": "old", "db-wal": "wal"}},
-		{name: "file, back already and written to", lines: "begin db,out db,end db,undo,aside db",
-			before: map[string]string{"db": "later", file + "new/": "", file + "old/": "", "db" + aside + "db": "other"},
-			want:   map[string]string{"db": "later", "db" + aside + "db": "other"}},
-		{name: "file, set aside and written to again", lines: "begin db,out db,end db,undo,aside db",
-			before: map[string]string{"db": "later", file + "new/": "", file + "old/db": "old", "db" + aside + "db": "other"},
-			want:   map[string]string{"db": "old", "db" + aside + "db": "other", "db" + aside + "db.1": "later"}},
-		{name: "no file before, nothing moved", lines: "begin db", without: true,
-			before: map[string]string{file + "new/db": "new", file + "old/": ""},
-			want:   map[string]string{}},
-		{name: "no file before, in place", lines: "begin db,end db", without: true,
-			before: map[string]string{"db": "new", file + "new/": "", file + "old/": ""},
-			want:   map[string]string{}},
-		{name: "no file before, in place and written to", lines: "begin db,end db", without: true,
-			before: map[string]string{"db": "other", "db-wal": "wal", file + "new/": "", file + "old/": ""},
-			want:   map[string]string{"db" + aside + "db": "other", "db" + aside + "db-wal": "wal"}},
-		{name: "no file before, and one created while an undo was interrupted", lines: "begin db,undo", without: true,
-			before: map[string]string{"db": "other", file + "new/db": "new", file + "old/": ""},
-			want:   map[string]string{"db": "other"}},
-		{name: "no file before, and one created after an undo", lines: "begin db,undo,undone db", without: true,
-			before: map[string]string{"db": "other", file + "x": ""},
-			want:   map[string]string{"db": "other"}},
-		{name: "tree, nothing moved", lines: "begin chroma",
-			before: map[string]string{"chroma/a": "old", "chroma/b": "old", tree + "new/a": "new", tree + "old/": ""},
-			want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
-		{name: "tree, half moved away", lines: "begin chroma",
-			before: map[string]string{"chroma/b": "old", tree + "new/a": "new", tree + "old/a": "old"},
-			want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
-		{name: "tree, half moved away, and one created by somebody", lines: "begin chroma",
-			before: map[string]string{"chroma/a": "other", "chroma/b": "old", tree + "new/a": "new", tree + "old/a": "old"},
-			want:   map[string]string{"chroma/a": "old", "chroma/b": "old", "chroma" + aside + "a": "other"}},
-		{name: "tree, all moved away", lines: "begin chroma,out chroma",
-			before: map[string]string{tree + "new/a": "new", tree + "old/a": "old", tree + "old/b": "old"},
-			want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
-		{name: "tree, half in place", lines: "begin chroma,out chroma",
-			before: map[string]string{"chroma/a": "new", tree + "new/c": "new", tree + "old/a": "old", tree + "old/b": "old"},
-			want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
-		{name: "tree, half in place and written to", lines: "begin chroma,out chroma",
-			before: map[string]string{"chroma/a": "new", "chroma/b": "other", tree + "new/c": "new", tree + "old/a": "old", tree + "old/b": "old"},
-			want:   map[string]string{"chroma/a": "old", "chroma/b": "old", "chroma" + aside + "a": "new", "chroma" + aside + "b": "other"}},
-		{name: "tree, half back", lines: "begin chroma,out chroma,end chroma,undo,cleared chroma",
-			before: map[string]string{"chroma/a": "old", tree + "new/a": "new", tree + "new/c": "new", tree + "old/b": "old"},
-			want:   map[string]string{"chroma/a": "old", "chroma/b": "old"}},
-		{name: "tree, half back, and one created by somebody", lines: "begin chroma,out chroma,end chroma,undo,cleared chroma",
-			before: map[string]string{"chroma/a": "old", "chroma/b": "other", tree + "new/": "", tree + "old/b": "old"},
-			want:   map[string]string{"chroma/a": "old", "chroma/b": "old", "chroma" + aside + "b": "other"}},
-		{name: "tree, set aside in part", lines: "begin chroma,out chroma,end chroma,undo,aside chroma",
-			before: map[string]string{"chroma/b": "other", "chroma" + aside + "a": "new", tree + "new/": "", tree + "old/b": "old"},
-			want:   map[string]string{"chroma/b": "old", "chroma" + aside + "a": "new", "chroma" + aside + "b": "other"}},
-		{name: "no tree before, in place", lines: "begin chroma,out chroma,end chroma", without: true,
-			before: map[string]string{"chroma/a": "new", tree + "new/": "", tree + "old/": ""},
-			want:   map[string]string{}},
-		{name: "no tree before, and a file created by somebody while staging", lines: "", without: true,
-			before: map[string]string{"chroma/made": "other", tree + "new/": "", tree + "old/": ""},
-			want:   map[string]string{"chroma/made": "other"}},
-	} {
+	for _, tt := range halfSwaps {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := fsat.RealPath(t.TempDir())
 			writeTree(t, dir, tt.before)
 			j := &Journal{id: id, Stamp: "s", BackupDir: dir}
 			j.had.database, j.had.chroma = !tt.without, !tt.without
 			j.Live.Database = filepath.Join(dir, "db")
-			staged := map[string]string{file + format.ManifestName: format.Line(sum("new"), "db")}
-			other := tree // the part that the case is not about has not begun
+			staged := map[string]string{fileStaging + format.ManifestName: format.Line(sum("new"), "db")}
 			if strings.Contains(tt.name, "tree") {
-				staged = map[string]string{tree + format.ManifestName: format.Line(sum("new"), "a") + format.Line(sum("new"), "c")}
+				staged = map[string]string{treeStaging + format.ManifestName: format.Line(sum("new"), "a") + format.Line(sum("new"), "c")}
+				staged[fileStaging+"x"] = "" // the swap of the database has not begun
 				j.Live.Chroma = filepath.Join(dir, "chroma")
-				other = file
 			}
 			writeTree(t, dir, staged)
 			if tt.linked {
-				writeTree(t, dir, map[string]string{file + "old/": ""})
-				require.NoError(t, os.Link(filepath.Join(dir, "db"), filepath.Join(dir, file, "old", "db")))
-			}
-			if other == file {
-				writeTree(t, dir, map[string]string{file + "x": ""})
+				writeTree(t, dir, map[string]string{fileStaging + "old/": ""})
+				require.NoError(t, os.Link(filepath.Join(dir, "db"), filepath.Join(dir, fileStaging, "old", "db")))
 			}
 			require.NoError(t, j.create(t.Context()))
 			lines := append([]string{"swapping"}, strings.Split(tt.lines, ",")...)
@@ -674,6 +679,37 @@ func TestUndoOfHalfASwap(t *testing.T) {
 			}
 			require.Len(t, setAside, expected)
 		})
+	}
+}
+
+// A file that takes the place of the one that was compared, in the moment before
+// that is replaced, is not replaced.
+func TestUndoOfAFileThatIsReplacedMeanwhile(t *testing.T) {
+	for _, empty := range []bool{false, true} {
+		x := newFixture(t, empty)
+		x.run(t, "swap")
+		live := x.replacement.Live.Database
+		x.kill()
+		j, err := OpenJournal(live)
+		require.NoError(t, err)
+		defer j.Close()
+		require.NoError(t, j.write("undo"))
+		p := j.parts[2].(*filePart)
+		d, err := p.open()
+		require.NoError(t, err)
+		defer d.close()
+		require.NoError(t, p.clear(t.Context(), j, d))
+		require.NoError(t, os.Remove(live))
+		require.NoError(t, os.WriteFile(live, []byte("somebody's"), 0o600))
+		require.ErrorContains(t, p.putBack(j, d, true), "was replaced while it was compared")
+		require.Equal(t, "somebody's", x.store(t)["store/atocore.db"])
+
+		_, err = j.RollBack(t.Context())
+		require.NoError(t, err)
+		for name, text := range x.old {
+			require.Equal(t, text, x.store(t)[name])
+		}
+		require.Equal(t, "somebody's", x.store(t)["store/atocore.db.set-aside-"+j.id+"/atocore.db"])
 	}
 }
 

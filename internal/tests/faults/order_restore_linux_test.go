@@ -159,7 +159,7 @@ var restoreRules = []rule{
 		why:   "until then the old part may be needed",
 	},
 	{
-		on:      "line cleaned <part>",
+		on:      "line cleaned *",
 		durable: []string{"data/**", "config/**"},
 		why:     "a later call does not look for the old part again",
 	},
@@ -240,9 +240,9 @@ type watch struct {
 	t      *testing.T
 	s      *store
 	ledger *ledger
-	before []string // the events so far
-	moved  map[string]string
-	met    []int // how often each rule had something to check
+	before []string          // the events so far
+	moved  map[string]string // where something was moved, until the place it left was synced
+	met    []int             // how often each rule had something to check
 }
 
 // newWatch returns a watch of a call that begins now. A journal has lines of an

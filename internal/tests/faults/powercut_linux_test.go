@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -50,6 +52,7 @@ func newDisk(t *testing.T, where, kind string, size int64) *disk {
 		t.Skipf("mount: %v: %s", err, out)
 	}
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", d.mountedAt).Run() })
+	require.True(t, d.inUse())
 	return d
 }
 
@@ -59,8 +62,32 @@ func (d *disk) run(name string, args ...string) {
 	require.NoError(d.t, err, "%s %v: %s", name, args, out)
 }
 
-func (d *disk) mount()   { d.t.Helper(); d.run("mount", "-o", "loop", d.image, d.mountedAt) }
-func (d *disk) unmount() { d.t.Helper(); d.run("umount", d.mountedAt) }
+func (d *disk) mount() { d.t.Helper(); d.run("mount", "-o", "loop", d.image, d.mountedAt) }
+
+// unmount unmounts the disk and waits until its file system is gone. A process that
+// was started meanwhile in a mount namespace of its own has it as well, and until
+// that ends, the next mount would only show the same file system again.
+func (d *disk) unmount() {
+	d.t.Helper()
+	d.run("umount", d.mountedAt)
+	for began := now(); d.inUse(); time.Sleep(time.Millisecond) {
+		require.Less(d.t, now()-began, time.Minute, "%s is still in use", d.image)
+	}
+}
+
+// inUse reports whether a loop device has the disk's image.
+func (d *disk) inUse() bool {
+	d.t.Helper()
+	image, err := os.Stat(d.image)
+	require.NoError(d.t, err)
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	require.NoError(d.t, err)
+	return slices.ContainsFunc(files, func(file string) bool {
+		path, _ := os.ReadFile(file) // a device may go at any time
+		info, err := os.Stat(strings.TrimSuffix(string(path), "\n"))
+		return err == nil && os.SameFile(info, image)
+	})
+}
 
 // cut ends all writing to the disk at once. What was not written out is lost, the
 // journal included. That is the purpose of the ioctl FS_IOC_SHUTDOWN, whose number

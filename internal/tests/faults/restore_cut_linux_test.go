@@ -241,6 +241,7 @@ type run struct {
 	acted   bool
 	syncing bool   // the last call was a sync of the journal
 	decided string // "new" or "old" if the journal says so, durably
+	idle    bool   // there was nothing to recover from
 }
 
 // run makes a call in a role and does act at a moment of it.
@@ -379,7 +380,8 @@ var (
 )
 
 // TestPowerCutInRestore cuts the power in all phases of restores, and of the calls
-// that recover from restores which were killed or whose power was cut. Afterwards,
+// that recover from restores which were killed or whose power was cut; some of these
+// find what another one left that was killed. Afterwards,
 // one more call makes the store wholly old or wholly new; if it is new, the old one
 // is in the safety snapshot, or was set aside.
 func TestPowerCutInRestore(t *testing.T) {
@@ -443,8 +445,13 @@ func (c *cutStore) cutOnce(i, kind int) {
 		}
 		first := c.leave(restore, target, func(phase string) bool { return slices.Contains(left, phase) }, c.random.IntN(2) == 0)
 		decided = append(decided, first.decided)
+		if c.random.IntN(3) == 0 {
+			killed := c.run("recover", "", c.next(k.name, nil), killCaller)
+			decided = append(decided, killed.decided)
+		}
 		at = c.next(k.name, nil)
 		last = c.cutIn(k.name, "recover", "", at)
+		last.idle = last.stdout == ""
 	}
 	decided = append(decided, last.decided)
 	c.requireWhole(fmt.Sprintf("%s, cut before call %d in phase %q", k.name, at.call, at.phase), old, target, decided, last)
@@ -468,10 +475,12 @@ func (c *cutStore) leave(restore, target string, only func(phase string) bool, c
 	if cut {
 		return c.cutIn("(before) "+restore, "restore", c.stamps[target], at)
 	}
-	r := c.run("restore", c.stamps[target], at, func(call *call) { _ = unix.Kill(int(call.pid), unix.SIGKILL) })
+	r := c.run("restore", c.stamps[target], at, killCaller)
 	require.True(c.T, r.acted)
 	return r
 }
+
+func killCaller(call *call) { _ = unix.Kill(int(call.pid), unix.SIGKILL) }
 
 // learn records how many calls a run made that was not cut.
 func (c *cutStore) learn(kind string, r *run) {
@@ -504,7 +513,9 @@ func (c *cutStore) requireWhole(where, old, target string, decided []string, las
 	for _, before := range decided {
 		require.Contains(t, []string{"", outcome}, before, "%s: the journal had said so", where)
 	}
-	if last.code == 0 && last.phase == "after the end" {
+	if last.code == 0 && last.phase == afterEnd && !last.idle {
+		// An idle call is one that found no journal. One that was killed when it had
+		// just removed it may not have done so durably, but it had nothing left to do.
 		require.Empty(t, said, "%s: the last call had returned", where)
 	}
 	require.Equal(t, map[string]string{"": outcome, "finished": "new", "undone": "old"}[said], outcome, where)

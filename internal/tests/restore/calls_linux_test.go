@@ -160,7 +160,7 @@ func TestLockOfTheNewDatabaseIsReleasedLast(t *testing.T) {
 	require.NoError(t, err)
 	locked, last := map[string]bool{}, ""
 	for line := range strings.Lines(string(data)) {
-		call := regexp.MustCompile(`(close|fcntl)\((\d+)<` + regexp.QuoteMeta(s.DatabasePath) + `>`).FindStringSubmatch(line)
+		call := regexp.MustCompile(`(close|fcntl)\((\d+)<` + regexp.QuoteMeta(s.DatabasePath) + `>[,)]`).FindStringSubmatch(line)
 		switch {
 		case strings.Contains(line, "renameat("): // what was open before is the old one
 			locked, last = map[string]bool{}, ""

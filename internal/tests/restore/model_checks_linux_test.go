@@ -189,24 +189,28 @@ func (m *model) stampOf(dir, which string) string {
 			stamps = append(stamps, stamp)
 		}
 	}
-	n := 0
-	if _, err := fmt.Sscan(which, &n); err != nil || len(stamps) == 0 {
+	slices.Sort(stamps)
+	n := len(stamps) - 1
+	if which != "newest" {
+		if _, err := fmt.Sscan(which, &n); err != nil {
+			return unknownStamp
+		}
+	}
+	if len(stamps) == 0 {
 		return unknownStamp
 	}
-	slices.Sort(stamps)
 	return stamps[n%len(stamps)]
 }
 
 // make makes a call of the library and checks what became of it.
 func (m *model) make(call *modelCall, before *modelScan) error {
+	_, err := os.Lstat(filepath.Join(call.Store.BackupDir, journalFile))
+	pointed := err == nil
 	var result *modelResult
 	if kind := call.Fault.Kind; m.within && (kind == "" || kind == "cancel") {
 		result = call.run()
-	} else {
-		var err error
-		if result, err = call.runApart(m.t); err != nil {
-			return err
-		}
+	} else if result, err = call.runApart(m.t); err != nil {
+		return err
 	}
 	m.counts.count(call.Name + "s")
 	outcome := "ok"
@@ -229,11 +233,12 @@ func (m *model) make(call *modelCall, before *modelScan) error {
 		m.note("  the restore of %s was %s; set aside: %v", result.RecoveredStamp, result.Recovered, result.SetAside)
 	}
 	m.result = result
-	var err error
 	if m.last, err = m.scan(); err != nil {
 		return err
 	}
-	m.findCut(before)
+	if m.findCut(before) && pointed {
+		return errors.New("staging directories were removed although the backup directory has a pointer to their journal")
+	}
 	touched := m.expect(call, result, before)
 	return errors.Join(
 		m.checkUnits(call, before), m.settle(touched), m.checkTold(result, before), m.checkCall(call, result, before), m.check(),
@@ -243,15 +248,16 @@ func (m *model) make(call *modelCall, before *modelScan) error {
 // findCut finds staging directories that a call has removed although their
 // journal, which was not mounted, has no line about that. A call without the
 // pointer to that journal takes them for strays.
-func (m *model) findCut(before *modelScan) {
+func (m *model) findCut(before *modelScan) (found bool) {
 	now := slices.Concat(m.last.remains, m.last.hidden)
 	for _, path := range slices.Concat(before.remains, before.hidden) {
 		id, part, _ := strings.Cut(strings.TrimPrefix(filepath.Base(path), remainsPrefix+"-"), "-")
 		j := m.last.journals[id]
 		if j != nil && j.slot != m.slot(modelDB) && !slices.Contains(now, path) && !slices.Contains(j.lines, "cleaned "+part) {
-			m.cut[id] = true
+			m.cut[id], found = true, true
 		}
 	}
+	return found
 }
 
 // expect extends what the store may be by what the call may do. It returns the

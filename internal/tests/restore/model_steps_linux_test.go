@@ -123,11 +123,13 @@ func newModelScript(seed uint64, steps int, volumes bool) *modelScript {
 	}
 	script.layout = strings.Join(layout, " ")
 	// Without a store and a snapshot, little could happen.
-	for _, op := range []string{"service", "create", "service", "create"} {
-		script.steps = append(script.steps, g.step(op))
+	for _, dir := range []string{"A", "B"} {
+		create := modelStep{Op: "create", Arg: map[string]string{"dir": dir}}
+		script.steps = append(script.steps, g.step("service"), create)
 	}
 	for len(script.steps) < steps {
-		script.steps = append(script.steps, g.step(g.op()))
+		last := script.steps[len(script.steps)-1]
+		script.steps = append(script.steps, g.step(g.opAfter(last)))
 	}
 	if g.chance(60) { // let it end with an unfinished restore
 		last := g.step("restore")
@@ -175,6 +177,18 @@ func (g *modelChooser) op() string {
 	panic("unreachable")
 }
 
+// opAfter chooses the kind of a step that follows another one. It disturbs most
+// restores that were interrupted before it goes on with them.
+func (g *modelChooser) opAfter(last modelStep) string {
+	switch {
+	case last.Arg["fault"] == "kill" && last.Op == "restore" && g.chance(60):
+		return g.pick("service", "service", "service", "damage", "delete", "lose", "unmount", "hide")
+	case last.Op == "service" && g.chance(30):
+		return g.pick("damage", "delete", "restore")
+	}
+	return g.op()
+}
+
 func (g *modelChooser) step(op string) modelStep {
 	s := modelStep{Op: op, Arg: make(map[string]string)}
 	set := func(name string, value any) { s.Arg[name] = fmt.Sprint(value) }
@@ -218,7 +232,7 @@ func (g *modelChooser) step(op string) modelStep {
 		dir()
 	case "lose":
 		dir()
-		set("snapshot", g.IntN(8))
+		set("snapshot", g.pick("0", "1", "2", "newest", "newest"))
 	case "mount", "unmount":
 		set("what", g.pick("chroma", "chroma", "db", "config"))
 	case "service":
@@ -246,8 +260,11 @@ func (g *modelChooser) step(op string) modelStep {
 // fault chooses what happens to a call, if anything.
 func (g *modelChooser) fault(set func(string, any), phases ...string) {
 	at := 1 + g.IntN(60)
-	if g.chance(60) {
+	switch {
+	case g.chance(30):
 		at = 1 + g.IntN(260)
+	case g.chance(50):
+		at = 90 + g.IntN(100) // while the parts are swapped
 	}
 	switch {
 	case g.chance(35):

@@ -192,6 +192,25 @@ func TestRestoreOverAMountPointIsCutOff(t *testing.T) {
 				require.Equal(t, tt.want, generationOf(t, s.Options))
 			})
 		}
+		t.Run(name+", before it is written", func(t *testing.T) {
+			var s *backuptest.Store
+			for n, last := 1, ""; last != "out "+part; n++ { // SQLite truncates the database, too
+				s = fresh(t)
+				cut := tracer
+				cut.path = file(s)
+				_, hit, _ := cut.run(t, "ftruncate", "signal=SIGKILL:when="+strconv.Itoa(n), s.Dir, stamp)
+				require.True(t, hit)
+				if _, err := os.Stat(journalOf(s)); err == nil {
+					lines := linesOf(t, s)
+					last = lines[len(lines)-1]
+				}
+			}
+			r, err := recovery(s)
+			require.ErrorIs(t, err, backup.ErrInvalidBackup)
+			require.Equal(t, "undone", r.Recovered)
+			require.Equal(t, "old", generationOf(t, s.Options))
+			require.Empty(t, r.SetAside, "it is the old content")
+		})
 		t.Run(name+", half written", func(t *testing.T) {
 			s := tracer.cutAfter(t, "pwrite64", "out "+part, stamp, fresh)
 			for _, content := range []string{"", "half"} {
@@ -214,8 +233,21 @@ func TestRestoreOverAMountPointIsCutOff(t *testing.T) {
 			require.Equal(t, "finished", r.Recovered)
 			requireUsed(t, s.DatabasePath, s.RegistryPath, s.ChromaPath)
 		})
-		t.Run(name+", and undoing as well", func(t *testing.T) {
-			s := tracer.cutAfter(t, "pwrite64", "out db", stamp, fresh)
+	}
+}
+
+// Undoing is cut off as well, at each of its steps.
+func TestUndoOverAMountPointIsCutOff(t *testing.T) {
+	t.Parallel()
+	tracer := needStrace(t)
+	template, stamp := newStore(t)
+	for name, file := range partFiles {
+		t.Run(name, func(t *testing.T) {
+			s := tracer.cutAfter(t, "pwrite64", "out db", stamp, func(t *testing.T) *backuptest.Store {
+				s := copyStore(t, template.Dir)
+				mountFile(t, file(s))
+				return s
+			})
 			half := s.Dir + ".half"
 			require.NoError(t, exec.Command("cp", "-a", s.Dir, half).Run())
 			kills := 0

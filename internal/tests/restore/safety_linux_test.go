@@ -57,9 +57,11 @@ func TestFailedRestoresLeaveNoSafetySnapshot(t *testing.T) {
 // snapshot is kept.
 func requireKept(t *testing.T, s *backuptest.Store, safety string) {
 	t.Helper()
+	list, err := backup.ListRuntimeBackups(context.Background(), s.Options)
+	require.NoError(t, err)
 	opts := s.Options
-	opts.Clock = backuptest.Clock{Time: time.Now().Add(time.Hour)}
-	_, err := backup.CreateRuntimeBackup(context.Background(), opts)
+	opts.Clock = backuptest.Clock{Time: list[len(list)-1].Metadata.CreatedAt.Add(time.Hour)}
+	_, err = backup.CreateRuntimeBackup(context.Background(), opts)
 	require.NoError(t, err)
 	_, err = backup.PruneRuntimeBackups(context.Background(), opts, backup.Retention{KeepLast: 1})
 	require.NoError(t, err)

@@ -50,3 +50,26 @@ func TestUndoBringsTheWALBack(t *testing.T) {
 		}
 	}
 }
+
+// The disk cannot read the header of the live database. A dying disk is why people
+// restore: the database is set aside whole.
+func TestRestoreOverADatabaseWithAnUnreadableHeader(t *testing.T) {
+	t.Parallel()
+	tracer := needStrace(t)
+	s, stamp := newStore(t)
+	live, err := os.ReadFile(s.DatabasePath)
+	require.NoError(t, err)
+	tracer.path = s.DatabasePath
+	// Only the first read: later ones are of the new database, by the same path.
+	text, hit, err := tracer.run(t, "pread64", "error=EIO:when=1", s.Dir, stamp)
+	require.True(t, hit)
+	require.NoError(t, err, text)
+	require.Equal(t, "new", generationOf(t, s.Options))
+	aside, err := filepath.Glob(filepath.Join(s.DatabasePath+".set-aside-*", "atocore.db"))
+	require.NoError(t, err)
+	require.Len(t, aside, 1)
+	kept, err := os.ReadFile(aside[0])
+	require.NoError(t, err)
+	require.Equal(t, live, kept)
+	require.FileExists(t, aside[0]+"-wal")
+}
