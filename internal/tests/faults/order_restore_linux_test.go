@@ -515,8 +515,7 @@ var (
 		"begin config", "out config", "end config",
 		"begin db", "out db", "end db",
 	}
-	cleanLines  = []string{"cleaned chroma", "cleaned config", "cleaned db"}
-	undoneLines = []string{"undone db", "undone config", "undone chroma"}
+	cleanLines = []string{"cleaned chroma", "cleaned config", "cleaned db"}
 )
 
 // stop begins a restore and kills it when a phase begins.

@@ -494,8 +494,7 @@ func (c *cutStore) learn(kind string, r *run) {
 func (c *cutStore) requireWhole(where, old, target string, decided []string, last *run) {
 	t := c.T
 	t.Helper()
-	list, err := backup.ListRuntimeBackups(context.Background(), c.Options)
-	if err != nil {
+	if _, err := backup.ListRuntimeBackups(context.Background(), c.Options); err != nil {
 		require.ErrorIs(t, err, backup.ErrRestoreUnfinished, where)
 	}
 	o := do(t, backuptest.Command(t, "recover", c.Dir))
@@ -521,7 +520,7 @@ func (c *cutStore) requireWhole(where, old, target string, decided []string, las
 	require.Equal(t, map[string]string{"": outcome, "finished": "new", "undone": "old"}[said], outcome, where)
 
 	saved := map[string]bool{}
-	list, err = backup.ListRuntimeBackups(context.Background(), c.Options)
+	list, err := backup.ListRuntimeBackups(context.Background(), c.Options)
 	require.NoError(t, err, where)
 	for _, snapshot := range list {
 		_, err := backup.ValidateBackup(context.Background(), backup.Options{BackupDir: c.BackupDir}, snapshot.Stamp)
