@@ -51,10 +51,15 @@ const syncFSFrom = 1000
 // stays at about 20 MB plus eight bytes for each file, whatever the size of
 // the store.
 //
+// With Options.Verify the snapshot is validated in the same call, which costs
+// what [ValidateBackup] costs. If it is not valid, the metadata are returned
+// together with an error that matches [ErrInvalidBackup], and the snapshot
+// stays.
+//
 // Errors to act on: [ErrInvalidOptions], [ErrSourceChanged],
-// [ErrSourceInvalid], [ErrUnsupportedFile], [ErrNoSpace], [ErrCrossDevice],
-// [ErrPanic], fs.ErrNotExist for a database that does not exist, ctx's error,
-// and what InitDB or the guard returned.
+// [ErrSourceInvalid], [ErrDatabaseInUse], [ErrUnsupportedFile], [ErrNoSpace],
+// [ErrCrossDevice], [ErrRestoreUnfinished], [ErrPanic], fs.ErrNotExist for a
+// missing database, ctx's error, and what InitDB or the guard returned.
 func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err error) {
 	defer func() {
 		if err != nil {
@@ -65,7 +70,11 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 	if err != nil {
 		return nil, err
 	}
-	return create(ctx, &s, nil)
+	meta, err := create(ctx, &s, nil)
+	if err != nil {
+		return nil, err
+	}
+	return meta, s.afterCreate(ctx, meta)
 }
 
 // create takes a snapshot. safety is not nil if it is the safety snapshot of a
@@ -142,6 +151,7 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 
 	// 9. Write metadata and manifest, and publish.
 	meta := captured.metadata(now)
+	meta.SourceDBPath, meta.SourceHost = fsat.RealPath(s.DatabasePath), s.Host
 	if safety != nil {
 		meta.SafetyOf = safety.of
 	}
@@ -149,6 +159,9 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 		return nil, wrapStep("publish", st.PathOf(), err)
 	}
 	s.logCreated(meta)
+	if safety == nil {
+		s.warnOfOtherStores(meta.Stamp)
+	}
 	return meta, nil
 }
 

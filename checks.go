@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
@@ -21,8 +22,12 @@ import (
 // The checks of a validation. Each returns the problems that it found, or an
 // error if it could not be completed.
 
-// A checkResult is the problems that each check found.
-type checkResult struct{ files, registry, chroma, db, chromaDB []Problem }
+// A checkResult is the problems that each check found, and what could not be
+// checked.
+type checkResult struct {
+	files, registry, chroma, db, chromaDB []Problem
+	notes                                 []Note
+}
 
 // check makes every check that can be made. SQLite's checks run beside the
 // hashing: they read the same bytes, mostly from the page cache, on another
@@ -32,16 +37,17 @@ func (s *settings) check(ctx context.Context, snap *openedSnapshot) (found check
 	group, checkCtx := errgroup.WithContext(checkCtx)
 	defer group.Wait()
 	defer cancel()
+	var dbNotes, chromaNotes []Note
 	if snap.places.db.path != "" {
 		s.progress(Progress{Phase: PhaseValidateDatabase, Path: snap.places.db.path})
 		group.Go(func() (err error) {
-			found.db, err = checkDatabase(checkCtx, snap)
+			found.db, dbNotes, err = s.checkDatabase(checkCtx, snap)
 			return err
 		})
 	}
 	if snap.places.chroma.path != "" {
 		group.Go(func() (err error) {
-			found.chromaDB, err = checkChromaDatabase(checkCtx, snap)
+			found.chromaDB, chromaNotes, err = s.checkChromaDatabase(checkCtx, snap)
 			return err
 		})
 	}
@@ -63,6 +69,7 @@ func (s *settings) check(ctx context.Context, snap *openedSnapshot) (found check
 	if err := group.Wait(); err != nil {
 		return found, err
 	}
+	found.notes = append(dbNotes, chromaNotes...)
 	return found, ctx.Err()
 }
 
@@ -139,7 +146,7 @@ func openParent(snapshot *fsat.Dir, rel string) (*fsat.Dir, error) {
 }
 
 // checkDatabase checks the database copy.
-func checkDatabase(ctx context.Context, snap *openedSnapshot) (problems []Problem, err error) {
+func (s *settings) checkDatabase(ctx context.Context, snap *openedSnapshot) (problems []Problem, notes []Note, err error) {
 	report := func(code Code, path, detail string) { problems = addProblem(problems, code, path, detail) }
 	db := snap.places.db.path
 	name := path.Base(db)
@@ -154,14 +161,14 @@ func checkDatabase(ctx context.Context, snap *openedSnapshot) (problems []Proble
 	switch {
 	case err != nil && fsat.IsMissing(err):
 		report(CodeDBMissing, "", db)
-		return problems, nil
+		return problems, nil, nil
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case !info.Mode.IsRegular() || snap.live.Contains(info):
 		// Reported here as well as by the walk over all files, so that the
 		// database does not pass.
 		report(CodeDBOpen, db, "not a regular file of the snapshot's own")
-		return problems, nil
+		return problems, nil, nil
 	}
 	if info.Size != snap.meta.DBSizeBytes {
 		report(CodeDBSize, db, fmt.Sprintf("%d bytes, recorded are %d", info.Size, snap.meta.DBSizeBytes))
@@ -174,29 +181,43 @@ func checkDatabase(ctx context.Context, snap *openedSnapshot) (problems []Proble
 				report(CodeDBSidecar, db+suffix, "")
 			}
 		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENAMETOOLONG) {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if info.Size == 0 {
 		report(CodeDBIntegrity, db, "the file is empty")
-		return problems, nil
+		return problems, nil, nil
 	}
 	if snap.meta.FormatVersion > 0 {
 		if inForm, err := sqlitedb.IsRollbackForm(dir, name); err != nil {
-			return nil, err
+			return nil, nil, err
 		} else if !inForm {
 			report(CodeDBForm, db, "")
 		}
 	}
-	findings, err := sqlitedb.Check(ctx, dir, name, sqlitedb.IntegrityCheck, maxProblems+1)
-	for _, f := range findings {
+	checked, err := s.checkSQLite(ctx, dir, name, sqlitedb.IntegrityCheck)
+	for _, f := range checked.Findings {
 		code := CodeDBIntegrity
 		if f.Unreadable {
 			code = CodeDBOpen
 		}
 		report(code, db, f.Text)
 	}
-	return problems, err
+	return problems, notesOf(db, checked), err
+}
+
+// checkSQLite runs one of SQLite's checks on a file. Functions of the host run
+// in it, on a goroutine of its own.
+func (s *settings) checkSQLite(ctx context.Context, dir *fsat.Dir, name string, kind sqlitedb.Kind) (_ sqlitedb.Checked, err error) {
+	defer errdefs.Recover(&err)
+	return sqlitedb.Check(ctx, dir, name, sqlitedb.CheckOptions{Kind: kind, Limit: maxProblems + 1, Connect: s.Connect})
+}
+
+func notesOf(file string, checked sqlitedb.Checked) (notes []Note) {
+	for _, text := range checked.Notes {
+		notes = append(notes, Note{file, oneLine(text)})
+	}
+	return notes
 }
 
 // checkRegistry checks that the registry copy is JSON. A copy that is not a
@@ -223,8 +244,9 @@ func checkRegistry(snap *openedSnapshot) (problems []Problem, err error) {
 		return addProblem(nil, CodeRegistryInvalidJSON, at, "too large"), nil
 	case err != nil:
 		return nil, err
-	case !registry.Valid(data):
-		return addProblem(nil, CodeRegistryInvalidJSON, at, registry.Fault(data)), nil
+	}
+	if fault := registry.Fault(data); fault != "" {
+		return addProblem(nil, CodeRegistryInvalidJSON, at, fault), nil
 	}
 	return nil, nil
 }
@@ -256,37 +278,38 @@ func checkChromaTree(snap *openedSnapshot, tree checkedTree) (problems []Problem
 // database. If a journal or WAL lies beside it, the database is whole only
 // together with that, and a copy must not be opened in a way that applies it;
 // then the manifest is the only check.
-func checkChromaDatabase(ctx context.Context, snap *openedSnapshot) (problems []Problem, err error) {
+func (s *settings) checkChromaDatabase(ctx context.Context, snap *openedSnapshot) (problems []Problem, notes []Note, err error) {
 	const name = format.ChromaDBName
 	dir, err := snap.dir.OpenDir(format.ChromaDir)
 	if err != nil {
 		if fsat.IsMissing(err) {
-			return nil, nil // reported by checkChromaTree
+			return nil, nil, nil // reported by checkChromaTree
 		}
-		return nil, err
+		return nil, nil, err
 	}
 	defer dir.Close()
 	info, err := dir.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
+		return nil, nil, nil
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case !info.Mode.IsRegular() || snap.live.Contains(info):
-		return nil, nil // reported by checkFiles
+		return nil, nil, nil // reported by checkFiles
 	}
 	for _, suffix := range []string{"-wal", "-journal"} {
 		side, err := dir.Lstat(name + suffix)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return nil, nil, err
 		}
 		if err == nil && side.Size > 0 {
-			return nil, nil
+			return nil, nil, nil
 		}
 	}
-	findings, err := sqlitedb.Check(ctx, dir, name, sqlitedb.QuickCheck, maxProblems+1)
-	for _, f := range findings {
-		problems = addProblem(problems, CodeChromaDBCheck, format.ChromaDir+"/"+name, f.Text)
+	const file = format.ChromaDir + "/" + name
+	checked, err := s.checkSQLite(ctx, dir, name, sqlitedb.QuickCheck)
+	for _, f := range checked.Findings {
+		problems = addProblem(problems, CodeChromaDBCheck, file, f.Text)
 	}
-	return problems, err
+	return problems, notesOf(file, checked), err
 }

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
 	"github.com/atocore/backup/internal/registry"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
@@ -20,41 +22,121 @@ import (
 // Chroma directory is included.
 
 // captureUnderGuard holds the ingestion guard, if the Chroma directory is
-// included, exactly as long as the live store is being read.
+// included, exactly as long as the live store is being read. It waits for a busy
+// database without the guard, because ingestion stands still while that is held.
 func (s *settings) captureUnderGuard(ctx context.Context, st *backupdir.Staging, c *capture, safety *safety) error {
+	waiting, cancel := s.bounded(ctx)
+	defer cancel()
+	if safety == nil && s.DB == nil {
+		if library := sqlitedb.OtherLibrary(s.DatabasePath); library != "" {
+			s.log.Warn("database_open_by_another_sqlite", "path", s.DatabasePath, "library", library,
+				"reason", "this process has the database open already; if by that library, its locks are lost: set Options.DB")
+		}
+	}
+	database := s.databaseCapture(safety)
+	defer database.Close()
+	said := false
+	onBusy := func() {
+		if !said {
+			said = true
+			s.log.Info("waiting_for_database", "path", s.DatabasePath)
+		}
+		s.progress(Progress{Phase: PhaseWait, Path: s.DatabasePath})
+	}
+	for {
+		if err := database.Ready(waiting, onBusy); err != nil {
+			if s.waitEnded(ctx, waiting) && errors.Is(err, waiting.Err()) {
+				err = fmt.Errorf("%w: it could not be read for %s", ErrDatabaseInUse, s.Wait)
+			}
+			return wrapStep("capture database", s.DatabasePath, err)
+		}
+		err := s.captureOnce(ctx, waiting, st, c, database)
+		if !errors.Is(err, sqlitedb.ErrBusy) {
+			return err
+		}
+		if err := st.Remove(format.DBDir, true); err != nil {
+			return wrapStep("capture database", s.DatabasePath, err)
+		}
+		onBusy()
+		_ = poll.Sleep(waiting, 50*time.Millisecond) // Ready returns the error
+	}
+}
+
+// captureOnce copies the live store under the guard. The error matches
+// sqlitedb.ErrBusy if the database became busy again before it was held.
+func (s *settings) captureOnce(ctx, waiting context.Context, st *backupdir.Staging, c *capture, database *sqlitedb.Capture) error {
 	if s.IncludeChroma {
-		unlock, err := s.takeGuard(ctx)
+		unlock, err := s.takeGuardWithin(ctx, waiting)
 		if err != nil {
 			return err
 		}
 		defer unlock()
 	}
-	return s.captureStore(ctx, st, c, safety)
+	return s.captureStore(ctx, st, c, database)
+}
+
+// bounded returns a context for waiting, which ends with ctx or after
+// Options.Wait.
+func (s *settings) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.Wait == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, s.Wait)
+}
+
+// waitEnded reports whether it is Options.Wait that ended waiting, and not ctx.
+func (s *settings) waitEnded(ctx, waiting context.Context) bool {
+	return waiting.Err() != nil && ctx.Err() == nil
 }
 
 // takeGuard takes the ingestion guard, if there is one.
 func (s *settings) takeGuard(ctx context.Context) (unlock func(), err error) {
+	waiting, cancel := s.bounded(ctx)
+	defer cancel()
+	return s.takeGuardWithin(ctx, waiting)
+}
+
+// takeGuardWithin is takeGuard and waits no longer than until waiting ends. The
+// context that the Locker gets does not end with waiting once the guard is
+// taken, because a lock may last only as long as its context.
+func (s *settings) takeGuardWithin(ctx, waiting context.Context) (unlock func(), err error) {
 	if s.Locker == nil {
 		return func() {}, nil
 	}
 	s.progress(Progress{Phase: PhaseGuard})
-	unlock, err = s.Locker.Lock(ctx)
+	locked, end := context.WithCancel(ctx)
+	stop := context.AfterFunc(waiting, end)
+	taken := false
+	defer func() { // when Lock panics too
+		if !taken {
+			stop()
+			end()
+		}
+	}()
+	release, err := s.Locker.Lock(locked)
+	inTime := stop() || s.Wait == 0
 	switch {
-	case err != nil:
-		return nil, fmt.Errorf("take ingestion guard: %w", err)
-	case unlock == nil:
+	case err == nil && release == nil:
 		return nil, errors.New("take ingestion guard: Locker returned no unlock function")
+	case err == nil && inTime:
+		taken = true
+		return func() { defer end(); release() }, nil
+	case err == nil:
+		release()
+		err = locked.Err()
 	}
-	return unlock, nil
+	if s.waitEnded(ctx, waiting) && errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("it was not free for %s: %w", s.Wait, context.DeadlineExceeded)
+	}
+	return nil, fmt.Errorf("take ingestion guard: %w", err)
 }
 
 // captureStore copies the live store into staging.
-func (s *settings) captureStore(ctx context.Context, st *backupdir.Staging, c *capture, safety *safety) error {
+func (s *settings) captureStore(ctx context.Context, st *backupdir.Staging, c *capture, database *sqlitedb.Capture) error {
 	if err := ctx.Err(); err != nil {
 		return wrapStep("capture", s.DatabasePath, err)
 	}
 	s.progress(Progress{Phase: PhaseDatabase, Path: s.DatabasePath})
-	database := s.databaseCapture(safety)
 	err := st.In(format.DBDir, func(dir *fsat.Dir) (err error) {
 		c.db, err = database.CopyTo(ctx, dir)
 		return err
@@ -62,6 +144,7 @@ func (s *settings) captureStore(ctx context.Context, st *backupdir.Staging, c *c
 	if err != nil {
 		return wrapStep("capture database", s.DatabasePath, err)
 	}
+	database.Close() // its lock on the live database would be in the way of others
 	c.paths.db = filepath.Join(format.DBDir, filepath.Base(s.DatabasePath))
 
 	s.progress(Progress{Phase: PhaseRegistry, Path: s.RegistryPath})
@@ -102,7 +185,11 @@ func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir, c *captur
 	if s.RegistryPath == "" {
 		return nil
 	}
-	size, ok, err := registry.Copy(ctx, s.RegistryPath, dir)
+	size, ok, fault, err := registry.Copy(ctx, s.RegistryPath, dir)
+	if fault != "" {
+		// The snapshot is not valid then, and says so; the rest of it is good.
+		s.log.Warn("registry_is_not_json", "path", s.RegistryPath, "reason", fault)
+	}
 	switch {
 	case err != nil:
 		return err
@@ -125,10 +212,16 @@ func (s *settings) captureChroma(ctx context.Context, st *backupdir.Staging) (co
 		return nil, err
 	}
 	defer src.Close()
+	backupDir, err := fsat.Stat(s.BackupDir)
+	if err != nil {
+		return nil, err
+	}
 	err = st.In(format.ChromaDir, func(dst *fsat.Dir) error {
 		copied, err = filetree.Copy(ctx, src, dst, filetree.CopyOptions{
 			KeepSums:  true,
+			Outside:   backupDir,
 			Forbidden: sqlitedb.FilesOf(s.DatabasePath).Contains,
+			Kept:      sqlitedb.KeepOpen(filepath.Join(src.Path(), format.ChromaDBName)),
 			Progress: func(path string, files, bytes int64) {
 				s.progress(Progress{Phase: PhaseChroma, Path: path, Files: files, Bytes: bytes})
 			},

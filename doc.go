@@ -37,13 +37,31 @@
 // The database copy is the state at one moment. A read transaction preserves
 // that moment: writers of a WAL database continue meanwhile and its WAL grows;
 // writers of a rollback-journal database wait. The guard is held while the
-// store is being copied, and released before anything is hashed or synced.
+// store is being copied, and released before anything is hashed or synced. A
+// database that is busy is waited for without the guard.
+//
+// The live store is only read: no WAL is checkpointed. A database that its users
+// have open by another name, beside which their WAL is, is refused where that can
+// be told; so is a journal in use.
 //
 // # Validating
 //
 // [ValidateBackup] compares every byte with the manifest, runs SQLite's checks
 // on the databases and compares the files with the metadata. It fails closed:
-// only a nil error means that every check ran and passed.
+// only a nil error means that every check that can be made here ran and passed.
+// With Options.Verify, a create does the same to the snapshot that it made.
+//
+// The report answers three questions. A snapshot is intact if every byte is what
+// was backed up; anything else is damage, which is never restored. A finding is
+// what SQLite, or the JSON check of the registry, objects to although nothing
+// shows damage: it was in the live store, and Options.DespiteFindings restores
+// it. A note is what could not be checked here, for example an index with a
+// collation of the host, and is no reason against the snapshot; see
+// Options.Connect.
+//
+// The last verdict, protection from prunes and a note of the host's are kept in
+// BackupDir/records, beside the snapshots, because a snapshot never changes. They
+// are never required.
 //
 // The hashes are taken of the copy, or of the bytes that were just written to
 // it. They prove that the copy has not changed since. They cannot prove that
@@ -62,12 +80,19 @@
 // empty, a restore makes a copy of the store there, which serves as a drill.
 // docs/restore.md is the guide for the person who has to restore a store.
 //
+// [LatestRuntimeBackup] returns the snapshot that a restore should take.
+//
 // [PruneRuntimeBackups] removes old snapshots by the retention rules of restic.
-// It never removes the newest one.
+// It never removes the newest one, the newest one that was found valid, or one
+// that [ProtectRuntimeBackup] protects.
+//
+// Several stores may share a backup directory. A snapshot records the path of its
+// database and its host, and these calls look at the snapshots of one store only;
+// a restore refuses those of another store unless Options.FromOtherStore is set.
 //
 // # Untrusted input
 //
-// Stamps, metadata, manifests and the trees of snapshots are treated as
+// Stamps, metadata, manifests, records and the trees of snapshots are treated as
 // untrusted. No link in a snapshot is followed, nothing outside a snapshot is
 // opened, and the amount of data read from any one file into memory is bounded.
 //

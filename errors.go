@@ -18,8 +18,10 @@ var (
 	// names every fault. Nothing was done.
 	ErrInvalidOptions = errdefs.ErrInvalidOptions
 
-	// ErrInvalidBackup is returned by ValidateBackup for a snapshot that must
-	// not be trusted. The report that is returned with it lists every problem.
+	// ErrInvalidBackup is returned for a snapshot that must not be trusted: by
+	// ValidateBackup together with the report, by RestoreRuntimeBackup, and by
+	// CreateRuntimeBackup with Options.Verify together with the metadata. In
+	// each case errors.As finds an *InvalidBackupError with the report.
 	ErrInvalidBackup = errdefs.ErrInvalidBackup
 
 	// ErrSourceChanged is returned by CreateRuntimeBackup if the registry or a
@@ -29,9 +31,9 @@ var (
 	ErrSourceChanged = errdefs.ErrSourceChanged
 
 	// ErrSourceInvalid is returned by CreateRuntimeBackup if a source file
-	// does not have the expected type: a database file that is empty or not an
-	// SQLite database, or a registry that is not JSON. A snapshot of it would
-	// never validate.
+	// cannot be backed up as what it should be: a database file that is empty
+	// or not an SQLite database, one that is reached by another name than its
+	// users', or a registry of more than 16 MiB.
 	ErrSourceInvalid = errdefs.ErrSourceInvalid
 
 	// ErrUnsupportedFile is returned by CreateRuntimeBackup if the Chroma
@@ -64,8 +66,15 @@ var (
 	ErrBusy = errdefs.ErrBusy
 
 	// ErrDatabaseInUse is returned by RestoreRuntimeBackup while somebody has
-	// the live database open. Nothing was replaced.
+	// the live database open; nothing was replaced. CreateRuntimeBackup returns
+	// it if the database could not be read for Options.Wait, or if its users lock
+	// it in a way that SQLite here does not see; nothing was made.
 	ErrDatabaseInUse = errdefs.ErrDatabaseInUse
+
+	// ErrOtherStore is returned by RestoreRuntimeBackup for a snapshot of another
+	// store than the one that it would replace, unless Options.FromOtherStore is
+	// set. Nothing was done.
+	ErrOtherStore = errors.New("the snapshot is of another store")
 
 	// ErrPanic is returned if a function of the host (InitDB, Locker,
 	// OnProgress, Clock, Logger) panicked. The error carries the value and the

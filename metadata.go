@@ -41,9 +41,11 @@ type Metadata struct {
 	FormatVersion          int       // 1; 0 for a snapshot of the Python module
 	Stamp                  string    // the name it was published under; empty for the Python module's
 	SafetyOf               string    // the snapshot whose restore took this one first; empty for all others
+	SourceDBPath           string    // the live database, with links resolved; empty for older snapshots and the Python module's
+	SourceHost             string    // the host of the store (see Options.Host); empty like SourceDBPath
 }
 
-func (m *Metadata) fields() [13]pyjson.Field {
+func (m *Metadata) fields() [15]pyjson.Field {
 	return [...]pyjson.Field{
 		{Name: "created_at", At: &m.CreatedAt},
 		{Name: "backup_root", At: &m.BackupRoot},
@@ -58,6 +60,8 @@ func (m *Metadata) fields() [13]pyjson.Field {
 		{Name: "format_version", At: &m.FormatVersion, Ours: true},
 		{Name: "stamp", At: &m.Stamp, Ours: true},
 		{Name: "safety_of", At: &m.SafetyOf, Ours: true, Optional: true},
+		{Name: "source_db_path", At: &m.SourceDBPath, Ours: true, Optional: true},
+		{Name: "source_host", At: &m.SourceHost, Ours: true, Optional: true},
 	}
 }
 
@@ -149,13 +153,45 @@ func parseMetadata(text string) (*Metadata, error) {
 
 // foreignJSON returns the text of a metadata file in the form in which lists
 // and reports pass it on: in ASCII, like everything that this package writes,
-// and with all of its fields. fault is the error of parseMetadata for it.
-// The result is empty if the text is not JSON, or nested too deep.
-func foreignJSON(text string, fault error) string {
+// and with whatever fields it has. m and fault are the results of parseMetadata
+// for it. The result is empty if the text is not JSON, or nested too deep, or
+// null, or nothing but the encoding of m.
+func foreignJSON(text string, m *Metadata, fault error) string {
 	if errors.Is(fault, pyjson.ErrNotJSON) || errors.Is(fault, pyjson.ErrTooDeep) {
 		return ""
 	}
-	return pyjson.ToASCII(text)
+	var compact, raw bytes.Buffer
+	if err := json.Compact(&compact, []byte(pyjson.ToASCII(pyjson.Relax(text)))); err != nil {
+		return ""
+	}
+	if compact.String() == "null" {
+		return ""
+	}
+	var own []byte
+	if m != nil {
+		own, _ = m.MarshalJSON()
+	}
+	if bytes.Equal(own, compact.Bytes()) {
+		return ""
+	}
+	// As encoding/json escapes it within another value, so that what is read
+	// back is the same.
+	json.HTMLEscape(&raw, compact.Bytes())
+	compact.Reset()
+	json.HTMLEscape(&compact, own)
+	if bytes.Equal(compact.Bytes(), raw.Bytes()) {
+		return ""
+	}
+	return raw.String()
+}
+
+// foreignMetadata reads metadata as lists and reports have them.
+func foreignMetadata(data []byte) (*Metadata, string) {
+	if len(data) == 0 || string(data) == "null" {
+		return nil, ""
+	}
+	m, fault := parseMetadata(string(data))
+	return m, foreignJSON(string(data), m, fault)
 }
 
 // rawMetadata returns the JSON of a snapshot's metadata: raw, which came from

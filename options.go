@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/poll"
@@ -18,12 +20,17 @@ import (
 )
 
 // Options configures every call of this package, so that a host fills it in
-// once. Listing, validating and pruning need only BackupDir; creating needs
-// DatabasePath and BackupDir. Every other zero value is useful. Relative paths
-// are resolved against the working directory at the time of the call.
+// once. Listing and validating need only BackupDir; creating and restoring need
+// DatabasePath and BackupDir, and so do pruning and the search for the latest
+// snapshot if BackupDir has those of several stores. Every other zero value is
+// useful. Relative paths are resolved against the working directory at the time
+// of the call.
 type Options struct {
 	// DatabasePath is the live SQLite database. It must exist after InitDB
-	// ran; it is never created here.
+	// ran; it is never created here. It must be the path that its users open,
+	// links aside: SQLite finds the WAL by the name. A hard link, or a file that
+	// is mounted alone, is refused with ErrSourceInvalid where it can be seen
+	// that the WAL is or may be beside another name.
 	DatabasePath string
 
 	// DB is the host's own database handle. If it is set, the database is
@@ -37,6 +44,11 @@ type Options struct {
 	// renumber the rows of tables without an INTEGER PRIMARY KEY
 	// (sqlite.org/lang_vacuum.html), reports no progress, and waits for locks
 	// as long as the driver does.
+	//
+	// A call takes a connection from the pool and waits for one. So with a pool
+	// of one connection, a caller within a transaction, or an OnProgress that
+	// queries DB, waits for itself, until Wait or ctx ends; so does a caller that
+	// holds an EXCLUSIVE lock on the database.
 	//
 	// DatabasePath names the copy. If that file exists, it must be the one that
 	// DB has open; for a database in memory it is only a name.
@@ -63,7 +75,9 @@ type Options struct {
 
 	// Locker is the ingestion guard. It is taken only if IncludeChroma is
 	// set, for as long as database, registry and Chroma directory are being
-	// read, and released exactly once. If it is nil, the caller must hold its
+	// read, and released exactly once. A database that is busy is waited for
+	// before; if it is busy again by the time the guard is taken, the guard is
+	// released, and taken anew later. If it is nil, the caller must hold its
 	// own guard around the call.
 	Locker Locker
 
@@ -75,11 +89,72 @@ type Options struct {
 	// or migrate its schema. It may be nil.
 	InitDB func(ctx context.Context) error
 
+	// Host names the machine of the store, in the metadata of its snapshots:
+	// a store is the same if host and DatabasePath are. If it is empty, the
+	// name that the system reports is used; set it where that changes, as in
+	// containers. It has at most 255 bytes.
+	Host string
+
+	// Note is kept beside the snapshot that a create makes, and is listed with
+	// it. It has at most 4 KiB.
+	Note string
+
+	// Verify validates the snapshot that was just made, in the same call, and
+	// records the verdict. If the snapshot is not valid, or cannot be validated,
+	// it stays, and its metadata are returned together with the error, which
+	// matches ErrInvalidBackup in the first case. Notes are logged.
+	Verify bool
+
+	// RecordVerdicts makes ValidateBackup, and RestoreRuntimeBackup, which
+	// validates the snapshot that it restores, record the verdict beside the
+	// snapshot, for lists and prunes. A verdict that cannot be recorded, on a
+	// read-only disk, for example, is logged and is no failure.
+	RecordVerdicts bool
+
+	// DespiteFindings restores a snapshot although SQLite, or the JSON check of
+	// the registry, objects to its content, provided that nothing shows damage;
+	// see Problem.Finding. Without it, such a snapshot is refused with an error
+	// that matches ErrInvalidBackup and lists the findings.
+	DespiteFindings bool
+
+	// FromOtherStore restores a snapshot of another store than the one that
+	// would be replaced. Without it, that is ErrOtherStore, unless there is
+	// nothing at any of the paths.
+	FromOtherStore bool
+
+	// Wait bounds all waiting of a call for a database that somebody keeps from
+	// being read, and for the guard. At its end the error matches
+	// ErrDatabaseInUse, or context.DeadlineExceeded if it is the guard that was
+	// waited for. If it is 0, only ctx ends a wait. Locks for which the driver of
+	// DB waits by itself, and Lockers that do not heed their context, are not
+	// bounded by it.
+	Wait time.Duration
+
+	// Connect registers what the databases' schemas need: collations, and
+	// functions that are used in indexes and generated columns. The checks of a
+	// snapshot use it; without it they leave out what needs any of these, and note
+	// that. The argument is a new driver value of modernc.org/sqlite
+	// (*sqlite.Driver), with its methods RegisterCollationUtf8 and
+	// RegisterFunction. Functions must be registered as deterministic, because
+	// SQLite takes no others for an index. What is registered with
+	// modernc.org/sqlite for all connections, as sqlite.RegisterFunction does, is
+	// used in any case, though a collation several times as fast by Connect.
+	//
+	// It is called for each connection that a check opens after SQLite could not
+	// check a database by itself, or objected to it; so perhaps never, perhaps
+	// several times, and for the two databases of a snapshot concurrently. What is
+	// registered is called with values of the snapshot, which are untrusted, and is
+	// not interrupted when ctx ends. It may be nil.
+	Connect func(driver *sqlitedb.Driver) error
+
 	// OnlineBackup forces the use of SQLite's online backup API. By default, on
 	// Linux, the kernel copies the file and its WAL while a read transaction
-	// keeps them still, which is as safe and several times as fast. It keeps
-	// one descriptor of each database open for the life of the process,
-	// because closing it would drop the host's own locks.
+	// keeps them still, which is as safe and several times as fast.
+	//
+	// With or without it, on Linux a few descriptors of each live database stay
+	// open for the life of the process, because closing them would drop the
+	// host's own locks: of the database, of its -shm if another process uses it,
+	// and, with IncludeChroma, of chroma.sqlite3.
 	OnlineBackup bool
 
 	// Logger receives structured messages about what was done. If it is nil,
@@ -169,6 +244,7 @@ type Phase string
 // calls.
 const (
 	PhaseInit     Phase = "init"     // checking options, removing stale staging, InitDB
+	PhaseWait     Phase = "wait"     // waiting for the database; only if it is busy, and at each further try
 	PhaseGuard    Phase = "guard"    // waiting for the ingestion guard
 	PhaseDatabase Phase = "database" // capturing the database
 	PhaseRegistry Phase = "registry" // capturing the registry
@@ -192,6 +268,8 @@ const (
 type settings struct {
 	Options
 	log *slog.Logger
+
+	manifestSum string // of the snapshot that was validated, for its record
 }
 
 // resolve fills in the defaults and makes paths absolute. If forCreate is set,
@@ -203,6 +281,9 @@ func (o Options) resolve(forCreate bool) (settings, error) {
 	}
 	if s.Clock == nil {
 		s.Clock = systemClock{}
+	}
+	if s.Host == "" {
+		s.Host, _ = os.Hostname() // empty if the system has none
 	}
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -230,6 +311,18 @@ func (o Options) resolve(forCreate bool) (settings, error) {
 			}
 			*p.path = abs
 		}
+	}
+	const maxHost = 255 // of a DNS name
+	for _, text := range []struct {
+		name, text string
+		most       int
+	}{{"Note", s.Note, backupdir.MaxNote}, {"Host", s.Host, maxHost}} {
+		if len(text.text) > text.most {
+			fault("%s has %d bytes, more than %d", text.name, len(text.text), text.most)
+		}
+	}
+	if s.Wait < 0 {
+		fault("Wait is negative: %s", s.Wait)
 	}
 	if len(faults) == 0 && forCreate {
 		faults = s.checkPlaces()

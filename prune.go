@@ -3,6 +3,7 @@ package backup
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/pyjson"
 	"github.com/atocore/backup/internal/retention"
+	"github.com/atocore/backup/internal/sqlitedb"
 )
 
 // Retention selects the snapshots to keep, with the meaning that users of
@@ -34,8 +36,10 @@ type Retention struct {
 	KeepYearly  int
 
 	// KeepWithin keeps every snapshot that is less than this much older than
-	// the newest one that is not dated in the future.
-	KeepWithin time.Duration
+	// the newest one that is not dated in the future, by the clock and, with
+	// the other three, by the calendar: the four add up.
+	KeepWithin                                        time.Duration
+	KeepWithinYears, KeepWithinMonths, KeepWithinDays int
 
 	// DryRun reports what would be removed and removes nothing.
 	DryRun bool
@@ -45,7 +49,11 @@ type Retention struct {
 type PruneResult struct {
 	Kept    []KeptSnapshot
 	Removed []string // stamps; with DryRun, those that would have been removed
-	// Skipped lists what was left alone without being judged.
+	// NeverVerified lists those of Removed of which no verdict was recorded:
+	// nobody knows whether they were good.
+	NeverVerified []string
+	// Skipped lists what was left alone without being judged, snapshots of other
+	// stores among them.
 	Skipped []SkippedSnapshot
 	DryRun  bool
 }
@@ -65,45 +73,61 @@ type SkippedSnapshot struct {
 	Reason string
 }
 
+// pruneJSON is the form of a PruneResult in JSON.
+type pruneJSON struct {
+	Kept    []keptJSON      `json:"kept"`
+	Removed []pyjson.String `json:"removed"`
+	Never   []pyjson.String `json:"never_verified"`
+	Skipped []skippedJSON   `json:"skipped"`
+	DryRun  bool            `json:"dry_run"`
+}
+
+type keptJSON struct {
+	Stamp     pyjson.String   `json:"stamp"`
+	CreatedAt time.Time       `json:"created_at"`
+	Reasons   []pyjson.String `json:"reasons"`
+}
+
+type skippedJSON struct {
+	Stamp  pyjson.String `json:"stamp"`
+	Reason pyjson.String `json:"reason"`
+}
+
 // MarshalJSON returns the form that the command prints.
 func (r PruneResult) MarshalJSON() ([]byte, error) {
-	type kept struct {
-		Stamp     pyjson.String   `json:"stamp"`
-		CreatedAt string          `json:"created_at"`
-		Reasons   []pyjson.String `json:"reasons"`
-	}
-	type skipped struct {
-		Stamp  pyjson.String `json:"stamp"`
-		Reason pyjson.String `json:"reason"`
-	}
-	out := struct {
-		Kept    []kept          `json:"kept"`
-		Removed []pyjson.String `json:"removed"`
-		Skipped []skipped       `json:"skipped"`
-		DryRun  bool            `json:"dry_run"`
-	}{[]kept{}, pyStrings(r.Removed), []skipped{}, r.DryRun}
+	out := pruneJSON{[]keptJSON{}, pyStrings(r.Removed), pyStrings(r.NeverVerified), []skippedJSON{}, r.DryRun}
 	for _, k := range r.Kept {
-		out.Kept = append(out.Kept, kept{pyjson.String(k.Stamp), k.CreatedAt.UTC().Format(time.RFC3339Nano), pyStrings(k.Reasons)})
+		out.Kept = append(out.Kept, keptJSON{pyjson.String(k.Stamp), k.CreatedAt.UTC(), pyStrings(k.Reasons)})
 	}
 	for _, s := range r.Skipped {
-		out.Skipped = append(out.Skipped, skipped{pyjson.String(s.Stamp), pyjson.String(s.Reason)})
+		out.Skipped = append(out.Skipped, skippedJSON{pyjson.String(s.Stamp), pyjson.String(s.Reason)})
 	}
 	return pyjson.Marshal(out)
 }
 
-// pyStrings returns texts as JSON strings in ASCII; never nil.
-func pyStrings(texts []string) []pyjson.String {
-	out := make([]pyjson.String, len(texts))
-	for i, text := range texts {
-		out[i] = pyjson.String(text)
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *PruneResult) UnmarshalJSON(data []byte) error {
+	var in pruneJSON
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
 	}
-	return out
+	*r = PruneResult{Removed: goStrings(in.Removed), NeverVerified: goStrings(in.Never), DryRun: in.DryRun}
+	for _, k := range in.Kept {
+		r.Kept = append(r.Kept, KeptSnapshot{string(k.Stamp), k.CreatedAt.UTC(), goStrings(k.Reasons)})
+	}
+	for _, s := range in.Skipped {
+		r.Skipped = append(r.Skipped, SkippedSnapshot{string(s.Stamp), string(s.Reason)})
+	}
+	return nil
 }
 
 // PruneRuntimeBackups removes the snapshots in opts.BackupDir that keep does not
 // select, oldest first, and returns what it did with each.
 //
-// It never removes the newest snapshot, one dated in the future, the safety
+// Only snapshots of this store are judged, the one that opts.DatabasePath and
+// opts.Host name; if DatabasePath is empty, all snapshots must be of one store.
+// It never removes the newest snapshot, the newest one whose last recorded
+// verdict is valid, a protected one, one dated in the future, the safety
 // snapshot of the last restore, one that is being validated or restored, or
 // a directory without readable metadata. Safety snapshots are judged apart
 // from the others, by the same rules, so that a restore costs no other
@@ -148,12 +172,23 @@ func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (res
 		return nil, err
 	}
 	s.progress(Progress{Phase: PhasePrune})
-	expired := keep.apply(list, s.Clock.Now(), result)
+	own, err := s.ownSnapshots(list)
+	if err != nil {
+		return nil, err
+	}
+	s.skipOthers(list, own, result)
+	expired := keep.apply(own, s.Clock.Now(), result)
 	if keep.DryRun {
 		for _, snapshot := range slices.Backward(expired) {
 			result.Removed = append(result.Removed, snapshot.Stamp)
+			if snapshot.Verified == nil {
+				result.NeverVerified = append(result.NeverVerified, snapshot.Stamp)
+			}
 		}
 		return result, ctx.Err()
+	}
+	if err := reapRecords(dir); err != nil {
+		s.log.Warn("records_left", "path", s.BackupDir, "reason", err.Error())
 	}
 	if err := backupdir.Reap(ctx, s.BackupDir, s.log); err != nil {
 		return result, err
@@ -164,16 +199,49 @@ func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (res
 	return result, s.remove(ctx, dir, expired, result)
 }
 
+// skipOthers records the snapshots of other stores in result.
+func (s *settings) skipOthers(list, own []Snapshot, result *PruneResult) {
+	mine := make(map[string]bool, len(own))
+	for _, snapshot := range own {
+		mine[snapshot.Stamp] = true
+	}
+	for _, snapshot := range slices.Backward(list) {
+		if !mine[snapshot.Stamp] {
+			result.Skipped = append(result.Skipped, SkippedSnapshot{snapshot.Stamp, "of another store: " + snapshot.Metadata.store()})
+		}
+	}
+}
+
+// reapRecords removes the records of snapshots that are gone.
+func reapRecords(dir *fsat.Dir) error {
+	root, err := dir.OpenDir(format.SnapshotsName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return backupdir.ReapRecords(dir, func(stamp string) bool {
+		there, err := root.Has(stamp)
+		return err != nil || there
+	})
+}
+
+func (r *Retention) within() retention.Span {
+	return retention.Span{Years: r.KeepWithinYears, Months: r.KeepWithinMonths, Days: r.KeepWithinDays, Time: r.KeepWithin}
+}
+
 func (r *Retention) rules() retention.Rules {
 	return retention.Rules{
 		Last: r.KeepLast, Hourly: r.KeepHourly, Daily: r.KeepDaily, Weekly: r.KeepWeekly,
-		Monthly: r.KeepMonthly, Yearly: r.KeepYearly, Within: r.KeepWithin,
+		Monthly: r.KeepMonthly, Yearly: r.KeepYearly, Within: r.within(),
 	}
 }
 
 // check refuses a retention that has a bad number or no rule at all.
 func (r *Retention) check() error {
-	rules := r.KeepWithin > 0
+	rules := r.within() != retention.Span{}
 	for _, n := range []int{r.KeepLast, r.KeepHourly, r.KeepDaily, r.KeepWeekly, r.KeepMonthly, r.KeepYearly} {
 		if n < -1 {
 			return fmt.Errorf("%w: a retention count of %d (-1 means no limit)", ErrInvalidOptions, n)
@@ -181,8 +249,8 @@ func (r *Retention) check() error {
 		rules = rules || n != 0
 	}
 	switch {
-	case r.KeepWithin < 0:
-		return fmt.Errorf("%w: a retention of %v", ErrInvalidOptions, r.KeepWithin)
+	case r.KeepWithin < 0, r.KeepWithinYears < 0, r.KeepWithinMonths < 0, r.KeepWithinDays < 0:
+		return fmt.Errorf("%w: a retention of %v", ErrInvalidOptions, r.within())
 	case !rules:
 		return fmt.Errorf("%w: the retention keeps nothing", ErrInvalidOptions)
 	}
@@ -219,6 +287,20 @@ func (r *Retention) apply(list []Snapshot, now time.Time, result *PruneResult) (
 		}
 		if newest.IsZero() {
 			newest = m.CreatedAt
+		}
+	}
+	for i, snapshot := range list {
+		switch {
+		case snapshot.Protected:
+			addReason(i, "protected")
+		case snapshot.recordFault != "":
+			addReason(i, "its record cannot be read: "+snapshot.recordFault)
+		}
+	}
+	for _, i := range ordinary {
+		if s := list[i]; s.Verified != nil && *s.Verified {
+			addReason(i, "newest snapshot that was found valid")
+			break
 		}
 	}
 	for _, group := range []struct {
@@ -301,7 +383,13 @@ func (s *settings) remove(ctx context.Context, backupDir *fsat.Dir, expired []Sn
 		err := backupdir.Remove(ctx, backupDir, root, snapshot.Stamp, func() {
 			gone = true
 			result.Removed = slices.Insert(result.Removed, 0, snapshot.Stamp)
-			s.log.Info("runtime_backup_removed", "stamp", snapshot.Stamp, "path", snapshot.Path)
+			if snapshot.Verified == nil {
+				result.NeverVerified = slices.Insert(result.NeverVerified, 0, snapshot.Stamp)
+			}
+			s.log.Info("runtime_backup_removed", "stamp", snapshot.Stamp, "path", snapshot.Path, "verified", snapshot.Verified != nil)
+			if err := backupdir.RemoveRecord(backupDir, snapshot.Stamp); err != nil {
+				s.log.Warn("record_left", "stamp", snapshot.Stamp, "reason", err.Error())
+			}
 		})
 		switch {
 		case err == nil, errors.Is(err, fs.ErrNotExist): // another prune was faster
@@ -322,4 +410,38 @@ func (s *settings) remove(ctx context.Context, backupDir *fsat.Dir, expired []Sn
 		first = fmt.Errorf("%w (the first of %d that could not be removed)", first, failures)
 	}
 	return errors.Join(first, ctx.Err())
+}
+
+// ProtectRuntimeBackup protects the snapshot named stamp from prunes, or ends
+// that. It changes nothing in the snapshot: the protection is recorded beside
+// it, so it is lost if the backup directory is copied without its records.
+//
+// Errors: [ErrInvalidOptions], one that matches fs.ErrNotExist if there is no
+// such snapshot, or an *fs.PathError if the record cannot be written.
+func ProtectRuntimeBackup(ctx context.Context, opts Options, stamp string, protect bool) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("protect backup %q: %w", stamp, err)
+		}
+	}()
+	defer errdefs.Recover(&err)
+	s, err := opts.resolve(false)
+	if err != nil {
+		return err
+	}
+	if !format.IsStamp(stamp) {
+		return &fs.PathError{Op: "open", Path: stamp, Err: fs.ErrNotExist}
+	}
+	snapshot, err := backupdir.OpenSnapshot(ctx, s.BackupDir, stamp)
+	if err != nil {
+		return err
+	}
+	defer snapshot.Close()
+	dir, err := fsat.OpenDir(s.BackupDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	live := sqlitedb.FilesOf(s.DatabasePath)
+	return backupdir.UpdateRecord(ctx, dir, stamp, live.Contains, func(r *backupdir.Record) { r.Protected = protect })
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/atocore/backup/internal/backupdir"
@@ -325,9 +326,11 @@ func (r *restore) finishRecovered(ctx context.Context, journal *restorer.Journal
 	if stamp := journal.Safety(); stamp != "" {
 		saved := *r.settings
 		saved.BackupDir = journal.BackupDir
-		if _, err := validate(ctx, &saved, stamp); ctx.Err() != nil {
+		report, err := validate(ctx, &saved, stamp)
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err()
-		} else if err != nil { // missing, damaged, or on a disk that fails
+		case err != nil && (report == nil || !report.Intact): // missing, damaged, or on a disk that fails
 			r.warn("safety_snapshot_not_usable", filepath.Join(journal.BackupDir, format.SnapshotsName, stamp), err)
 			keepOld = true
 		}
@@ -429,9 +432,17 @@ func (r *restore) warn(message, path string, err error) {
 	r.log.Warn(message, "path", path, "reason", err.Error())
 }
 
-func setAsideNote(paths []string) string {
-	if len(paths) == 0 {
-		return ""
+// cannotBeSnapshotted reports whether err means that the store is broken, or
+// that the backup directory cannot be written to. Then a restore goes on
+// without a safety snapshot.
+func cannotBeSnapshotted(err error) bool {
+	for _, reason := range []error{
+		ErrSourceInvalid, ErrUnsupportedFile, ErrInvalidBackup, fs.ErrNotExist, fs.ErrPermission,
+		syscall.EROFS, syscall.EIO,
+	} {
+		if errors.Is(err, reason) {
+			return true
+		}
 	}
-	return "; what was in the way is in " + strings.Join(paths, ", ")
+	return sqlitedb.IsBroken(err)
 }

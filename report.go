@@ -2,6 +2,8 @@ package backup
 
 import (
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/atocore/backup/internal/pyjson"
@@ -51,6 +53,10 @@ const (
 // maxProblems bounds a report.
 const maxProblems = 1000
 
+// findingCodes are the objections of a check to content. If the bytes are what
+// was backed up, they were in the live store.
+var findingCodes = []Code{CodeDBIntegrity, CodeDBOpen, CodeRegistryInvalidJSON, CodeChromaDBCheck}
+
 // Problem is one reason not to trust a snapshot.
 type Problem struct {
 	Code Code
@@ -59,35 +65,55 @@ type Problem struct {
 	Path string
 	// Detail explains the problem, in words that may change. It may be empty.
 	Detail string
+	// Finding reports that this is not damage: SQLite, or the JSON check of the
+	// registry, objects to the content, and nothing in the report shows that
+	// the content changed since it was backed up. If the report says that the
+	// snapshot is intact, the objection was in the live store.
+	Finding bool
 }
 
 // String returns the form that the JSON report uses: the code, followed by
 // ": " and the path, and ": " and the detail, where they are set.
-func (p Problem) String() string {
-	parts := []string{string(p.Code)}
-	for _, s := range []string{p.Path, p.Detail} {
-		if s != "" {
-			parts = append(parts, s)
-		}
-	}
-	return strings.Join(parts, ": ")
+func (p Problem) String() string { return joinParts(string(p.Code), p.Path, p.Detail) }
+
+// Note is something that could not be checked here, or that a virtual table
+// says of itself. It is no reason not to trust a snapshot.
+type Note struct {
+	// Path is the file, relative to the snapshot's directory with slashes.
+	Path string
+	// Detail says what was not checked and why, with SQLite's message, in words
+	// that may change.
+	Detail string
 }
+
+// String returns the path and the detail, separated by ": ".
+func (n Note) String() string { return joinParts(n.Path, n.Detail) }
+
+func joinParts(parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ": ")
+}
+
+// maxDetail bounds one detail, which may quote untrusted bytes.
+const maxDetail = 1 << 10
 
 // addProblem appends a problem. Beyond maxProblems it appends one more that
 // says so, and nothing after that.
 func addProblem(problems []Problem, code Code, path, detail string) []Problem {
 	switch {
 	case len(problems) < maxProblems:
-		return append(problems, Problem{code, path, oneLine(detail)})
+		return append(problems, Problem{Code: code, Path: path, Detail: oneLine(detail)})
 	case len(problems) == maxProblems:
 		return append(problems, Problem{Code: CodeTooManyProblems})
 	}
 	return problems
 }
 
-// oneLine replaces control characters by spaces, because a detail may quote
-// untrusted bytes.
+// oneLine replaces control characters by spaces and cuts what is too long,
+// because a detail may quote untrusted bytes.
 func oneLine(s string) string {
+	if len(s) > maxDetail {
+		s = strings.ToValidUTF8(s[:maxDetail], "") + "…"
+	}
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return ' '
@@ -96,7 +122,9 @@ func oneLine(s string) string {
 	}, s)
 }
 
-// Report is the result of validating a snapshot.
+// Report is the result of validating a snapshot. It answers three questions:
+// whether the snapshot is intact, what the checks found, and what could not be
+// checked.
 type Report struct {
 	Stamp  string
 	Path   string // the snapshot's directory
@@ -108,40 +136,145 @@ type Report struct {
 	// Problems lists everything that is wrong, at most 1,000 entries and one
 	// that says that there are more.
 	Problems []Problem
+	// Notes lists what could not be checked here. A snapshot with notes can be
+	// valid.
+	Notes []Note
 	// Metadata is what the snapshot records about itself. It is nil if it
 	// could not be read.
 	Metadata *Metadata
+	// Intact reports that every byte is what CreateRuntimeBackup wrote, and
+	// that metadata, manifest and files agree. It is false for a snapshot
+	// without a manifest (the Python module's), because nothing proves it.
+	Intact bool
 	// Valid reports whether every check ran and passed.
 	Valid bool
 
-	raw string // the metadata's JSON
+	raw string // the metadata's JSON, unless it is that of Metadata
+}
+
+// judge tells damage from findings and completes the report.
+func (r *Report) judge(hasManifest bool) {
+	damaged := slices.ContainsFunc(r.Problems, func(p Problem) bool { return !slices.Contains(findingCodes, p.Code) && p.Code != CodeTooManyProblems })
+	for i := range r.Problems {
+		r.Problems[i].Finding = !damaged
+	}
+	r.Intact = r.Exists && hasManifest && !damaged
+	r.Valid = len(r.Problems) == 0
+}
+
+// onlyFindings reports whether nothing but findings speaks against the
+// snapshot.
+func (r *Report) onlyFindings() bool {
+	return r.Exists && !slices.ContainsFunc(r.Problems, func(p Problem) bool { return !p.Finding })
+}
+
+// InvalidBackupError is the error for a snapshot that is not valid. It matches
+// [ErrInvalidBackup] and carries the report, so that errors.As spares a second
+// validation.
+type InvalidBackupError struct{ Report *Report }
+
+// Error returns the number of problems and the first of them.
+func (e *InvalidBackupError) Error() string {
+	r := e.Report
+	n := fmt.Sprintf("%d problems, the first is", len(r.Problems))
+	if len(r.Problems) == 1 {
+		n = "a problem:"
+	}
+	return fmt.Sprintf("%v: %q has %s %s", ErrInvalidBackup, r.Stamp, n, r.Problems[0])
+}
+
+// Is reports whether target is [ErrInvalidBackup].
+func (e *InvalidBackupError) Is(target error) bool { return target == ErrInvalidBackup }
+
+// reportJSON is the form of a report in JSON. The Python module has the names
+// up to valid, with problems as strings under "errors".
+type reportJSON struct {
+	Stamp      pyjson.String   `json:"stamp"`
+	Path       pyjson.String   `json:"path"`
+	Exists     bool            `json:"exists"`
+	DBOK       bool            `json:"db_ok"`
+	RegistryOK *bool           `json:"registry_ok"`
+	ChromaOK   *bool           `json:"chroma_ok"`
+	Errors     []pyjson.String `json:"errors"`
+	Metadata   json.RawMessage `json:"metadata"`
+	Valid      bool            `json:"valid"`
+	Intact     bool            `json:"intact"`
+	Findings   []pyjson.String `json:"findings"`
+	Notes      []pyjson.String `json:"notes"`
+	Details    reportDetails   `json:"details"`
+}
+
+// reportDetails has the typed form of what reportJSON has as strings.
+type reportDetails struct {
+	Problems []problemJSON `json:"problems"`
+	Notes    []noteJSON    `json:"notes"`
+}
+
+type problemJSON struct {
+	Code    pyjson.String `json:"code"`
+	Path    pyjson.String `json:"path"`
+	Detail  pyjson.String `json:"detail"`
+	Finding bool          `json:"finding"`
+}
+
+type noteJSON struct {
+	Path   pyjson.String `json:"path"`
+	Detail pyjson.String `json:"detail"`
 }
 
 // MarshalJSON returns the Python module's form, in which problems are strings
-// under "errors".
+// under "errors", with more names after its own.
 func (r Report) MarshalJSON() ([]byte, error) {
 	metadata, err := rawMetadata(r.Metadata, r.raw)
 	if err != nil {
 		return nil, err
 	}
-	problems := make([]pyjson.String, len(r.Problems))
-	for i, p := range r.Problems {
-		problems[i] = pyjson.String(p.String())
-	}
-	return pyjson.Marshal(struct {
-		Stamp      pyjson.String   `json:"stamp"`
-		Path       pyjson.String   `json:"path"`
-		Exists     bool            `json:"exists"`
-		DBOK       bool            `json:"db_ok"`
-		RegistryOK *bool           `json:"registry_ok"`
-		ChromaOK   *bool           `json:"chroma_ok"`
-		Errors     []pyjson.String `json:"errors"`
-		Metadata   json.RawMessage `json:"metadata"`
-		Valid      bool            `json:"valid"`
-	}{
+	out := reportJSON{
 		pyjson.String(r.Stamp), pyjson.String(r.Path), r.Exists, r.DBOK, r.RegistryOK, r.ChromaOK,
-		problems, json.RawMessage(metadata), r.Valid,
-	})
+		[]pyjson.String{}, json.RawMessage(metadata), r.Valid, r.Intact, []pyjson.String{}, []pyjson.String{},
+		reportDetails{[]problemJSON{}, []noteJSON{}},
+	}
+	for _, p := range r.Problems {
+		text := pyjson.String(p.String())
+		out.Errors = append(out.Errors, text)
+		if p.Finding {
+			out.Findings = append(out.Findings, text)
+		}
+		out.Details.Problems = append(out.Details.Problems,
+			problemJSON{pyjson.String(p.Code), pyjson.String(p.Path), pyjson.String(p.Detail), p.Finding})
+	}
+	for _, n := range r.Notes {
+		out.Notes = append(out.Notes, pyjson.String(n.String()))
+		out.Details.Notes = append(out.Details.Notes, noteJSON{pyjson.String(n.Path), pyjson.String(n.Detail)})
+	}
+	return pyjson.Marshal(out)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes. In a report of the Python module,
+// which has no details, what follows the code of a problem is its Detail.
+func (r *Report) UnmarshalJSON(data []byte) error {
+	var in reportJSON
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
+	}
+	*r = Report{
+		Stamp: string(in.Stamp), Path: string(in.Path), Exists: in.Exists, DBOK: in.DBOK, RegistryOK: in.RegistryOK,
+		ChromaOK: in.ChromaOK, Valid: in.Valid, Intact: in.Intact,
+	}
+	r.Metadata, r.raw = foreignMetadata(in.Metadata)
+	for _, p := range in.Details.Problems {
+		r.Problems = append(r.Problems, Problem{Code(p.Code), string(p.Path), string(p.Detail), p.Finding})
+	}
+	if len(r.Problems) == 0 {
+		for _, text := range in.Errors {
+			code, detail, _ := strings.Cut(string(text), ": ")
+			r.Problems = append(r.Problems, Problem{Code: Code(code), Detail: detail})
+		}
+	}
+	for _, n := range in.Details.Notes {
+		r.Notes = append(r.Notes, Note{string(n.Path), string(n.Detail)})
+	}
+	return nil
 }
 
 // RestoreResult describes a restore that succeeded.
@@ -168,26 +301,56 @@ type RestoreResult struct {
 	Recovered, RecoveredStamp string
 }
 
+// restoreJSON is the form of a RestoreResult in JSON.
+type restoreJSON struct {
+	Stamp          pyjson.String   `json:"stamp"`
+	SafetyStamp    pyjson.String   `json:"safety_stamp"`
+	SetAside       []pyjson.String `json:"set_aside"`
+	DatabasePath   pyjson.String   `json:"db_path"`
+	RegistryPath   pyjson.String   `json:"registry_path"`
+	ChromaPath     pyjson.String   `json:"chroma_path"`
+	Files          int64           `json:"files"`
+	Bytes          int64           `json:"bytes"`
+	Recovered      pyjson.String   `json:"recovered"`
+	RecoveredStamp pyjson.String   `json:"recovered_stamp"`
+}
+
 // MarshalJSON returns the form that the command prints.
 func (r RestoreResult) MarshalJSON() ([]byte, error) {
-	setAside := make([]pyjson.String, len(r.SetAside))
-	for i, path := range r.SetAside {
-		setAside[i] = pyjson.String(path)
-	}
-	return pyjson.Marshal(struct {
-		Stamp        pyjson.String   `json:"stamp"`
-		SafetyStamp  pyjson.String   `json:"safety_stamp"`
-		SetAside     []pyjson.String `json:"set_aside"`
-		DatabasePath pyjson.String   `json:"db_path"`
-		RegistryPath pyjson.String   `json:"registry_path"`
-		ChromaPath   pyjson.String   `json:"chroma_path"`
-		Files        int64           `json:"files"`
-		Bytes        int64           `json:"bytes"`
-		Recovered    pyjson.String   `json:"recovered"`
-		OfStamp      pyjson.String   `json:"recovered_stamp"`
-	}{
-		pyjson.String(r.Stamp), pyjson.String(r.SafetyStamp), setAside,
+	return pyjson.Marshal(restoreJSON{
+		pyjson.String(r.Stamp), pyjson.String(r.SafetyStamp), pyStrings(r.SetAside),
 		pyjson.String(r.DatabasePath), pyjson.String(r.RegistryPath), pyjson.String(r.ChromaPath),
 		r.Files, r.Bytes, pyjson.String(r.Recovered), pyjson.String(r.RecoveredStamp),
 	})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *RestoreResult) UnmarshalJSON(data []byte) error {
+	var in restoreJSON
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
+	}
+	*r = RestoreResult{
+		string(in.Stamp), string(in.SafetyStamp), goStrings(in.SetAside),
+		string(in.DatabasePath), string(in.RegistryPath), string(in.ChromaPath),
+		in.Files, in.Bytes, string(in.Recovered), string(in.RecoveredStamp),
+	}
+	return nil
+}
+
+// pyStrings returns texts as JSON strings in ASCII; never nil.
+func pyStrings(texts []string) []pyjson.String {
+	out := make([]pyjson.String, len(texts))
+	for i, text := range texts {
+		out[i] = pyjson.String(text)
+	}
+	return out
+}
+
+// goStrings is the inverse of pyStrings, but for an empty list, which is nil.
+func goStrings(texts []pyjson.String) (out []string) {
+	for _, text := range texts {
+		out = append(out, string(text))
+	}
+	return out
 }

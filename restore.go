@@ -21,11 +21,13 @@ import (
 // each part that the snapshot has: database, registry and Chroma directory. A
 // part that the snapshot lacks is left alone. The paths need not exist.
 //
-// First the snapshot is validated, as [ValidateBackup] does; a snapshot that is
-// not valid is not restored. Then a safety snapshot is taken of the present
-// store, and the result has its stamp, so that no restore loses anything; a
-// store that is too broken for that is set aside as a whole. What was restored
-// is compared with the snapshot's hashes before the old store is given up.
+// First the snapshot is validated, as [ValidateBackup] does. A damaged one is
+// not restored, one with findings only if opts.DespiteFindings is set, and one
+// of another store only if opts.FromOtherStore is or if there is nothing at any
+// of the paths. Then a safety snapshot is taken of the present store, and the
+// result has its stamp, so that no restore loses anything; a store that is too
+// broken for that is set aside as a whole. What was restored is compared with
+// the snapshot's hashes before the old store is given up.
 //
 // Afterwards the store is wholly old or wholly new. A restore that is
 // interrupted, at any point, is finished or undone by the next call with the
@@ -34,10 +36,10 @@ import (
 // Nobody may have the database open: [ErrDatabaseInUse]. Any connection to a
 // database in WAL mode is detected, and any transaction on another database. An
 // idle connection to a rollback-journal database holds no lock; on Linux it is
-// detected if this process may inspect the process that has it. The same holds
-// for anybody who has the live chroma.sqlite3 open. opts.Locker, if it is set,
-// is held from before the safety snapshot until everything is in place. opts.DB
-// must be nil.
+// detected where this process gets a lease on the file, as its owner and root
+// do, or if it may inspect the process that has it. The same holds for anybody
+// who has the live chroma.sqlite3 open. opts.Locker, if it is set, is held from
+// before the safety snapshot until everything is in place. opts.DB must be nil.
 //
 // A Chroma directory that is a mount point or a symbolic link stays one: its
 // contents are replaced. A database or registry that is a symbolic link stays
@@ -53,10 +55,10 @@ import (
 // while the result is compared.
 //
 // Errors: [ErrInvalidOptions], [ErrInvalidBackup] (nothing was touched),
-// [ErrDatabaseInUse], [ErrBusy], [ErrRestoreUnfinished] if an earlier restore
-// had other paths or if this one could not be undone, [ErrPanic], ctx's error,
-// or an error of creating a snapshot. After any of them but
-// ErrRestoreUnfinished, the store is as before.
+// [ErrOtherStore], [ErrSourceInvalid], [ErrDatabaseInUse], [ErrBusy],
+// [ErrRestoreUnfinished] if an earlier restore had other paths or if this one
+// could not be undone, [ErrPanic], ctx's error, or an error of creating a
+// snapshot. After any of them but ErrRestoreUnfinished, the store is as before.
 func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (result *RestoreResult, err error) {
 	defer func() {
 		if err != nil {
@@ -86,6 +88,13 @@ func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (resu
 		return nil, err
 	}
 	return &r.result, nil
+}
+
+func setAsideNote(paths []string) string {
+	if len(paths) == 0 {
+		return ""
+	}
+	return "; what was in the way is in " + strings.Join(paths, ", ")
 }
 
 // A restore is the work of one call.
@@ -124,6 +133,10 @@ func (r *restore) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer r.release(unlock)
+	// Not while recovering: an interrupted restore leaves hard links.
+	if err := sqlitedb.CheckName(ctx, r.DatabasePath); err != nil {
+		return wrapStep("lock database", r.DatabasePath, err)
+	}
 	if err := r.lockLive(ctx, r.chromaToReplace()); err != nil {
 		return wrapStep("lock database", r.DatabasePath, err)
 	}
@@ -228,10 +241,15 @@ func (r *restore) logRestored() {
 // the snapshot's directory; until that is closed, nobody removes the snapshot.
 func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
 	report, err := validate(ctx, r.settings, r.result.Stamp)
-	if err != nil {
+	if r.RecordVerdicts && report != nil {
+		r.recordVerdict(ctx, report)
+	}
+	if err = r.despiteFindings(report, err); err != nil {
 		return nil, err
 	}
-	r.meta = report.Metadata
+	if r.meta = report.Metadata; !r.empty && !r.FromOtherStore && !r.owner()(r.meta) {
+		return nil, fmt.Errorf("%w, %s: set FromOtherStore (restore --from-other-store) to replace this one with it", ErrOtherStore, r.meta.store())
+	}
 	for _, p := range []struct{ name, given, recorded string }{
 		{"RegistryPath", r.RegistryPath, r.meta.RegistrySnapshotPath},
 		{"ChromaPath", r.ChromaPath, r.meta.ChromaSnapshotPath},
@@ -312,7 +330,8 @@ func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir, replaceme
 		var made *Metadata
 		if made, err = r.createSafety(ctx); err == nil {
 			r.result.SafetyStamp = made.Stamp
-			if _, err = validate(ctx, r.settings, made.Stamp); err == nil {
+			var report *Report
+			if report, err = validate(ctx, r.settings, made.Stamp); err == nil || report != nil && report.Intact {
 				return wrapJournal(replacement.Saved(made.Stamp))
 			}
 			if removeErr := removeSafety(ctx, backupDir, made.Stamp); removeErr != nil {
@@ -354,21 +373,6 @@ func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
 	return create(ctx, &s, &safety{source: r.source, of: r.result.Stamp})
 }
 
-// cannotBeSnapshotted reports whether err means that the store is broken, or
-// that the backup directory cannot be written to. Then a restore goes on
-// without a safety snapshot.
-func cannotBeSnapshotted(err error) bool {
-	for _, reason := range []error{
-		ErrSourceInvalid, ErrUnsupportedFile, ErrInvalidBackup, fs.ErrNotExist, fs.ErrPermission,
-		syscall.EROFS, syscall.EIO,
-	} {
-		if errors.Is(err, reason) {
-			return true
-		}
-	}
-	return sqlitedb.IsBroken(err)
-}
-
 func removeSafety(ctx context.Context, backupDir *fsat.Dir, stamp string) error {
 	root, err := backupDir.OpenDir(format.SnapshotsName)
 	if err != nil {
@@ -396,6 +400,7 @@ func (r *restore) planReplacement(ctx context.Context, snapshot *fsat.Dir) (*res
 		Snapshot:  snapshot,
 		Contents:  r.contents,
 		Warn:      r.warn,
+		Broken:    r.DespiteFindings,
 		Undone:    func() { r.dropOwnSafety(ctx) },
 		OnStage: func(path string, files, bytes int64) {
 			r.progress(Progress{Phase: PhaseStage, Path: path, Files: files, Bytes: bytes})

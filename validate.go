@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/errdefs"
@@ -20,7 +21,8 @@ import (
 // ValidateBackup checks whether the snapshot named stamp in opts.BackupDir can
 // be trusted. It fails closed:
 //
-//   - nil: every check ran and passed, and the report's Valid is true.
+//   - nil: every check that can be made here ran and passed, and the report's
+//     Valid is true. Its Notes name what could not be checked.
 //   - errors.Is(err, [ErrInvalidBackup]): the report lists every problem, up
 //     to 1,000 of them.
 //   - any other error: the check could not be completed, nothing is known, and
@@ -62,6 +64,9 @@ func ValidateBackup(ctx context.Context, opts Options, stamp string) (report *Re
 	if report == nil {
 		return nil, err
 	}
+	if s.RecordVerdicts {
+		s.recordVerdict(ctx, report)
+	}
 	if cutOff := s.restoreCutOff(); cutOff != nil {
 		err = errors.Join(err, cutOff)
 	}
@@ -86,6 +91,7 @@ func validate(ctx context.Context, s *settings, stamp string) (*Report, error) {
 			report.Path = filepath.Join(s.BackupDir, format.SnapshotsName)
 		}
 		report.Problems = []Problem{*fault}
+		report.judge(false)
 		return report.verdict()
 	}
 	defer dir.Close()
@@ -103,6 +109,12 @@ func validate(ctx context.Context, s *settings, stamp string) (*Report, error) {
 		return nil, err
 	}
 	defer snap.manifest.Close()
+	if snap.manifest != nil && (s.RecordVerdicts || s.Verify) {
+		s.manifestSum, err = backupdir.ManifestSum(ctx, dir, snap.live.Contains)
+		if err != nil && !errors.Is(err, fsat.ErrTooLarge) {
+			return nil, err
+		}
+	}
 	problems = append(problems, found...)
 	snap.places, found = recordedPlaces(snap.meta)
 	problems = append(problems, found...)
@@ -129,16 +141,101 @@ func validate(ctx context.Context, s *settings, stamp string) (*Report, error) {
 		ok := snap.places.chroma.passes(problems, checked.chroma, checked.chromaDB)
 		report.ChromaOK = &ok
 	}
+	report.Notes = checked.notes
+	report.judge(snap.manifest != nil)
+	for _, n := range report.Notes {
+		s.log.Warn("snapshot_not_fully_checked", "stamp", stamp, "path", n.Path, "detail", n.Detail)
+	}
 	return report.verdict()
 }
 
-// verdict completes the report and returns the error that goes with it.
+// verdict returns the report and the error that goes with it.
 func (r *Report) verdict() (*Report, error) {
-	r.Valid = len(r.Problems) == 0
 	if r.Valid {
 		return r, nil
 	}
-	return r, fmt.Errorf("%w: %q has %d problems, the first is %s", ErrInvalidBackup, r.Stamp, len(r.Problems), r.Problems[0])
+	return r, &InvalidBackupError{r}
+}
+
+// recordVerdict keeps the verdict beside the snapshot, with the sum of the
+// manifest that it is about. A verdict that cannot be recorded is no failure.
+func (s *settings) recordVerdict(ctx context.Context, r *Report) {
+	if !r.Exists {
+		return
+	}
+	findings := make([]string, 0, len(r.Problems))
+	for _, p := range r.Problems {
+		findings = append(findings, strings.ToValidUTF8(p.String(), "\ufffd"))
+	}
+	s.record(ctx, r.Stamp, "verdict_not_recorded", func(record *backupdir.Record) {
+		record.Manifest = s.manifestSum
+		record.VerifiedAt = truncateToMicroseconds(s.Clock.Now())
+		record.Valid, record.Intact, record.Findings = r.Valid, r.Intact, findings
+	})
+}
+
+// record changes what is recorded about a snapshot, or logs message.
+func (s *settings) record(ctx context.Context, stamp, message string, change func(*backupdir.Record)) {
+	dir, err := fsat.OpenDir(s.BackupDir)
+	if err == nil {
+		defer dir.Close()
+		err = backupdir.UpdateRecord(ctx, dir, stamp, sqlitedb.FilesOf(s.DatabasePath).Contains, change)
+	}
+	if err != nil {
+		s.log.Warn(message, "stamp", stamp, "reason", err.Error())
+	}
+}
+
+// afterCreate records the host's note and, if asked to, validates the snapshot
+// and records the verdict. The snapshot stays whatever that finds.
+func (s *settings) afterCreate(ctx context.Context, meta *Metadata) (err error) {
+	defer errdefs.Recover(&err)
+	if s.Note != "" {
+		s.record(ctx, meta.Stamp, "note_not_recorded", func(r *backupdir.Record) { r.Note = s.Note })
+	}
+	if !s.Verify {
+		return nil
+	}
+	report, err := validate(ctx, s, meta.Stamp)
+	if report == nil {
+		return fmt.Errorf("verify snapshot %s: %w", meta.Stamp, err)
+	}
+	s.recordVerdict(ctx, report)
+	return err
+}
+
+// despiteFindings returns err, the error of a validation, unless nothing but
+// findings speaks against the snapshot and the caller wants it all the same.
+func (s *settings) despiteFindings(report *Report, err error) error {
+	if report == nil || report.Valid || !report.onlyFindings() {
+		return err
+	}
+	claim := "every byte is what was backed up, so this was in the live store"
+	if !report.Intact {
+		claim = "nothing proves that the snapshot is intact, for it has no manifest"
+	}
+	if !s.DespiteFindings {
+		others := ""
+		if len(report.Problems) > 1 { // err names the first one
+			others = "; the others are " + listProblems(report.Problems[1:])
+		}
+		return fmt.Errorf("%w%s; %s: set DespiteFindings (restore --despite-findings) to restore it all the same", err, others, claim)
+	}
+	s.log.Warn("restored_despite_findings", "stamp", report.Stamp, "findings", listProblems(report.Problems), "intact", report.Intact)
+	return nil
+}
+
+// listProblems returns the first problems in one line.
+func listProblems(problems []Problem) string {
+	const most = 10
+	texts := make([]string, 0, most+1)
+	for _, p := range problems[:min(len(problems), most)] {
+		texts = append(texts, p.String())
+	}
+	if len(problems) > most {
+		texts = append(texts, fmt.Sprintf("and %d more", len(problems)-most))
+	}
+	return strings.Join(texts, "; ")
 }
 
 // An openedSnapshot is an open snapshot with its parsed metadata: the input of
@@ -208,7 +305,7 @@ func readMetadata(dir *fsat.Dir, live sqlitedb.Files) (meta *Metadata, raw strin
 		return nil, "", nil, err
 	}
 	meta, fault := parseMetadata(text)
-	raw = foreignJSON(text, fault)
+	raw = foreignJSON(text, meta, fault)
 	switch {
 	case fault == nil:
 		return meta, raw, nil, nil

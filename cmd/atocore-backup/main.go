@@ -40,12 +40,14 @@ func main() {
 // commandLine defines the subcommands and the flags that they share. A
 // subcommand is a field with a Run method, which kong calls with the session.
 type commandLine struct {
-	Create   createCommand   `cmd:"" help:"Take a snapshot and print its metadata."`
-	List     listCommand     `cmd:"" help:"List the snapshots, oldest first."`
-	Validate validateCommand `cmd:"" help:"Check a snapshot and print the report."`
-	Restore  restoreCommand  `cmd:"" help:"Replace the store with a snapshot. No process may have the store open."`
-	Drill    drillCommand    `cmd:"" help:"Restore a snapshot into a scratch directory, check the result, and delete it."`
-	Prune    pruneCommand    `cmd:"" help:"Remove the snapshots that no rule keeps. The rules are those of restic; a snapshot is kept if any of them keeps it."`
+	Create    createCommand    `cmd:"" help:"Take a snapshot and print its metadata."`
+	List      listCommand      `cmd:"" help:"List the snapshots, oldest first."`
+	Validate  validateCommand  `cmd:"" help:"Check a snapshot and print the report."`
+	Restore   restoreCommand   `cmd:"" help:"Replace the store with a snapshot. No process may have the store open."`
+	Drill     drillCommand     `cmd:"" help:"Restore a snapshot into a scratch directory, check the result, and delete it."`
+	Protect   protectCommand   `cmd:"" help:"Protect a snapshot: no prune removes it."`
+	Unprotect unprotectCommand `cmd:"" help:"End the protection of a snapshot."`
+	Prune     pruneCommand     `cmd:"" help:"Remove the snapshots that no rule keeps. The rules are those of restic; a snapshot is kept if any of them keeps it."`
 
 	Verbose bool             `short:"v" help:"Write the library's log to standard error."`
 	Version kong.VersionFlag `help:"Print the version and exit."`

@@ -80,6 +80,8 @@ func phaseName(p backup.Phase) string {
 	switch p {
 	case backup.PhaseInit:
 		return "preparing"
+	case backup.PhaseWait:
+		return "waiting for the database"
 	case backup.PhaseGuard:
 		return "waiting for the guard"
 	case backup.PhaseDatabase:

@@ -18,10 +18,15 @@ import (
 type restoreCommand struct {
 	storeFlags
 
-	Stamp     string  `arg:"" help:"The name of the snapshot, as printed by create and list, or latest."`
-	Into      *string `placeholder:"DIR" help:"Restore into DIR instead of over the store: the database and the registry under their own names (in DIR/db and DIR/config if the names collide), the Chroma directory as DIR/chroma."`
-	Yes       bool    `help:"Replace existing files without asking."`
-	GuardFile *string `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is replaced. Every writer to the Chroma directory must hold it, too. PATH is created if it does not exist."`
+	Stamp string  `arg:"" help:"The name of the snapshot, as printed by create and list, or latest."`
+	Into  *string `placeholder:"DIR" help:"Restore into DIR instead of over the store: the database and the registry under their own names (in DIR/db and DIR/config if the names collide), the Chroma directory as DIR/chroma."`
+	Yes   bool    `help:"Replace existing files without asking."`
+
+	DespiteFindings bool `help:"Restore a snapshot although SQLite, or the JSON check of the registry, objects to its content, if nothing shows damage."`
+	FromOtherStore  bool `help:"Replace the store with a snapshot of another store."`
+
+	Wait      time.Duration `default:"5m" placeholder:"TIME" help:"Give up after waiting this long for the guard file. 0 waits for ever. Default: 5m."`
+	GuardFile *string       `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is replaced. Every writer to the Chroma directory must hold it, too. PATH is created if it does not exist."`
 }
 
 func (c *restoreCommand) Run(s *session) error {
@@ -29,11 +34,13 @@ func (c *restoreCommand) Run(s *session) error {
 		return err
 	}
 	listed := c.options()
+	listed.RecordVerdicts = true
 	s.watch(&listed)
-	snapshot, interrupted, err := s.find(listed, c.Stamp)
+	found, err := s.locate(listed, c.Stamp)
 	if err != nil {
 		return joinFor("restore", err)
 	}
+	snapshot, interrupted := found.Snapshot, found.interrupted
 	// An interrupted restore is finished or undone even if this snapshot cannot be
 	// restored, or is missing together with its disk.
 	if !isRestorable(snapshot) && (!interrupted || c.Into != nil) {
@@ -46,12 +53,18 @@ func (c *restoreCommand) Run(s *session) error {
 	if err := joinFor("restore", c.needParts(opts, snapshot)...); err != nil {
 		return err
 	}
-	if err := c.confirm(s, opts, snapshot, interrupted); err != nil {
+	if err := c.confirm(s, opts, found); err != nil {
 		return joinFor("restore", err)
 	}
+	// Whoever names a directory knows that the store is not in it.
+	opts.DespiteFindings, opts.FromOtherStore = c.DespiteFindings, c.FromOtherStore || c.Into != nil
 	result, err := c.replace(s, opts, snapshot.Stamp)
+	if s.wantsDespiteFindings(err) {
+		opts.DespiteFindings = true
+		result, err = c.replace(s, opts, snapshot.Stamp)
+	}
 	if isInvalid(err) {
-		return s.reportInvalid("restore", listed, snapshot.Stamp)
+		return s.reportRefused("restore", err)
 	}
 	if err != nil {
 		return err
@@ -81,6 +94,9 @@ func (c *restoreCommand) replace(s *session, opts backup.Options, stamp string) 
 
 func (c *restoreCommand) check() error {
 	faults := []error{c.needBackupDir(), notEmpty(c.Into, "--into"), notEmpty(c.GuardFile, "--guard-file")}
+	if c.Wait < 0 {
+		faults = append(faults, errors.New("--wait is negative"))
+	}
 	if c.Into == nil {
 		faults = append(faults, c.needDB())
 	}
@@ -102,56 +118,68 @@ func (c *restoreCommand) needParts(opts backup.Options, snapshot backup.Snapshot
 	return faults
 }
 
-// find returns the snapshot called stamp, or the newest one if stamp is latest.
-// Its Metadata is nil if there is no such snapshot or its metadata cannot be
-// read. interrupted reports whether an earlier restore is unfinished.
+// A located snapshot is the one that a command line names.
+type located struct {
+	backup.Snapshot        // its Metadata is nil if it does not exist or they cannot be read
+	interrupted     bool   // an earlier restore is unfinished
+	withChroma      string // the newest snapshot with a Chroma copy, if this one is the latest and has none
+}
+
+// find returns the snapshot called stamp as locate does.
 func (s *session) find(opts backup.Options, stamp string) (_ backup.Snapshot, interrupted bool, err error) {
+	found, err := s.locate(opts, stamp)
+	return found.Snapshot, found.interrupted, err
+}
+
+// locate returns the snapshot called stamp, or the newest one if stamp is
+// latest.
+func (s *session) locate(opts backup.Options, stamp string) (found located, err error) {
 	list, err := backup.ListRuntimeBackups(s.ctx, opts)
-	interrupted = errors.Is(err, backup.ErrRestoreUnfinished)
-	if err != nil && !interrupted {
-		return backup.Snapshot{}, false, err
+	found.interrupted = errors.Is(err, backup.ErrRestoreUnfinished)
+	if err != nil && !found.interrupted {
+		return located{}, err
 	}
-	named := backup.Snapshot{Stamp: stamp}
+	found.Snapshot = backup.Snapshot{Stamp: stamp}
 	for _, snapshot := range list {
 		if snapshot.Stamp == stamp {
-			named = snapshot
+			found.Snapshot = snapshot
 		}
 	}
 	if stamp != latest {
-		return named, interrupted, nil
+		return found, nil
 	}
-	if named.Path != "" {
-		return named, interrupted, fmt.Errorf("there is a snapshot called %s, so the name is ambiguous: rename that snapshot", latest)
+	if found.Path != "" {
+		return found, fmt.Errorf("there is a snapshot called %s, so the name is ambiguous: rename that snapshot", latest)
 	}
-	newest, err := s.newest(list)
-	return newest, interrupted, err
+	newest, err := backup.LatestRuntimeBackup(s.ctx, opts)
+	if newest == nil {
+		return found, err
+	}
+	found.Snapshot, found.withChroma = newest.Snapshot, newest.WithChroma
+	s.say("The latest snapshot is %s, made %s%s.", found.Stamp, formatTime(found.Metadata.CreatedAt), passedOver(newest.Skipped))
+	if found.withChroma != "" {
+		s.say("It has no Chroma copy. The newest snapshot that has one is %s.", found.withChroma)
+	}
+	return found, nil
 }
 
 const latest = "latest"
 
-// newest returns the snapshot with the latest recorded creation time. Among equal
-// times it returns the one with the last stamp, as list is sorted by stamp. It
-// skips safety snapshots: they hold stores that were replaced on purpose.
-func (s *session) newest(list []backup.Snapshot) (newest backup.Snapshot, err error) {
-	var unknown []string
-	for _, snapshot := range list {
-		switch m := snapshot.Metadata; {
-		case m == nil:
-			unknown = append(unknown, snapshot.Stamp)
-		case m.SafetyOf != "":
-		case newest.Metadata == nil || !m.CreatedAt.Before(newest.Metadata.CreatedAt):
-			newest = snapshot
-		}
+// passedOver lists the snapshots that are newer than the latest one that can be
+// restored.
+func passedOver(skipped []backup.SkippedSnapshot) string {
+	const most = 10
+	var texts []string
+	for _, s := range skipped[:min(len(skipped), most)] {
+		texts = append(texts, fmt.Sprintf("%s (%s)", s.Stamp, s.Reason))
 	}
-	skipped := ""
-	if len(unknown) > 0 {
-		skipped = fmt.Sprintf("; without readable metadata: %s", strings.Join(unknown, ", "))
+	if len(skipped) > most {
+		texts = append(texts, fmt.Sprintf("and %d more", len(skipped)-most))
 	}
-	if newest.Metadata == nil {
-		return newest, fmt.Errorf("no snapshot qualifies as the latest%s", skipped)
+	if len(texts) == 0 {
+		return ""
 	}
-	s.say("The latest snapshot is %s, made %s%s.", newest.Stamp, formatTime(newest.Metadata.CreatedAt), skipped)
-	return newest, nil
+	return "; passed over: " + strings.Join(texts, ", ")
 }
 
 func formatTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") }
@@ -177,6 +205,41 @@ func (s *session) reportInvalid(command string, opts backup.Options, stamp strin
 		return err
 	}
 	return verdict
+}
+
+// wantsDespiteFindings shows the findings if nothing but findings kept a
+// snapshot from being restored, and asks whether it is to be restored all the
+// same. It reports false if there is nobody to ask.
+func (s *session) wantsDespiteFindings(err error) bool {
+	var invalid *backup.InvalidBackupError
+	if !errors.As(err, &invalid) || !onlyFindings(invalid.Report) || !s.canAsk() {
+		return false
+	}
+	s.reportProblems(invalid.Report)
+	answer, err := s.ask("Type yes to restore it all the same:")
+	return err == nil && answer == "yes"
+}
+
+// onlyFindings reports whether nothing shows that the snapshot was damaged.
+func onlyFindings(r *backup.Report) bool {
+	return !slices.ContainsFunc(r.Problems, func(p backup.Problem) bool { return !p.Finding })
+}
+
+// reportRefused prints the report of a snapshot that was refused, and how to
+// restore it all the same if that can be.
+func (s *session) reportRefused(command string, err error) error {
+	var invalid *backup.InvalidBackupError
+	if !errors.As(err, &invalid) {
+		s.say("%s: %s", commandName, explain(s.ctx, err))
+		return err
+	}
+	if werr := s.writeReport(command, invalid.Report); werr != nil {
+		return werr
+	}
+	if onlyFindings(invalid.Report) {
+		s.say("Give --despite-findings to restore it all the same.")
+	}
+	return err
 }
 
 // optionsIn returns options in which all parts are in dir, under their names in
@@ -256,20 +319,26 @@ func mayExist(path string) bool {
 }
 
 // confirm returns an error unless the user agrees to replace the existing parts,
-// with --yes or by answering a question. It does not ask if no part exists and no
-// interrupted restore has to be dealt with.
-func (c *restoreCommand) confirm(s *session, opts backup.Options, snapshot backup.Snapshot, interrupted bool) error {
+// with --yes or by answering a question. It does not ask if no part exists, no
+// interrupted restore has to be dealt with, and the latest snapshot has all that
+// an older one has.
+func (c *restoreCommand) confirm(s *session, opts backup.Options, found located) error {
 	var parts []part
+	snapshot, interrupted := found.Snapshot, found.interrupted
 	restorable := isRestorable(snapshot)
 	if restorable {
 		parts = existingParts(opts, snapshot.Metadata)
 	}
-	if c.Yes || len(parts) == 0 && !interrupted {
+	if c.Yes || len(parts) == 0 && !interrupted && found.withChroma == "" {
 		return nil
 	}
 	if !s.canAsk() {
-		if len(parts) == 0 {
+		switch {
+		case len(parts) > 0:
+		case interrupted:
 			return errors.New("an earlier restore was interrupted and would be finished or undone first: give --yes to confirm")
+		default:
+			return fmt.Errorf("the latest snapshot has no Chroma copy, and %s has one: name the one that is to be restored, or give --yes to restore without", found.withChroma)
 		}
 		names := make([]string, len(parts))
 		for i, p := range parts {
@@ -280,9 +349,12 @@ func (c *restoreCommand) confirm(s *session, opts backup.Options, snapshot backu
 	if interrupted {
 		s.say("An earlier restore was interrupted. It will be finished or undone first.")
 	}
-	if !restorable {
+	switch {
+	case !restorable:
 		s.say("Snapshot %s cannot be restored.", snapshot.Stamp)
-	} else {
+	case len(parts) == 0:
+		s.say("Snapshot %s, made %s, will be restored.", snapshot.Stamp, formatTime(snapshot.Metadata.CreatedAt))
+	default:
 		s.say("Snapshot %s, made %s, will replace:", snapshot.Stamp, formatTime(snapshot.Metadata.CreatedAt))
 		for _, p := range parts {
 			s.say("  %s %s with %s", p.what, p.path, p.with)

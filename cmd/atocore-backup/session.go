@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/term"
@@ -40,6 +41,30 @@ func (s *session) watch(opts *backup.Options) {
 		opts.Logger = slog.New(slog.NewTextHandler(s.stderr, nil))
 	case term.IsTerminal(int(s.stderr.Fd())) && os.Getenv("TERM") != "dumb":
 		opts.OnProgress = s.meter.show
+	}
+}
+
+// announceWait makes a call say, once, that it waits for the database, if it has
+// done so for a second. It must come after watch.
+func (s *session) announceWait(opts *backup.Options) {
+	const patience = time.Second
+	show := opts.OnProgress
+	var second *time.Timer // nil until the call waits
+	opts.OnProgress = func(p backup.Progress) {
+		if show != nil {
+			show(p)
+		}
+		if p.Phase != backup.PhaseWait {
+			return
+		}
+		if second == nil {
+			second = time.NewTimer(patience)
+		}
+		select {
+		case <-second.C:
+			s.say("Waiting for the database %s, which somebody keeps from being read.", p.Path)
+		default:
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ type storeFlags struct {
 	Registry  string `placeholder:"FILE" env:"ATOCORE_PROJECT_REGISTRY_PATH" help:"The project registry."`
 	Chroma    string `placeholder:"DIR" env:"ATOCORE_CHROMA_PATH" help:"The Chroma directory."`
 	BackupDir string `placeholder:"DIR" env:"ATOCORE_BACKUP_DIR" help:"The backup directory; the snapshots are in DIR/snapshots."`
+	Host      string `placeholder:"NAME" env:"ATOCORE_HOST" help:"The name of the store's machine in its snapshots; by default the system's. Set it where that changes, as in containers."`
 }
 
 func (f *storeFlags) options() backup.Options {
@@ -22,6 +23,7 @@ func (f *storeFlags) options() backup.Options {
 		RegistryPath: f.Registry,
 		ChromaPath:   f.Chroma,
 		BackupDir:    f.BackupDir,
+		Host:         f.Host,
 	}
 }
 

@@ -17,6 +17,7 @@ func (c *validateCommand) Run(s *session) error {
 		return err
 	}
 	opts := c.options()
+	opts.RecordVerdicts = true
 	s.watch(&opts)
 	report, verdict := backup.ValidateBackup(s.ctx, opts, c.Stamp)
 	if report == nil {
@@ -34,13 +35,31 @@ func (s *session) writeReport(command string, report *backup.Report) error {
 	if err := s.writeResult(document(report)); err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
+	s.reportProblems(report)
+	return nil
+}
+
+// reportProblems says whether the snapshot is valid, what is wrong with it and
+// what could not be checked.
+func (s *session) reportProblems(report *backup.Report) {
 	if report.Valid {
 		s.say("Snapshot %q is valid.", report.Stamp)
-		return nil
+	} else {
+		s.say("Snapshot %q is not valid:", report.Stamp)
+		for _, problem := range report.Problems {
+			s.say("  %s", problem)
+		}
+		switch {
+		case report.Intact:
+			s.say("It is intact: every byte is what was backed up, so these findings are about the store of that time.")
+		case onlyFindings(report):
+			s.say("Nothing proves that it is intact, for it has no manifest.")
+		}
 	}
-	s.say("Snapshot %q is not valid:", report.Stamp)
-	for _, problem := range report.Problems {
-		s.say("  %s", problem)
+	if len(report.Notes) > 0 {
+		s.say("Not checked, or only noted:")
+		for _, note := range report.Notes {
+			s.say("  %s", note)
+		}
 	}
-	return nil
 }

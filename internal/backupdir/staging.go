@@ -102,12 +102,8 @@ func NewStaging(backupDir string) (_ *Staging, err error) {
 	if st.backupDir, err = fsat.OpenDir(backupDir); err != nil {
 		return nil, err
 	}
-	switch err := st.backupDir.Mkdir(format.SnapshotsName, 0o700); {
-	case err == nil:
-		if err := st.backupDir.Sync(); err != nil {
-			return nil, err
-		}
-	case !errors.Is(err, fs.ErrExist):
+	// Publish makes the new directory's name durable with the snapshot's.
+	if err := st.backupDir.Mkdir(format.SnapshotsName, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	if st.snapshots, err = st.backupDir.OpenDir(format.SnapshotsName); err != nil {

@@ -41,6 +41,14 @@ type CopyOptions struct {
 	// Dev and Ino are set in its argument. Copy fails if it meets such a file.
 	// If nil, no file is forbidden. It is called on several goroutines.
 	Forbidden func(fsat.Info) bool
+	// Outside, if it is set, is a directory that contains dst and must not be in
+	// the tree, or the tree would be copied into itself: a bind mount can make it
+	// look as if it were elsewhere. Copy fails if it meets that.
+	Outside fsat.Info
+	// Kept, if not nil, returns an open descriptor of the file at a path below
+	// src, by which it is read, and which stays open; or nil. It is called on
+	// several goroutines.
+	Kept func(path string) *fsat.File
 	// Progress, if not nil, is called on the caller's goroutine with the path of
 	// a source file, and how many files and bytes are copied so far. When all is
 	// copied and not yet compared it is called with the path of the source.
@@ -85,7 +93,8 @@ type copyDir struct {
 // when the copy begins, and changes within one tick of a coarse clock can slip
 // through.
 //
-// Errors: ErrSourceChanged; ErrUnsupportedFile for a forbidden file, a mount
+// Errors: ErrInvalidOptions if the tree contains o.Outside; ErrSourceChanged;
+// ErrUnsupportedFile for a forbidden file, a mount
 // point, or anything but directories and regular files; otherwise those of the
 // file system and of ctx. After an error, the content of dst is useless.
 func Copy(ctx context.Context, src, dst *fsat.Dir, o CopyOptions) (*Copied, error) {
@@ -201,6 +210,9 @@ func (t *treeCopy) walk(ctx context.Context, src, dst *fsat.Dir, queue *copyQueu
 func (t *treeCopy) visit(ctx context.Context, dir *copyDir, queue *copyQueue) (err error) {
 	if dir.info, err = dir.src.Stat(); err != nil {
 		return err
+	}
+	if t.Outside.Ino != 0 && dir.info.SameFile(t.Outside) {
+		return fmt.Errorf("%w: %s contains the copy: it is the directory that the backups are in", errdefs.ErrInvalidOptions, dir.src.Path())
 	}
 	if dir.parent != nil {
 		same, err := fsat.SameMount(dir.parent.src, dir.src)
@@ -357,14 +369,14 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 	if t.Forbidden != nil && t.Forbidden(fsat.Info{Dev: t.top.Dev, Ino: entry.Ino}) {
 		return fmt.Errorf("%w: %s/%s is a hard link to the live database", errdefs.ErrUnsupportedFile, dir.src.Path(), entry.Name)
 	}
-	src, err := dir.src.Open(entry.Name)
+	src, closeSrc, err := t.open(dir.src, entry.Name)
 	if err != nil {
 		if errors.Is(err, syscall.ELOOP) {
 			return unsupported(dir.src, entry.Name, fs.ModeSymlink)
 		}
 		return err
 	}
-	defer src.Close()
+	defer func() { _ = closeSrc() }()
 	info, err := src.Stat()
 	switch {
 	case err != nil:
@@ -402,6 +414,19 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 	}
 	t.files.Add(1)
 	return dst.Close()
+}
+
+// open opens a file of the tree, unless it is open already.
+func (t *treeCopy) open(dir *fsat.Dir, name string) (src *fsat.File, release func() error, err error) {
+	if t.Kept != nil {
+		if src := t.Kept(dir.Path() + "/" + name); src != nil {
+			return src, func() error { return nil }, nil
+		}
+	}
+	if src, err = dir.Open(name); err != nil {
+		return nil, nil, err
+	}
+	return src, src.Close, nil
 }
 
 // copyContent copies the content of src to dst. It returns the content if it

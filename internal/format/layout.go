@@ -23,6 +23,7 @@ const Version = 1
 // The names of files and directories.
 const (
 	SnapshotsName = "snapshots"            // the directory of all snapshots, in the backup directory
+	RecordsName   = "records"              // what is known about them, beside it
 	MetadataName  = "backup-metadata.json" // in a snapshot
 	ManifestName  = "SHA256SUMS"           // in a snapshot
 

@@ -93,6 +93,60 @@ func (f *File) Sync() error {
 // Descriptor returns the number of the file's descriptor, to identify it.
 func (f *File) Descriptor() int { return f.fd }
 
+// A Lock is a record lock of fcntl(2) on a part of a file.
+type Lock struct {
+	Exclusive bool
+	// PID is the process that holds the lock. It is 0 for a process of another
+	// PID namespace, and -1 for a lock that belongs to an open file description.
+	PID int
+}
+
+// LockOf returns a lock that somebody else holds on one of the n bytes at off,
+// and whether there is one. Locks of this process do not count, except those
+// that belong to an open file description (fcntl(2), F_GETLK).
+func (f *File) LockOf(off, n int64) (lock Lock, found bool, err error) {
+	asked := unix.Flock_t{Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: off, Len: n}
+	err = retry(func() error { return unix.FcntlFlock(uintptr(f.fd), unix.F_GETLK, &asked) })
+	if err != nil {
+		return Lock{}, false, pathErr("fcntl", f.path, err)
+	}
+	return Lock{Exclusive: asked.Type == unix.F_WRLCK, PID: int(asked.Pid)}, asked.Type != unix.F_UNLCK, nil
+}
+
+// TryLease takes a write lease on the file, which must be open for reading
+// only. While it lasts, nobody else has the file open, in whatever PID
+// namespace, and whoever opens it waits; it ends when the file is closed.
+// ErrLocked: somebody else has the file open, or this process has through
+// another descriptor that it opened. Any other error: the file system has no
+// leases, or the file belongs to another user and this process lacks CAP_LEASE
+// (fcntl(2), "Leases").
+func (f *File) TryLease() error {
+	err := retry(func() error {
+		_, err := unix.FcntlInt(uintptr(f.fd), unix.F_SETLEASE, unix.F_WRLCK)
+		return err
+	})
+	if err == unix.EAGAIN {
+		return ErrLocked
+	}
+	return pathErr("fcntl", f.path, err)
+}
+
+// IsRemote reports whether the file at path is on a file system whose files are
+// another system's or another program's: a network file system or FUSE. It
+// returns false if that cannot be determined. It opens nothing.
+func IsRemote(path string) bool {
+	var st unix.Statfs_t
+	if err := retry(func() error { return unix.Statfs(path, &st) }); err != nil {
+		return false
+	}
+	switch uint32(st.Type) {
+	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
+		unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_FS_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC, unix.OCFS2_SUPER_MAGIC:
+		return true
+	}
+	return false
+}
+
 // StartWriteback asks the kernel to start writing dirty pages [off, off+n)
 // and does not wait. It promises nothing: Sync does.
 func (f *File) StartWriteback(off, n int64) {

@@ -234,29 +234,44 @@ func (d *Dir) openFile(name string, flags int, perm uint32) (*File, error) {
 	if err := checkName("open", d.path, name); err != nil {
 		return nil, err
 	}
-	fd := -1
-	err := retry(func() (err error) {
-		fd, err = unix.Openat(d.fd, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
-		return err
-	})
-	if err != nil {
-		return nil, pathErr("open", join(d.path, name), err)
-	}
-	return &File{fd: fd, path: join(d.path, name)}, nil
+	return openAt(d.fd, name, join(d.path, name), flags|unix.O_NOFOLLOW, perm)
 }
 
 // OpenFile opens the file at path for reading, following links, without
 // blocking on a FIFO.
 func OpenFile(path string) (*File, error) {
+	return openAt(unix.AT_FDCWD, path, path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+}
+
+func openAt(at int, name, full string, flags int, perm uint32) (*File, error) {
 	fd := -1
-	err := retry(func() (err error) {
-		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	open := func() (err error) {
+		fd, err = unix.Openat(at, name, flags|unix.O_CLOEXEC, perm)
 		return err
-	})
-	if err != nil {
-		return nil, pathErr("open", path, err)
 	}
-	return &File{fd: fd, path: path}, nil
+	err := retry(open)
+	if err == unix.EWOULDBLOCK && isRegular(at, name, flags) {
+		// Somebody has a lease on the file and gives it up now (open(2),
+		// EWOULDBLOCK): a file server, or File.TryLease.
+		flags &^= unix.O_NONBLOCK
+		err = retry(open)
+	}
+	if err != nil {
+		return nil, pathErr("open", full, err)
+	}
+	return &File{fd: fd, path: full}, nil
+}
+
+// isRegular reports whether name is a regular file, following links unless
+// flags has O_NOFOLLOW.
+func isRegular(at int, name string, flags int) bool {
+	follow := 0
+	if flags&unix.O_NOFOLLOW != 0 {
+		follow = unix.AT_SYMLINK_NOFOLLOW
+	}
+	var st unix.Stat_t
+	err := retry(func() error { return unix.Fstatat(at, name, &st, follow) })
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
 // Mkdir makes the directory name.

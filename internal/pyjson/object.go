@@ -31,9 +31,13 @@ var (
 // object; member has not been called then. If a name occurs twice, member is
 // called for every name nevertheless, and then Members returns an error.
 //
+// The constants NaN and Infinity, which Python writes, count as null (see
+// [Relax]); then values are pieces of the relaxed text.
+//
 // Raw values may have invalid UTF-8, which encoding/json accepts in strings
 // and replaces in names. Callers that must not accept it check that first.
 func Members(text string, member func(name, value string) (first bool)) error {
+	text = Relax(text)
 	// This also refuses text after the value, which a Decoder would not read.
 	// Valid is faster than Unmarshal, but has no error to return.
 	if data := []byte(text); !json.Valid(data) {

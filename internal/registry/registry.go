@@ -1,7 +1,7 @@
 // Package registry makes a consistent copy of one JSON file, a project
 // registry, that other programs rewrite at any time and without a lock. What
-// it copies was the file's content at one moment, and is JSON. It must not
-// know what the JSON means or where the copy belongs.
+// it copies was the file's content at one moment. It must not know what the
+// JSON means or where the copy belongs.
 package registry
 
 import (
@@ -19,6 +19,7 @@ import (
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/poll"
+	"github.com/atocore/backup/internal/pyjson"
 )
 
 // MaxSize is the largest size of a registry that is copied. It limits the
@@ -31,56 +32,63 @@ const MaxSize = 16 << 20
 //
 // Some writers replace the file, others write into it. So Copy reads it until
 // two consecutive readings are the same file with the same times and bytes, and
-// these are JSON; a file that is only half written is not. It
-// gives up after some 20 readings, 20 ms apart, and returns ErrSourceChanged if
-// the last two differed, or ErrSourceInvalid if they were not JSON. A file
-// larger than MaxSize is ErrSourceInvalid too.
-func Copy(ctx context.Context, path string, dst *fsat.Dir) (size int64, ok bool, err error) {
+// these are JSON, which half of a file that is just being written isn't. It
+// gives up after some 20 readings, 20 ms apart. Then, if the last ten were the
+// same and not JSON, it copies the file as it is, and fault says why it is not
+// JSON: a broken registry must not cost the rest of the store its backup.
+// Otherwise it returns ErrSourceChanged: half of a file must not be taken for a
+// broken one. A file larger than MaxSize is ErrSourceInvalid.
+func Copy(ctx context.Context, path string, dst *fsat.Dir) (size int64, ok bool, fault string, err error) {
 	lastData, lastInfo, err := read(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, false, nil
+		return 0, false, "", nil
 	}
 	if err != nil {
-		return 0, false, err
+		return 0, false, "", err
 	}
 	const attempts = 20
 	const pause = 20 * time.Millisecond
-	attempt := 0
+	attempt, stable := 0, 0 // how often it was found, and how often as before
 	err = poll.Until(ctx, pause, pause, func() (done bool, err error) {
 		attempt++
 		data, info, err := read(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // missing between two readings: replaced
 			return false, err
 		}
-		var fault error
-		switch {
-		case err != nil || !info.Unchanged(lastInfo) || !bytes.Equal(data, lastData):
-			fault = errdefs.ErrSourceChanged
-		case !Valid(data):
-			fault = fmt.Errorf("%w: not JSON", errdefs.ErrSourceInvalid)
-		default:
+		still := err == nil && info.Unchanged(lastInfo) && bytes.Equal(data, lastData)
+		if !still {
+			stable = 0
+		} else {
+			stable++
+			fault = Fault(data)
+		}
+		if still && (fault == "" || attempt == attempts && stable >= attempts/2) {
 			size, ok = int64(len(data)), true
 			return true, write(dst, filepath.Base(path), data, info)
 		}
 		lastData, lastInfo = data, info
 		if attempt == attempts {
-			return false, fault
+			return false, errdefs.ErrSourceChanged
 		}
 		return false, nil
 	})
-	return size, ok, err
+	if err != nil {
+		fault = ""
+	}
+	return size, ok, fault, err
 }
 
-// Valid reports whether data is JSON in UTF-8. The Python module wants UTF-8,
-// which json.Valid does not check.
-func Valid(data []byte) bool { return utf8.Valid(data) && json.Valid(data) }
-
-// Fault returns the reason why data is not Valid.
+// Fault returns the reason why data is not JSON as the Python module reads it,
+// or an empty text if it is: in UTF-8, and with the constants NaN and Infinity,
+// which Python writes and reads.
 func Fault(data []byte) string {
-	if err := json.Unmarshal(data, new(json.RawMessage)); err != nil {
+	if !utf8.Valid(data) {
+		return "not UTF-8"
+	}
+	if err := json.Unmarshal([]byte(pyjson.Relax(string(data))), new(json.RawMessage)); err != nil {
 		return err.Error()
 	}
-	return "not UTF-8"
+	return ""
 }
 
 func read(path string) ([]byte, fsat.Info, error) {

@@ -26,6 +26,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
@@ -63,6 +64,8 @@ type Replacement struct {
 	// Live are the places in the live store of the parts in From, absolute and
 	// with links resolved.
 	Live Places
+	// Broken allows a database that SQLite cannot open.
+	Broken bool
 	// OnStage and OnVerify are called on the caller's goroutine with the file
 	// in work and the number of files and bytes done.
 	OnStage, OnVerify func(path string, files, bytes int64)
@@ -145,6 +148,9 @@ func (r *Replacement) Stage(ctx context.Context) error {
 	var err error
 	database := r.Live.Database
 	r.staged, err = sqlitedb.Lock(ctx, filepath.Join(filepath.Dir(database), r.journal.stagingName(format.DBDir), newDirName, filepath.Base(database)))
+	if r.Broken && errors.Is(err, errdefs.ErrSourceInvalid) {
+		return nil // then nobody else can open it either
+	}
 	return err
 }
 

@@ -5,7 +5,11 @@
 // decides which snapshots count, and which are kept regardless of the rules.
 package retention
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Rules say which snapshots to keep. They add up: a snapshot is kept if any of
 // them keeps it. All periods are in UTC; weeks are those of ISO 8601.
@@ -22,9 +26,41 @@ type Rules struct {
 	Monthly int
 	Yearly  int
 
-	// Within keeps every snapshot that is less than this much older than
-	// newest, the argument of [Reasons]. 0 means no rule.
-	Within time.Duration
+	// Within keeps every snapshot that is less than this older than newest, the
+	// argument of [Reasons]. The zero value is no rule.
+	Within Span
+}
+
+// A Span is a length of time on the calendar: months and years have no fixed
+// length.
+type Span struct {
+	Years, Months, Days int
+	Time                time.Duration
+}
+
+// before returns the instant that is the span before t.
+func (s Span) before(t time.Time) time.Time {
+	return t.AddDate(-s.Years, -s.Months, -s.Days).Add(-s.Time)
+}
+
+// String returns the span in words, such as "2 years 1 month 36h0m0s".
+func (s Span) String() string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		noun string
+	}{{s.Years, "year"}, {s.Months, "month"}, {s.Days, "day"}} {
+		switch {
+		case p.n == 1:
+			parts = append(parts, "1 "+p.noun)
+		case p.n != 0:
+			parts = append(parts, fmt.Sprintf("%d %ss", p.n, p.noun))
+		}
+	}
+	if s.Time != 0 || len(parts) == 0 {
+		parts = append(parts, s.Time.String())
+	}
+	return strings.Join(parts, " ")
 }
 
 // period is one counting rule. of returns a number that differs between
@@ -58,7 +94,7 @@ func Reasons(created []time.Time, rules Rules, newest time.Time) [][]string {
 	for nth, t := range created {
 		t = t.UTC()
 		add := func(reason string) { reasons[nth] = append(reasons[nth], reason) }
-		if rules.Within > 0 && t.After(newest.Add(-rules.Within)) {
+		if rules.Within != (Span{}) && t.After(rules.Within.before(newest.UTC())) {
 			add("within " + rules.Within.String())
 		}
 		for i := range periods {

@@ -5,10 +5,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/filehash"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
 )
 
 // WorkName is the name of a copy until it is sealed. It is short because
@@ -24,7 +26,8 @@ type Capture struct {
 	// Handle, if it is set, is the host's own handle on the database. The copy
 	// is made through a connection of it, and the file is not opened here.
 	Handle *sql.DB
-	// Source, if it is set, is used instead of opening Path. It stays open.
+	// Source, if it is set, is used instead of opening Path. It has begun a
+	// transaction, and stays open.
 	Source *Source
 	// Online selects SQLite's online backup API where the files themselves
 	// could be copied.
@@ -38,22 +41,81 @@ type Capture struct {
 	// the panic passes through CopyTo, unless there is a Handle: then CopyTo
 	// returns it as errdefs.ErrPanic.
 	Progress func(done, total int64)
+
+	opened *Source
 }
 
 // A Copy is a copy of a live database that CopyTo made in a directory, under
 // WorkName until it is sealed. Discard must be called when it is no longer
 // needed.
 type Copy struct {
-	hash *filehash.Follower
+	hash    *filehash.Follower
+	written pageSet // the pages that SQLite wrote and did not copy
 }
 
-// CopyTo copies the database to dir/WorkName as it is at one moment. ctx also
-// ends the hash, which may still be running when CopyTo returns.
+// Ready waits until the database can be read, and leaves it unlocked. Whenever
+// it cannot be read yet, Ready calls waiting, which may be nil, and tries again
+// soon. The errors are those of CopyTo without ErrBusy, or that of ctx. The
+// caller must call Close in the end.
+func (c *Capture) Ready(ctx context.Context, waiting func()) error {
+	if c.Source != nil {
+		return nil
+	}
+	try := c.tryFile
+	if c.Handle != nil {
+		try = c.tryHandle
+	}
+	return poll.Until(ctx, firstPause, mostPause, func() (bool, error) {
+		err := ctx.Err()
+		if err == nil {
+			err = try(ctx)
+		}
+		if !errors.Is(err, ErrBusy) {
+			return true, err
+		}
+		if waiting != nil {
+			waiting()
+		}
+		return false, nil
+	})
+}
+
+// tryFile opens the database, unless it is open, and reads once.
+func (c *Capture) tryFile(ctx context.Context) error {
+	if c.opened == nil {
+		src, err := Open(c.Path)
+		if err != nil {
+			return err
+		}
+		c.opened = src
+	}
+	err := c.opened.Begin(ctx)
+	if err == nil {
+		c.opened.End()
+	}
+	return err
+}
+
+// Close closes what Ready or CopyTo opened.
+func (c *Capture) Close() error {
+	src := c.opened
+	if src == nil {
+		return nil
+	}
+	c.opened = nil
+	return src.Close()
+}
+
+// CopyTo copies the database to dir/WorkName as it is at one moment, after
+// CopyTo was called. ctx also ends the hash, which may still be running when
+// CopyTo returns. If Ready was not called before, CopyTo does so.
 //
-// A file that is not a database is errdefs.ErrSourceInvalid, one that was
-// replaced while it was copied is errdefs.ErrSourceChanged, and a Handle that
-// has another file open is errdefs.ErrInvalidOptions. Busy databases are waited
-// for until ctx is done. After an error, the unfinished copy stays in dir.
+// A file that is not a database, or one whose users have it open by another name
+// (see CheckName), is errdefs.ErrSourceInvalid; one that was replaced while it
+// was copied is errdefs.ErrSourceChanged, one whose journal is in use is
+// errdefs.ErrDatabaseInUse, and a Handle that has another file open is
+// errdefs.ErrInvalidOptions. A database that is busy for more than a moment is
+// ErrBusy: then nothing is in dir. After another error, what was written stays.
 func (c *Capture) CopyTo(ctx context.Context, dir *fsat.Dir) (*Copy, error) {
 	made := new(Copy)
 	complete := false
@@ -62,8 +124,10 @@ func (c *Capture) CopyTo(ctx context.Context, dir *fsat.Dir) (*Copy, error) {
 			made.Discard()
 		}
 	}()
-	if err := c.copyTo(ctx, dir, made); err != nil {
-		return nil, err
+	if err := c.copyTo(ctx, dir, made); errors.Is(err, ErrBusy) {
+		return nil, errors.Join(err, removeCopy(dir))
+	} else if err != nil {
+		return nil, withSystemError(err)
 	}
 	complete = true
 	return made, nil
@@ -71,22 +135,37 @@ func (c *Capture) CopyTo(ctx context.Context, dir *fsat.Dir) (*Copy, error) {
 
 func (c *Capture) copyTo(ctx context.Context, dir *fsat.Dir, made *Copy) error {
 	if c.Handle != nil {
-		return c.copyHandle(ctx, dir)
+		return c.copyHandle(ctx, dir, made)
 	}
 	src := c.Source
 	if src == nil {
-		var err error
-		if src, err = Open(ctx, c.Path); err != nil {
+		if c.opened == nil {
+			if err := c.Ready(ctx, nil); err != nil {
+				return err
+			}
+		}
+		src = c.opened
+		if err := briefly(ctx, func() error { return src.Begin(ctx) }); err != nil {
 			return err
 		}
-		defer src.Close()
+		defer src.End()
 	}
 	if !c.Online {
 		if err := c.copyPinned(ctx, src, dir, made); !errors.Is(err, errNoPinnedCopy) {
 			return err
 		}
 	}
-	return c.copyOnline(ctx, src, dir)
+	return c.copyOnline(ctx, src, dir, made)
+}
+
+// removeCopy removes what was begun of a copy.
+func removeCopy(dir *fsat.Dir) error {
+	for _, suffix := range Suffixes {
+		if err := dir.Remove(WorkName+suffix, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Capture) progress(done, total int64) {

@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"net/url"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 
 	"modernc.org/sqlite"
 
@@ -24,6 +26,7 @@ const (
 	codeLocked  = 6
 	codeIOErr   = 10
 	codeCorrupt = 11
+	codeFull    = 13
 	codeFormat  = 24
 	codeNotADB  = 26
 )
@@ -47,6 +50,19 @@ func Code(err error) int {
 		return e.Code() & 0xff
 	}
 	return 0
+}
+
+// withSystemError makes an error of SQLite match syscall.ENOSPC if it is that of a
+// full disk: SQLite does not pass on the error of the system. The drivers of hosts
+// have errors of their own, but SQLite's words (sqlite3_errstr).
+func withSystemError(err error) error {
+	if err == nil || errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	if Code(err) == codeFull || strings.Contains(err.Error(), "database or disk is full") {
+		return fmt.Errorf("%w: %w", syscall.ENOSPC, err)
+	}
+	return err
 }
 
 // isUnreadable reports whether err means that the file system cannot read a
@@ -75,6 +91,16 @@ func IsBroken(err error) bool {
 		return true
 	}
 	return isUnreadable(err)
+}
+
+// codeReadOnlyRollback is SQLITE_READONLY_ROLLBACK (sqlite.org/rescode.html).
+const codeReadOnlyRollback = 8 | 3<<8
+
+// isHotJournal reports whether err means that a journal has to be played back,
+// which a read-only connection cannot do.
+func isHotJournal(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code() == codeReadOnlyRollback
 }
 
 // isBusy reports whether err means that another connection holds a lock.
@@ -177,6 +203,34 @@ func (c *conn) text(ctx context.Context, statement string) (text string, err err
 }
 
 func (c *conn) Close() error { return c.driver.Close() }
+
+// interrupt interrupts the connection, until its next statement begins. If it
+// is closed before that, it does not move the content of its WAL to the database
+// file: walCheckpoint in wal.c looks for an interrupt before it writes a page.
+// The driver has no way to SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE.
+func (c *conn) interrupt() error {
+	// Valid is what the driver calls a connection that is not interrupted.
+	state, ok := c.driver.(driver.Validator)
+	for i := range 100 {
+		if !ok {
+			break
+		}
+		// The driver interrupts a statement that is running when its context ends.
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() {
+			for range 10 * i * i {
+				runtime.Gosched()
+			}
+			cancel()
+		}()
+		_ = c.exec(ctx, "WITH RECURSIVE endless(i) AS (VALUES (0) UNION ALL SELECT 0 FROM endless) SELECT i FROM endless WHERE i > 0")
+		cancel()
+		if !state.IsValid() {
+			return nil
+		}
+	}
+	return errors.New("the connection could not be interrupted")
+}
 
 // interrupted returns ctx's error if ctx is done, and err otherwise. A
 // statement that ctx ended fails with an error of SQLite's.

@@ -8,24 +8,48 @@ import (
 )
 
 // keptDescriptors holds one descriptor of each live database that was ever
-// copied, for the life of the process. Closing any descriptor of a database
-// file drops all POSIX locks that the process holds on it, those of the host's
-// own connections included (fcntl(2), "Record locking and file descriptors";
-// sqlite.org/howtocorrupt.html, section 2.2). So a descriptor is never closed
-// while its file can be reached. A file that has lost its last name can no
-// longer be opened by anybody, so its locks protect nothing; its descriptor is
-// closed when one of another file is requested.
+// copied or looked at, and of a -shm whose locks were looked at, for the life of
+// the process. Closing any descriptor of a database file drops all POSIX locks
+// that the process holds on it, those of the host's own connections included
+// (fcntl(2), "Record locking and file descriptors"; sqlite.org/howtocorrupt.html,
+// section 2.2). So a descriptor is never closed while its file can be reached. A
+// file that has lost its last name can no longer be opened by anybody, so its
+// locks protect nothing; its descriptor is closed when one of another file is
+// requested. See also askKept.
 var keptDescriptors struct {
 	sync.Mutex
 	files map[fsat.ID]*fsat.File
 }
 
-// keepDescriptor returns a descriptor of the database at path, which must be
-// the file id; otherwise it returns errNoPinnedCopy. The caller must not close
-// the descriptor.
+// keepDescriptor returns a descriptor of the file at path, which must be the
+// file id; otherwise it returns errNoPinnedCopy. The caller must not close the
+// descriptor. Others open the same one: it must be used with offsets only.
 func keepDescriptor(path string, id fsat.ID) (*fsat.File, error) {
 	keptDescriptors.Lock()
 	defer keptDescriptors.Unlock()
+	return keepLocked(path, id)
+}
+
+// KeepOpen takes descriptors of the database at path and of its -shm that stay
+// open, and returns a function that returns them by the path of the file, or nil
+// for another file. Whoever reads the database that way drops no lock of this
+// process on it.
+func KeepOpen(path string) func(path string) *fsat.File {
+	kept := make(map[string]*fsat.File)
+	for _, name := range []string{path, path + "-shm"} {
+		info, err := fsat.Stat(name)
+		if err != nil || !info.Mode.IsRegular() {
+			continue
+		}
+		if f, err := keepDescriptor(name, info.ID()); err == nil {
+			kept[name] = f
+		}
+	}
+	return func(path string) *fsat.File { return kept[path] }
+}
+
+// keepLocked is keepDescriptor while keptDescriptors is locked.
+func keepLocked(path string, id fsat.ID) (*fsat.File, error) {
 	if f := keptDescriptors.files[id]; f != nil {
 		return f, nil
 	}

@@ -2,10 +2,11 @@
 // live database as it is at one moment, brings the copy into the form in which
 // it is kept, checks copies, and locks a database that is about to be replaced.
 //
-// It promises that nothing is written to a live database, with two exceptions
-// that SQLite makes by itself: the recovery after a crashed writer, and the
-// checkpoint at the end of the last connection. Lock adds a checkpoint of its
-// own. A connection of the host that has the database open keeps its locks.
+// It promises that a live database is only read: its file is opened O_RDONLY, and
+// no WAL is checkpointed. There are two exceptions. A journal that a crashed
+// writer left is played back, as SQLite does, if nobody uses it; and Lock, which
+// is about to replace the database, checkpoints. A connection of the host that
+// has the database open keeps its locks.
 //
 // That last promise takes care, because of two hazards of POSIX locks:
 //
@@ -28,11 +29,14 @@
 // To copy a database:
 //
 //	capture.go       Capture, Copy: the choice between the ways below
-//	source.go        Source: a connection that holds a read transaction
+//	source.go        Source: a connection that reads and cannot write
+//	name.go          CheckName: a database that its users open by another name
+//	sidecars.go      what is beside a database and must not be touched
 //	pinned.go        the copy of the files themselves, and why it is right
 //	online.go        the copy through the online backup API
 //	handle.go        the copy through a connection of the host
 //	seal.go          Copy.Seal: the form in which a copy is kept
+//	checksums.go     the checksums that pages of some databases carry
 //
 // To check a copy, and to replace a live database:
 //

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
@@ -20,10 +21,10 @@ import (
 // and this package does not open its file.
 
 // copyHandle copies the database of the host's own handle to dir/WorkName.
-func (c *Capture) copyHandle(ctx context.Context, dir *fsat.Dir) error {
-	host, err := c.Handle.Conn(ctx)
+func (c *Capture) copyHandle(ctx context.Context, dir *fsat.Dir, made *Copy) error {
+	host, err := c.connect(ctx)
 	if err != nil {
-		return fmt.Errorf("get a connection of DB: %w", err)
+		return err
 	}
 	defer host.Close()
 	if err := c.checkHandle(ctx, host); err != nil {
@@ -34,17 +35,76 @@ func (c *Capture) copyHandle(ctx context.Context, dir *fsat.Dir) error {
 		if _, online = raw.(backuper); !online {
 			return nil
 		}
-		return c.copyConn(ctx, raw.(driver.Conn), dir)
+		return c.inTransaction(ctx, raw.(driver.Conn), func(src *Source) error {
+			return c.copyOnline(ctx, src, dir, made)
+		})
 	})
 	if err != nil || online {
+		return err
+	}
+	if err := checkNotEmpty(ctx, host); err != nil {
 		return err
 	}
 	if err := createEmpty(dir, WorkName); err != nil {
 		return err
 	}
+	made.written.all = true
 	// An absolute path is never taken for a URI.
 	if _, err := host.ExecContext(ctx, "VACUUM INTO ?", filepath.Join(dir.Path(), WorkName)); err != nil {
 		return interrupted(ctx, fmt.Errorf("VACUUM INTO: %w", err))
+	}
+	return nil
+}
+
+// tryHandle reads once through a connection of the handle.
+func (c *Capture) tryHandle(ctx context.Context) error {
+	host, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	if err := c.checkHandle(ctx, host); err != nil {
+		return err
+	}
+	online := false
+	err = host.Raw(func(raw any) error {
+		if _, online = raw.(backuper); !online {
+			return nil
+		}
+		return c.inTransaction(ctx, raw.(driver.Conn), func(*Source) error { return nil })
+	})
+	if err != nil || online {
+		return err
+	}
+	return checkNotEmpty(ctx, host)
+}
+
+// connect takes a connection from the handle's pool. If there is none for a
+// while, the pool is busy.
+func (c *Capture) connect(ctx context.Context) (*sql.Conn, error) {
+	const while = time.Second // a pool may have to open a connection first
+	soon, cancel := context.WithTimeout(ctx, while)
+	defer cancel()
+	host, err := c.Handle.Conn(soon)
+	switch {
+	case err == nil:
+		return host, nil
+	case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("%w: all connections of DB are in use", ErrBusy)
+	}
+	return nil, fmt.Errorf("get a connection of DB: %w", err)
+}
+
+// checkNotEmpty returns errdefs.ErrSourceInvalid for a database without a page:
+// a pool may have opened another database in memory than the one that is meant.
+// It reads, so it waits for locks as long as the driver does.
+func checkNotEmpty(ctx context.Context, host *sql.Conn) error {
+	var pages int64
+	if err := host.QueryRowContext(ctx, "PRAGMA page_count").Scan(&pages); err != nil {
+		return interrupted(ctx, fmt.Errorf("ask DB for its size: %w", err))
+	}
+	if pages == 0 {
+		return fmt.Errorf("%w: the database is empty", errdefs.ErrSourceInvalid)
 	}
 	return nil
 }
@@ -97,12 +157,12 @@ func mainFile(ctx context.Context, host *sql.Conn) (string, error) {
 	return "", errors.Join(rows.Err(), errors.New("PRAGMA database_list names no main"))
 }
 
-// copyConn runs the online backup on a connection of the host's pool and
-// leaves the connection as it was. A pool drops a connection that has failed,
-// and a database in memory would be lost with it. So a panic of Progress must
-// not reach the pool either.
-func (c *Capture) copyConn(ctx context.Context, host driver.Conn, dir *fsat.Dir) (err error) {
-	src := &Source{conn: &conn{host}}
+// inTransaction calls do with a read transaction on a connection of the host's
+// pool, and leaves the connection as it was. A pool drops a connection that has
+// failed, and a database in memory would be lost with it. So a panic of Progress
+// must not reach the pool either.
+func (c *Capture) inTransaction(ctx context.Context, host driver.Conn, do func(*Source) error) (err error) {
+	src := &Source{conn: &conn{host}, path: fsat.RealPath(c.Path)}
 	if err := src.begin(ctx); err != nil {
 		return err
 	}
@@ -112,8 +172,8 @@ func (c *Capture) copyConn(ctx context.Context, host driver.Conn, dir *fsat.Dir)
 		}
 	}()
 	defer errdefs.Recover(&err)
-	if err := src.read(ctx); err != nil {
+	if err := briefly(ctx, func() error { return src.read(ctx) }); err != nil {
 		return sourceError(err)
 	}
-	return c.copyOnline(ctx, src, dir)
+	return do(src)
 }

@@ -17,6 +17,7 @@ const (
 	headerWriteForm  = 18 // file format write version: 1 for a rollback journal, 2 for a WAL
 	headerReadForm   = 19 // file format read version, likewise
 	headerPageSize   = 16
+	headerReserved   = 20 // bytes at the end of each page that SQLite does not use
 	headerChangeMark = 24 // file change counter
 	headerPageCount  = 28
 	headerValidFor   = 92 // the change counter for which the page count is valid
@@ -53,15 +54,36 @@ func (h *header) size() int64 {
 	return int64(binary.BigEndian.Uint32(h[headerPageCount:])) * h.pageSize()
 }
 
+// hasChecksums reports whether the pages carry checksums; see pageChecksum.
+func (h *header) hasChecksums() bool { return h[headerReserved] == checksumSize }
+
 // isRollbackForm reports whether the header marks a rollback-journal database.
 func (h *header) isRollbackForm() bool { return h[headerWriteForm] == 1 && h[headerReadForm] == 1 }
 
-// markRollbackForm changes the beginning of a database file as Seal does.
+// markRollbackForm changes the beginning of a database file as Seal does. The two
+// bytes of the form are the only difference between a WAL database without a WAL
+// and a rollback-journal one. If the first page carries a checksum and is in head as a
+// whole, its checksum is changed as well; one that is wrong stays, because a page
+// that is damaged must not look sound afterwards.
 func markRollbackForm(head []byte) error {
-	if len(head) <= headerReadForm {
+	if len(head) < headerSize {
 		return errors.New("shorter than a database header")
 	}
+	h := header(head[:headerSize])
+	if h.isRollbackForm() {
+		return nil
+	}
+	var first []byte
+	if h.hasChecksums() && int64(len(head)) >= h.pageSize() {
+		if first = head[:h.pageSize()]; !hasRightChecksum(first) {
+			first = nil
+		}
+	}
 	head[headerWriteForm], head[headerReadForm] = 1, 1
+	if first != nil {
+		sum := pageChecksum(first)
+		copy(first[len(first)-checksumSize:], sum[:])
+	}
 	return nil
 }
 

@@ -17,7 +17,8 @@ import (
 // Lock opens the database at path, whose links are resolved, and locks it
 // exclusively until the Source is closed. It does not wait: it returns
 // errdefs.ErrDatabaseInUse. A file that is not a database, or that cannot be
-// read, is errdefs.ErrSourceInvalid; then nothing is locked.
+// read, is errdefs.ErrSourceInvalid; something else than a file beside it is
+// fsat.ErrNotRegular. After an error nothing is locked, and the WAL is as it was.
 //
 // In WAL mode every connection that has ever read holds a SHARED lock on the
 // file, and with locking_mode=exclusive SQLite wants an EXCLUSIVE one before it
@@ -27,8 +28,10 @@ import (
 // during a transaction (sqlite.org/lockingv3.html); an idle one is noticed by
 // CheckNotOpen alone, on systems where that works.
 //
-// The content of the WAL is moved to the database file first, so that the file
-// is complete without it.
+// The content of the WAL is moved to the database file, so that the file is
+// complete without it, unless the pages of the database carry checksums (see
+// pageChecksums): SQLite would write the pages without. Then the WAL stays, and
+// closing the Source does not touch it either.
 func Lock(ctx context.Context, path string) (_ *Source, err error) {
 	info, err := fsat.Stat(path)
 	if err != nil {
@@ -38,14 +41,21 @@ func Lock(ctx context.Context, path string) (_ *Source, err error) {
 		// SQLite would take it for a new database and begin to fill it.
 		return nil, fmt.Errorf("%w: %s is empty", errdefs.ErrSourceInvalid, path)
 	}
+	if err := checkSidecars(path); err != nil {
+		return nil, err
+	}
+	if err := checkLockDirectory(path); err != nil {
+		return nil, err
+	}
 	c, err := openConn(path, "rw", "_pragma=busy_timeout(0)", "_pragma=locking_mode(exclusive)")
 	if err != nil {
 		return nil, lockError(path, err)
 	}
-	src := &Source{conn: c, path: path, id: info.ID()}
+	countSource(info.ID(), 1)
+	src := &Source{conn: c, path: path, id: info.ID(), keepWAL: true}
 	defer func() {
 		if err != nil {
-			c.Close()
+			src.Close()
 		}
 	}()
 	// A connection that is closed removes the WAL by name, and by then the name
@@ -55,14 +65,25 @@ func Lock(ctx context.Context, path string) (_ *Source, err error) {
 	}
 	// With locking_mode=exclusive the lock outlives the transaction that took it.
 	// A write transaction would keep the online backup from reading.
-	for _, statement := range []string{"PRAGMA wal_checkpoint(TRUNCATE)", "BEGIN EXCLUSIVE", "COMMIT", "BEGIN"} {
+	for _, statement := range []string{"BEGIN EXCLUSIVE", "COMMIT"} {
 		if err := src.exec(ctx, statement); err != nil {
 			return nil, lockError(path, err)
 		}
 	}
-	if err := src.read(ctx); err != nil {
+	checksums, err := src.hasChecksums(ctx)
+	if err == nil && !checksums {
+		err = src.exec(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+	}
+	if err == nil {
+		err = src.exec(ctx, "BEGIN")
+	}
+	if err == nil {
+		err = src.read(ctx)
+	}
+	if err != nil {
 		return nil, lockError(path, err)
 	}
+	src.keepWAL = checksums
 	return src, nil
 }
 
@@ -79,15 +100,35 @@ func lockError(path string, err error) error {
 	return sourceError(err)
 }
 
-// CheckNotOpen returns errdefs.ErrDatabaseInUse if a process has the file at
-// path open. It supplements the locks and does not replace them: it sees only
-// processes that this one may look into, and on most systems none.
+// CheckNotOpen returns errdefs.ErrDatabaseInUse if somebody has the file at path
+// open. It supplements the locks and does not replace them.
+//
+// On Linux it asks for a lease, by which it finds any process, whatever it may
+// look into and whatever container that is in, if the file system has leases
+// and the file belongs to this process's user, or this process has CAP_LEASE
+// (fcntl(2), "Leases"). Otherwise it finds the processes that it may look into,
+// and on other systems none. Whoever opens the file at that moment waits for the
+// lease to end; with O_NONBLOCK, which SQLite does not use, that fails.
 //
 // Another process that has the file open is looked at again for some 200 ms
 // before it is reported: a process that this one is starting has duplicates of
-// all descriptors, of kept ones as well (see keptDescriptors), until its
-// execve(2) closes them. If ctx ends meanwhile, its error is returned.
+// all descriptors until its execve(2) closes them. If ctx ends meanwhile, its
+// error is returned.
 func CheckNotOpen(ctx context.Context, path string) error {
+	return checkNotOpen(ctx, path, askKept)
+}
+
+// openness is whether somebody else has a file open.
+type openness int
+
+const (
+	unknown openness = iota
+	openByNobody
+	openBySomebody
+)
+
+// checkNotOpen is CheckNotOpen with the function that asks for a lease.
+func checkNotOpen(ctx context.Context, path string, ask func(path string, info fsat.Info) openness) error {
 	info, err := fsat.Stat(path)
 	if err != nil {
 		return nil
@@ -101,12 +142,27 @@ func CheckNotOpen(ctx context.Context, path string) error {
 	return poll.Until(ctx, 2*time.Millisecond, 100*time.Millisecond, func() (done bool, err error) {
 		looks++
 		now := openedBy(info.ID())
+		if slices.Contains(now, os.Getpid()) {
+			return true, inUseBy(os.Getpid(), path)
+		}
+		answer := ask(path, info)
+		if answer == openByNobody || answer == unknown && len(now) == 0 {
+			return true, nil
+		}
 		for _, pid := range now {
-			if pid == os.Getpid() || looks >= enough && slices.Contains(before, pid) || looks >= most {
-				return true, fmt.Errorf("%w: process %d has %s open", errdefs.ErrDatabaseInUse, pid, path)
+			if looks >= enough && slices.Contains(before, pid) || looks >= most {
+				return true, inUseBy(pid, path)
 			}
 		}
-		before = now
-		return len(now) == 0, nil
+		if len(now) == 0 && (looks >= enough && before != nil && len(before) == 0 || looks >= most) {
+			return true, fmt.Errorf("%w: somebody has %s open, a process that cannot be seen from here: of another user, or in another container",
+				errdefs.ErrDatabaseInUse, path)
+		}
+		before = append([]int{}, now...)
+		return false, nil
 	})
+}
+
+func inUseBy(pid int, path string) error {
+	return fmt.Errorf("%w: process %d has %s open", errdefs.ErrDatabaseInUse, pid, path)
 }

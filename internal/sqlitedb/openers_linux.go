@@ -1,12 +1,19 @@
 package sqlitedb
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
 
 	"github.com/atocore/backup/internal/fsat"
 )
+
+var ownPID = os.Getpid()
+
+// openedHere reports whether this process has the file open. Kept descriptors do
+// not count.
+func openedHere(file fsat.ID) bool { return hasOpen(ownPID, file) }
 
 // openedBy returns the numbers of the processes that have the file open. The
 // descriptors that this package keeps (see keptDescriptors) do not count, but
@@ -38,9 +45,66 @@ func hasOpen(pid int, file fsat.ID) bool {
 		if err != nil || id != file {
 			continue
 		}
-		if pid != os.Getpid() || !isKeptDescriptor(descriptor.Name()) {
+		if pid != ownPID || !isKeptDescriptor(descriptor.Name()) {
 			return true
 		}
 	}
 	return false
+}
+
+// askKept finds out by a lease whether anybody has the file open that info
+// describes: any process, also one that cannot be seen from here. Descriptors
+// that this package keeps do not count, nor do their duplicates in other
+// processes.
+//
+// The descriptor that it takes for that is kept like all others if somebody else
+// has the file open, or may have: this process may have locks on it. While the
+// lease is held, nobody has, so no lock is lost by closing the descriptor; the
+// lease does not end before that. The descriptor is closed because the file is
+// about to be replaced, and a removed file that is open takes up space.
+func askKept(path string, info fsat.Info) openness {
+	if !mayLease(path, info) {
+		return unknown
+	}
+	keptDescriptors.Lock()
+	defer keptDescriptors.Unlock()
+	f, err := keepLocked(path, info.ID())
+	if err != nil {
+		return unknown
+	}
+	answer := lease(f)
+	if answer == openByNobody {
+		delete(keptDescriptors.files, info.ID())
+		f.Close()
+	}
+	return answer
+}
+
+// askOnce is askKept for a file on which nobody has locks.
+func askOnce(path string, info fsat.Info) openness {
+	if !mayLease(path, info) {
+		return unknown
+	}
+	f, err := fsat.OpenFile(path)
+	if err != nil {
+		return unknown
+	}
+	defer f.Close()
+	return lease(f)
+}
+
+// mayLease reports whether it is worth while to open the file for a lease.
+func mayLease(path string, info fsat.Info) bool {
+	euid := os.Geteuid()
+	return info.Mode.IsRegular() && (info.UID == euid || euid == 0) && !fsat.IsRemote(path)
+}
+
+func lease(f *fsat.File) openness {
+	switch err := f.TryLease(); {
+	case err == nil:
+		return openByNobody
+	case errors.Is(err, fsat.ErrLocked):
+		return openBySomebody
+	}
+	return unknown
 }

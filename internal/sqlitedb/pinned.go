@@ -37,7 +37,10 @@ import (
 // frame, it overwrites every such page, and its end brings the copy to the last
 // commit that it holds completely. That is one moment: the one of the read
 // transaction or a later one. A commit that is torn at the end fails its
-// checksum and is left out, as after a crash.
+// checksum and is left out, as after a crash. A commit of a writer that died
+// after it had written the commit's last frame, and before it announced it in
+// the -shm, is part of the copy, as it would be after a restart, although the
+// live database never shows it.
 //
 // One case is different. When all frames had been backfilled before, the read
 // transaction reads the database file alone (it holds WAL_READ_LOCK(0)), and a
@@ -59,8 +62,6 @@ import (
 // online backup API has to be used instead.
 var errNoPinnedCopy = errors.New("no pinned copy here")
 
-const walHeaderSize = 32
-
 // copyPinned copies the files of src to dir: the database to WorkName, and its
 // WAL beside it. If it returns errNoPinnedCopy, it has written nothing. If the
 // copy is hashed meanwhile, made has the hash, even after an error.
@@ -78,10 +79,11 @@ func (c *Capture) copyPinned(ctx context.Context, src *Source, dir *fsat.Dir, ma
 	if err != nil {
 		return err
 	}
-	if h, err := readHeader(live); err != nil || h.pageSize() != src.pageSize {
-		return errNoPinnedCopy // encrypted, or stored in another format by a VFS
+	h, err := readHeader(live)
+	if err != nil {
+		return errNoPinnedCopy // it cannot be read, or a VFS stores it in another form
 	}
-	hash := c.mayHash(src)
+	hash := c.mayHash(src) && !h.hasChecksums() // Seal changes more than the form then
 	dst, err := dir.Create(WorkName, 0o600)
 	if err != nil {
 		return err

@@ -1,13 +1,10 @@
 package sqlitedb
 
 import (
+	"context"
 	"io"
 	"io/fs"
 	"time"
-
-	"modernc.org/sqlite/vfs"
-
-	"github.com/atocore/backup/internal/fsat"
 )
 
 const (
@@ -36,6 +33,7 @@ const (
 // report them: a block that ends too early or in an error keeps the bytes that
 // could be read, and the rest is read from the file when SQLite requests it.
 type readAhead struct {
+	ctx   context.Context
 	file  io.ReaderAt
 	size  func() (int64, error)
 	off   int64
@@ -50,28 +48,12 @@ type readAheadRun struct {
 	block []byte // what could be read from there
 }
 
-// openReadAhead opens file for SQLite's checks. It is immutable, so that SQLite
-// neither makes nor looks for locks and sidecar files (sqlite.org/uri.html).
-// SQLite gets the open file, and no path by which it could find another one.
-// release closes the connection and leaves file open.
-func openReadAhead(file *fsat.File, params ...string) (_ *conn, release func(), err error) {
-	name, system, err := vfs.New(newReadAhead(file))
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := openConn(readAheadName, "ro", append(params, "immutable=1", "vfs="+name)...)
-	if err != nil {
-		system.Close()
-		return nil, nil, err
-	}
-	return c, func() { c.Close(); system.Close() }, nil
-}
-
-func newReadAhead(file *fsat.File) *readAhead {
-	return &readAhead{file: file, size: func() (int64, error) {
-		info, err := file.Stat()
-		return info.Size, err
-	}}
+// newReadAhead returns the file system for one connection. The database in it
+// must be opened as immutable, so that SQLite neither makes nor looks for locks
+// and sidecar files (sqlite.org/uri.html). SQLite gets the open file, and no path
+// by which it could find another one. When ctx ends, reading fails.
+func newReadAhead(ctx context.Context, file io.ReaderAt, size func() (int64, error)) *readAhead {
+	return &readAhead{ctx: ctx, file: file, size: size}
 }
 
 // Open implements fs.FS.
@@ -111,6 +93,9 @@ func (r *readAhead) Seek(off int64, whence int) (int64, error) {
 
 // Read fills p, unless the file ends or fails before that.
 func (r *readAhead) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
 	n, err := r.readAt(p, r.off)
 	r.off += int64(n)
 	return n, err

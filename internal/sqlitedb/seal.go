@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 
 	"github.com/atocore/backup/internal/errdefs"
@@ -11,15 +12,16 @@ import (
 )
 
 // Seal brings the copy dir/WorkName into the form in which it is kept, and
-// renames it to name. Nothing of it is left in a WAL, and it is marked as a rollback-journal
-// database, so that reading it never makes a -wal or -shm beside it and it
-// opens on a read-only disk. Seal returns the size of the copy. If that is
-// less than its header says, as it is if somebody cut the original short, the
+// renames it to name. Nothing of it is left in a WAL, and it is marked as a
+// rollback-journal database, so that reading it never makes a -wal or -shm beside
+// it and it opens on a read-only disk. If its pages carry checksums, those that
+// SQLite or Seal wrote get right ones. Seal returns the size of the copy. If that
+// is less than its header says, as it is if somebody cut the original short, the
 // error matches errdefs.ErrSourceInvalid.
 func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64, err error) {
-	folded, err := foldWAL(ctx, dir)
+	folded, err := c.foldWAL(ctx, dir)
 	if err != nil {
-		return 0, err
+		return 0, withSystemError(err)
 	}
 	if folded { // the copy is no longer the one that was hashed
 		c.Discard()
@@ -29,17 +31,12 @@ func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64
 		return 0, err
 	}
 	defer f.Close()
+	if err := c.setForm(ctx, f); err != nil {
+		return 0, err
+	}
 	h, err := readHeader(f)
 	if err != nil {
 		return 0, err
-	}
-	// These two bytes are the only difference between a WAL database without a
-	// WAL and a rollback-journal one. The online backup copies them unchanged.
-	// A hash that was taken meanwhile has them already (see markRollbackForm).
-	if !h.isRollbackForm() {
-		if _, err := f.WriteAt([]byte{1, 1}, headerWriteForm); err != nil {
-			return 0, err
-		}
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -61,10 +58,43 @@ func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64
 	return info.Size, nil
 }
 
+// setForm marks the copy as a rollback-journal database and gives the pages that
+// were written their checksums.
+func (c *Copy) setForm(ctx context.Context, f *fsat.File) error {
+	h, err := readHeader(f)
+	if err != nil {
+		return err
+	}
+	// The online backup copies the form unchanged. A hash that was taken
+	// meanwhile has the changed one already.
+	if !h.isRollbackForm() {
+		head := make([]byte, max(h.pageSize(), headerSize))
+		n, err := f.ReadAt(head, 0)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if err := markRollbackForm(head[:n]); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(head[:n], 0); err != nil {
+			return err
+		}
+	}
+	if !h.hasChecksums() {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return sign(ctx, f, h.pageSize(), info.Size, &c.written)
+}
+
 // foldWAL writes what a copied WAL holds into the copied database, removes the
 // WAL, and returns true. Without a copied WAL it leaves the database as it is
-// and returns false.
-func foldWAL(ctx context.Context, dir *fsat.Dir) (folded bool, err error) {
+// and returns false. If the pages carry checksums, it adds those that it wrote
+// to c.written.
+func (c *Copy) foldWAL(ctx context.Context, dir *fsat.Dir) (folded bool, err error) {
 	const wal = WorkName + "-wal"
 	info, err := dir.Lstat(wal)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -78,6 +108,9 @@ func foldWAL(ctx context.Context, dir *fsat.Dir) (folded bool, err error) {
 	}
 	path, err := pathFor(dir, WorkName)
 	if err != nil {
+		return false, err
+	}
+	if err := c.noteWAL(ctx, dir); err != nil {
 		return false, err
 	}
 	// With exclusive locking from the start the WAL's index is kept in memory
@@ -101,4 +134,31 @@ func foldWAL(ctx context.Context, dir *fsat.Dir) (folded bool, err error) {
 		return true, fmt.Errorf("folding the copied WAL left journal mode %s", mode)
 	}
 	return true, nil
+}
+
+// noteWAL adds the pages that the copied WAL holds to c.written, if pages of the
+// copied database carry checksums. If they do so only because of what the WAL
+// holds, a VACUUM has written every page.
+func (c *Copy) noteWAL(ctx context.Context, dir *fsat.Dir) error {
+	f, err := dir.Open(WorkName)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h, err := readHeader(f)
+	if err != nil || !h.hasChecksums() {
+		c.written.all = true
+		return nil
+	}
+	// SQLite writes the first page to change the journal mode.
+	first := make([]byte, h.pageSize())
+	if _, err := f.ReadAt(first, 0); err == nil && hasRightChecksum(first) {
+		c.written.add(1)
+	}
+	wal, err := dir.Open(WorkName + "-wal")
+	if err != nil {
+		return err
+	}
+	defer wal.Close()
+	return c.written.addWAL(ctx, wal)
 }
