@@ -70,11 +70,20 @@ func TestBackupDirectory(t *testing.T) {
 	require.ErrorContains(t, err, opts.BackupDir)
 }
 
+// realPath returns path with all links resolved.
+func realPath(t *testing.T, path string) string {
+	t.Helper()
+	resolved, err := filepath.EvalSymlinks(path)
+	require.NoError(t, err)
+	return resolved
+}
+
 // The metadata that create returns describe the files, and are in the metadata
 // file byte for byte.
 func TestMetadataMatchTheFiles(t *testing.T) {
 	s := backuptest.NewStore(t)
-	s.Clock = backuptest.Noon
+	s.Clock, s.Host = backuptest.Noon, "the host"
+	s.DatabasePath = realPath(t, s.DatabasePath)
 	meta := s.Create()
 	root := s.SnapshotPath(meta.Stamp)
 
@@ -99,6 +108,8 @@ func TestMetadataMatchTheFiles(t *testing.T) {
 		VectorStoreNote:        meta.VectorStoreNote,
 		FormatVersion:          1,
 		Stamp:                  "20261124T120000Z",
+		SourceDBPath:           s.DatabasePath,
+		SourceHost:             "the host",
 	}, meta)
 
 	data, err := os.ReadFile(filepath.Join(root, "backup-metadata.json"))
@@ -120,10 +131,12 @@ func TestMetadataMatchTheFiles(t *testing.T) {
   "chroma_snapshot_included": true,
   "vector_store_note": %q,
   "format_version": 1,
-  "stamp": "20261124T120000Z"
+  "stamp": "20261124T120000Z",
+  "source_db_path": %q,
+  "source_host": "the host"
 }
 `, quoted(), quoted("db", "atocore.db"), dbInfo.Size(), quoted("config", "project-registry.json"),
-		quoted("chroma"), size, files, meta.VectorStoreNote), string(data))
+		quoted("chroma"), size, files, meta.VectorStoreNote, s.DatabasePath), string(data))
 }
 
 // Parts that do not exist are recorded as missing, and logged if they were asked

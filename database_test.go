@@ -330,8 +330,10 @@ func TestBusyDatabaseIsWaitedFor(t *testing.T) {
 				s.RequireNoSnapshot()
 
 				ended := make(chan error, 1)
+				waiting := false
 				s.OnProgress = func(p backup.Progress) {
-					if p.Phase == backup.PhaseDatabase && p.Bytes == 0 {
+					if p.Phase == backup.PhaseWait && !waiting {
+						waiting = true
 						go func() {
 							_, err := conn.ExecContext(context.Background(), "COMMIT")
 							ended <- errors.Join(err, conn.Close(), db.Close())

@@ -440,15 +440,18 @@ func TestNothingStaysOpen(t *testing.T) {
 	s := backuptest.NewStore(t)
 	missing := s.Options
 	missing.DatabasePath = filepath.Join(s.Dir, "missing.db")
+	notJSON := s.DatabasePath + ".json"
+	backuptest.Write(t, notJSON, "{")
 	badRegistry := s.Options
-	badRegistry.RegistryPath = s.DatabasePath + ".json"
-	backuptest.Write(t, badRegistry.RegistryPath, "{")
+	badRegistry.RegistryPath = filepath.Join(s.Dir, "large.json")
+	backuptest.Write(t, badRegistry.RegistryPath, "")
+	require.NoError(t, os.Truncate(badRegistry.RegistryPath, 17<<20))
 	badChroma := s.Options
 	badChroma.ChromaPath = filepath.Join(s.Dir, "other", "chroma")
 	require.NoError(t, os.MkdirAll(filepath.Join(badChroma.ChromaPath, "a", "b", "c"), 0o755))
 	require.NoError(t, os.Symlink("a", filepath.Join(badChroma.ChromaPath, "a", "b", "c", "link")))
 	noDatabase := s.Options
-	noDatabase.DatabasePath = badRegistry.RegistryPath
+	noDatabase.DatabasePath = notJSON
 	online := s.Options
 	online.OnlineBackup = true
 	fails := func(opts backup.Options, ctx context.Context) {
@@ -481,6 +484,7 @@ func TestNothingStaysOpen(t *testing.T) {
 		require.NoError(t, err)
 		fails(missing, t.Context())
 		fails(badChroma, t.Context())
+		fails(badRegistry, t.Context())
 		fails(noDatabase, t.Context())
 		for _, phase := range backuptest.CreatePhases {
 			if phase != backup.PhaseGuard { // there is no guard
@@ -490,7 +494,6 @@ func TestNothingStaysOpen(t *testing.T) {
 		}
 	}
 	round() // opens the descriptors that are kept
-	fails(badRegistry, t.Context())
 	fds, goroutines := backuptest.OpenFiles(t), runtime.NumGoroutine()
 	for range 3 {
 		round()

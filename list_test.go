@@ -61,9 +61,10 @@ func TestListJSON(t *testing.T) {
 	require.Contains(t, string(data), `\u03b1\u007f`, "not ASCII")
 	var got []map[string]json.RawMessage
 	require.NoError(t, json.Unmarshal(data, &got))
-	require.ElementsMatch(t, []string{"stamp", "path", "has_metadata", "metadata"}, slices.Collect(maps.Keys(got[0])))
+	always := []string{"stamp", "path", "has_metadata", "verified", "verified_at", "protected", "note"}
+	require.ElementsMatch(t, append([]string{"metadata"}, always...), slices.Collect(maps.Keys(got[0])))
 	require.JSONEq(t, string(s.Read(backuptest.MetadataFile)), string(got[0]["metadata"]), "unknown fields are kept")
-	require.ElementsMatch(t, []string{"stamp", "path", "has_metadata"}, slices.Collect(maps.Keys(got[1])))
+	require.ElementsMatch(t, always, slices.Collect(maps.Keys(got[1])))
 	require.Equal(t, "false", string(got[1]["has_metadata"]))
 	if runtime.GOOS == "linux" {
 		require.Equal(t, `"bare \udcff"`, string(got[1]["stamp"]))

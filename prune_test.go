@@ -195,20 +195,20 @@ func TestPruneJSON(t *testing.T) {
 		result backup.PruneResult
 		want   string
 	}{
-		"nothing": {backup.PruneResult{}, `{"kept":[],"removed":[],"skipped":[],"dry_run":false}`},
+		"nothing": {backup.PruneResult{}, `{"kept":[],"removed":[],"never_verified":[],"skipped":[],"dry_run":false}`},
 		"everything": {
 			backup.PruneResult{
 				Kept: []backup.KeptSnapshot{
 					{"20261124T120000Z", time.Date(2026, 11, 24, 14, 0, 0, 5000, time.FixedZone("", 7200)), []string{"newest snapshot", "last snapshot"}},
 					{"α\xff\"\n", time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), []string{"within 1h0m0s"}},
 				},
-				Removed: []string{"b", "a\x1b"},
+				Removed: []string{"b", "a\x1b"}, NeverVerified: []string{"a\x1b"},
 				Skipped: []backup.SkippedSnapshot{{"c", "no metadata"}, {"d\xfe", "in use"}},
 				DryRun:  true,
 			},
 			`{"kept":[{"stamp":"20261124T120000Z","created_at":"2026-11-24T12:00:00.000005Z","reasons":["newest snapshot","last snapshot"]},` +
 				`{"stamp":"\u03b1\udcff\"\n","created_at":"0001-01-01T00:00:00Z","reasons":["within 1h0m0s"]}],` +
-				`"removed":["b","a\u001b"],"skipped":[{"stamp":"c","reason":"no metadata"},{"stamp":"d\udcfe","reason":"in use"}],"dry_run":true}`,
+				`"removed":["b","a\u001b"],"never_verified":["a\u001b"],"skipped":[{"stamp":"c","reason":"no metadata"},{"stamp":"d\udcfe","reason":"in use"}],"dry_run":true}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -317,8 +317,8 @@ func TestPruneLog(t *testing.T) {
 	require.Empty(t, log.Lines())
 	s.prune(backup.Retention{KeepLast: 1})
 	require.Equal(t, []string{
-		"runtime_backup_removed stamp=" + stamps[0] + " path=" + s.SnapshotPath(stamps[0]),
-		"runtime_backup_removed stamp=" + stamps[1] + " path=" + s.SnapshotPath(stamps[1]),
+		"runtime_backup_removed stamp=" + stamps[0] + " path=" + s.SnapshotPath(stamps[0]) + " verified=false",
+		"runtime_backup_removed stamp=" + stamps[1] + " path=" + s.SnapshotPath(stamps[1]) + " verified=false",
 	}, log.Lines(), "oldest first")
 	log.Clear()
 	s.prune(backup.Retention{KeepLast: 1})

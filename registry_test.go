@@ -2,7 +2,6 @@ package backup_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -50,7 +49,7 @@ func TestRegistryCopy(t *testing.T) {
 	}
 }
 
-// A registry that would make the snapshot invalid is rejected.
+// A registry that cannot be copied is refused.
 func TestRegistryRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -58,12 +57,6 @@ func TestRegistryRefused(t *testing.T) {
 		want    error
 		mention string
 	}{
-		{"not JSON", func(t *testing.T, path string) { backuptest.Write(t, path, "{not json") }, backup.ErrSourceInvalid, "not JSON"},
-		{"empty", func(t *testing.T, path string) { backuptest.Write(t, path, "") }, backup.ErrSourceInvalid, "not JSON"},
-		{"two values", func(t *testing.T, path string) { backuptest.Write(t, path, "{}{}") }, backup.ErrSourceInvalid, "not JSON"},
-		{"byte order mark", func(t *testing.T, path string) { backuptest.Write(t, path, "\ufeff{}") }, backup.ErrSourceInvalid, "not JSON"},
-		{"invalid UTF-8", func(t *testing.T, path string) { backuptest.Write(t, path, "\"\xff\"") }, backup.ErrSourceInvalid, "not JSON"},
-		{"UTF-16", func(t *testing.T, path string) { backuptest.Write(t, path, "\xff\xfe{\x00}\x00") }, backup.ErrSourceInvalid, "not JSON"},
 		{"too large", func(t *testing.T, path string) { require.NoError(t, os.Truncate(path, 17<<20)) }, backup.ErrSourceInvalid, "too many"},
 		{"a directory", func(t *testing.T, path string) {
 			require.NoError(t, os.Remove(path))
@@ -71,7 +64,6 @@ func TestRegistryRefused(t *testing.T) {
 		}, nil, "not a regular file"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel() // each waits a while for the registry to become valid
 			s := backuptest.NewStore(t)
 			tt.change(t, s.RegistryPath)
 			err := s.CreateFails()
@@ -80,6 +72,34 @@ func TestRegistryRefused(t *testing.T) {
 			}
 			require.ErrorContains(t, err, tt.mention)
 			require.ErrorContains(t, err, s.RegistryPath)
+		})
+	}
+}
+
+// A registry that is not JSON is copied as it is: it must not cost the database
+// its backup. The snapshot is intact and has a finding, and create logs it.
+func TestRegistryNotJSON(t *testing.T) {
+	for name, content := range map[string]string{
+		"not JSON": "{not json", "empty": "", "two values": "{}{}", "byte order mark": "\ufeff{}",
+		"invalid UTF-8": "\"\xff\"", "UTF-16": "\xff\xfe{\x00}\x00", "cut": `{"a": `,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each waits a while for the registry to become valid
+			s := backuptest.NewBareStore(t)
+			backuptest.Write(t, s.RegistryPath, content)
+			log := s.Record()
+			meta := s.Create()
+			data, err := os.ReadFile(meta.RegistrySnapshotPath)
+			require.NoError(t, err)
+			require.Equal(t, content, string(data))
+			require.Contains(t, strings.Join(log.Lines(), "\n"), "registry_is_not_json path="+s.RegistryPath)
+
+			report := s.Snapshot(meta.Stamp).RequireProblems("registry_invalid_json: " + backuptest.RegistryFile)
+			require.True(t, report.Intact)
+			require.True(t, report.Problems[0].Finding)
+			require.True(t, report.DBOK)
+			require.False(t, *report.RegistryOK)
+			require.True(t, *report.ChromaOK)
 		})
 	}
 }
@@ -136,7 +156,7 @@ func TestRegistryRewrittenWhileRead(t *testing.T) {
 			for range 6 {
 				meta, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 				if err != nil {
-					require.True(t, errors.Is(err, backup.ErrSourceChanged) || errors.Is(err, backup.ErrSourceInvalid), err)
+					require.ErrorIs(t, err, backup.ErrSourceChanged)
 					continue
 				}
 				if meta.RegistrySnapshotPath == "" {

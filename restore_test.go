@@ -190,20 +190,10 @@ func TestRestoreSetsABrokenStoreAside(t *testing.T) {
 		{"not a database", func(t *testing.T, s *backuptest.Store) {
 			require.NoError(t, os.WriteFile(s.DatabasePath, []byte(strings.Repeat("rubbish ", 1000)), 0o600))
 		}, "atocore.db"},
-		{"a database with a hole", func(t *testing.T, s *backuptest.Store) {
-			f, err := os.OpenFile(s.DatabasePath, os.O_RDWR, 0)
-			require.NoError(t, err)
-			_, err = f.WriteAt(make([]byte, 8192), 4096)
-			require.NoError(t, err)
-			require.NoError(t, f.Close())
-		}, "atocore.db"},
 		{"an empty database file, with a WAL", func(t *testing.T, s *backuptest.Store) {
 			require.NoError(t, os.Truncate(s.DatabasePath, 0))
 			require.NoError(t, os.WriteFile(s.DatabasePath+"-wal", []byte("old"), 0o600))
 		}, "atocore.db"},
-		{"a registry that is not JSON", func(t *testing.T, s *backuptest.Store) {
-			require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{"), 0o600))
-		}, "project-registry.json"},
 		{"a link in the Chroma directory", func(t *testing.T, s *backuptest.Store) {
 			require.NoError(t, os.Symlink("/etc", filepath.Join(s.ChromaPath, "link")))
 		}, "link"},
@@ -229,6 +219,65 @@ func TestRestoreSetsABrokenStoreAside(t *testing.T) {
 			backuptest.RequireSound(t, s.DatabasePath)
 			s.RequireNoRemains()
 			s.Create()
+		})
+	}
+}
+
+// A store to which SQLite, or the JSON check, objects can be copied as it is. So
+// there is a safety snapshot of it, which is intact and has these findings.
+func TestRestoreOfAStoreWithFindings(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		change  func(t *testing.T, s *backuptest.Store)
+		finding backup.Code
+	}{
+		{"a database with a hole", func(t *testing.T, s *backuptest.Store) {
+			f, err := os.OpenFile(s.DatabasePath, os.O_RDWR, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt(make([]byte, 8192), 4096)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+		}, backup.CodeDBIntegrity},
+		{"a registry that is not JSON", func(t *testing.T, s *backuptest.Store) {
+			require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{"), 0o600))
+		}, backup.CodeRegistryInvalidJSON},
+		{"a Chroma database with a hole", func(t *testing.T, s *backuptest.Store) {
+			f, err := os.OpenFile(s.InChroma("chroma.sqlite3"), os.O_RDWR, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt(make([]byte, 8192), 4096)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+		}, backup.CodeChromaDBCheck},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := backuptest.NewBareStore(t)
+			m := s.Create()
+			chroma := backuptest.ReadTree(t, s.ChromaPath)
+			tt.change(t, s)
+			database, err := os.ReadFile(s.DatabasePath)
+			require.NoError(t, err)
+			registry, err := os.ReadFile(s.RegistryPath)
+			require.NoError(t, err)
+
+			r := s.Restore(m.Stamp)
+			require.Empty(t, r.SetAside)
+			report, err := backup.ValidateBackup(t.Context(), s.Options, r.SafetyStamp)
+			require.ErrorIs(t, err, backup.ErrInvalidBackup)
+			require.True(t, report.Intact)
+			require.Equal(t, tt.finding, report.Problems[0].Code)
+			saved, err := os.ReadFile(report.Metadata.DBSnapshotPath)
+			require.NoError(t, err)
+			require.Equal(t, database[100:], saved[100:], "the header may differ: the copy has its WAL folded in")
+			saved, err = os.ReadFile(report.Metadata.RegistrySnapshotPath)
+			require.NoError(t, err)
+			require.Equal(t, registry, saved)
+
+			require.Equal(t, chroma, backuptest.ReadTree(t, s.ChromaPath))
+			backuptest.RequireSound(t, s.DatabasePath)
+			s.RequireNoRemains()
+			_, err = backup.ValidateBackup(t.Context(), s.Options, s.Create().Stamp)
+			require.NoError(t, err)
 		})
 	}
 }

@@ -249,7 +249,7 @@ func TestRetention(t *testing.T) {
 			before := backuptest.ReadTree(t, s.BackupDir)
 			dry := tt.keep
 			dry.DryRun = true
-			want.DryRun = true
+			want.DryRun, want.NeverVerified = true, want.Removed
 			require.Equal(t, want, *s.prune(dry))
 			require.Equal(t, before, backuptest.ReadTree(t, s.BackupDir), "a dry run changed something")
 

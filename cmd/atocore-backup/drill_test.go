@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup/internal/sqlitedb"
 )
 
 // requireEmpty checks that nothing was left in the directory.
@@ -92,16 +95,20 @@ func TestDrillChecksTheRestoredDatabase(t *testing.T) {
 	db := makeDatabase(t, filepath.Join(dir, "good.db"))
 	require.NoError(t, db.Close())
 	require.NoError(t, os.Rename(filepath.Join(dir, "good.db"), good))
-	require.NoError(t, checkDatabase(t.Context(), good))
+	check := func(path string) error {
+		checked, err := checkDatabase(t.Context(), path, sqlitedb.IntegrityCheck)
+		return cmp.Or(err, objection(checked))
+	}
+	require.NoError(t, check(good))
 
 	data, err := os.ReadFile(good)
 	require.NoError(t, err)
 	bad := filepath.Join(dir, "bad.db")
 	require.NoError(t, os.WriteFile(bad, append(data[:len(data)/2:len(data)/2], make([]byte, len(data)/2)...), 0o600))
-	require.Error(t, checkDatabase(t.Context(), bad))
+	require.Error(t, check(bad))
 	require.NoError(t, os.WriteFile(bad, []byte("not a database, and long enough to be recognized as such"), 0o600))
-	require.Error(t, checkDatabase(t.Context(), bad))
-	require.Error(t, checkDatabase(t.Context(), filepath.Join(dir, "absent")))
+	require.Error(t, check(bad))
+	require.Error(t, check(filepath.Join(dir, "absent")))
 	require.NoFileExists(t, filepath.Join(dir, "absent"))
 }
 

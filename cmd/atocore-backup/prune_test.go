@@ -42,9 +42,9 @@ func TestPrune(t *testing.T) {
 		require.Len(t, r.Skipped, 1)
 		dry := args[len(args)-1] != "--keep-last=2"
 		require.Equal(t, dry, r.DryRun)
-		words := "2 snapshots kept, 2 removed; skipped: notes (no metadata).\n"
+		words := "2 snapshots kept, 2 removed (2 of them never verified); skipped: notes (no metadata).\n"
 		if dry {
-			words = "2 snapshots kept, 2 would be removed; skipped: notes (no metadata).\n"
+			words = "2 snapshots kept, 2 would be removed (2 of them never verified); skipped: notes (no metadata).\n"
 			require.Len(t, s.stamps(t), 5)
 		}
 		require.Equal(t, words, o.stderr)
@@ -56,7 +56,7 @@ func TestPrune(t *testing.T) {
 		"--keep-last": "last snapshot", "--keep-hourly": "hourly snapshot", "--keep-daily": "daily snapshot", "--keep-weekly": "weekly snapshot",
 		"--keep-monthly": "monthly snapshot", "--keep-yearly": "yearly snapshot",
 	} {
-		for _, args := range [][]string{{rule + "=-1"}, {rule, "7"}} {
+		for _, args := range [][]string{{rule + "=-1"}, {rule, "7"}, {rule, "-1"}, {rule, "unlimited"}, {rule + "=unlimited"}} {
 			o := prune(append(args, "--dry-run")...)
 			require.Equal(t, exitDone, o.code, o.stderr)
 			require.Equal(t, []string{"newest snapshot", reason}, decode[pruning](t, o).Kept[0].Reasons)
@@ -80,9 +80,13 @@ func TestPruneUsage(t *testing.T) {
 		{[]string{"--backup-dir", s.backups, "--dry-run"}, []string{"no keep rule"}},
 		{[]string{"--backup-dir", s.backups, "--keep-last", "0"}, []string{"no keep rule"}},
 		{[]string{"--backup-dir", s.backups, "--keep-last=-2"}, []string{"-2", "-1 means no limit"}},
-		{[]string{"--backup-dir", s.backups, "--keep-last=few"}, []string{"--keep-last", "few"}},
+		{[]string{"--backup-dir", s.backups, "--keep-last=few"}, []string{"--keep-last", "few", "unlimited"}},
+		{[]string{"--backup-dir", s.backups, "--keep-last", "-2"}, []string{"-2", "-1 means no limit"}},
+		{[]string{"--backup-dir", s.backups, "--keep-last", "--dry-run"}, []string{"--keep-last", "--dry-run"}},
+		{[]string{"--backup-dir", s.backups, "--keep-last"}, []string{"--keep-last", "missing"}},
 		{[]string{"--backup-dir", s.backups, "--keep-within=-1h"}, []string{"-1h"}},
-		{[]string{"--backup-dir", s.backups, "--keep-within=7d"}, []string{"--keep-within", "7d"}},
+		{[]string{"--backup-dir", s.backups, "--keep-within=-7d"}, []string{"-7d"}},
+		{[]string{"--backup-dir", s.backups, "--keep-within=1h30m"}, []string{"--keep-within", "1h30m", "m is months"}},
 		{[]string{"--backup-dir", s.backups, "--keep-last=1", "20260101T000000Z"}, []string{"20260101T000000Z"}},
 		{[]string{"--backup-dir", s.registry, "--keep-last=1"}, []string{s.registry}},
 	} {

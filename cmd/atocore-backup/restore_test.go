@@ -315,15 +315,16 @@ func TestLatest(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(s.backups, "snapshots", bare), 0o700))
 	o = into(t)
 	require.Equal(t, newer, decode[report](t, o).Stamp)
-	require.Contains(t, o.stderr, "without readable metadata: "+bare)
+	require.Contains(t, o.stderr, "passed over: "+bare+" (no metadata)")
 
 	s.rewrite(t, newer, "safety_of", old)
 	o = into(t)
 	require.Equal(t, "zz renamed", decode[report](t, o).Stamp)
+	require.Contains(t, o.stderr, newer+" (safety snapshot of a restore)")
 
 	s.rewrite(t, "zz renamed", "safety_of", old)
 	o = into(t)
-	o.requireFailed(t, "no snapshot", "latest", "without readable metadata: "+bare)
+	o.requireFailed(t, "no snapshot", "latest", newer+" (safety snapshot of a restore)", bare+" (no metadata)")
 
 	move(newer, "latest")
 	into(t).requireFailed(t, "a snapshot called latest", "rename")

@@ -168,6 +168,7 @@ func TestRestoreDoesNotAskWithoutATerminal(t *testing.T) {
 func TestProgressBar(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)
+	s.snapshot(t) // the one that is pruned: the first is found valid here, and the last is the newest
 	s.snapshot(t)
 	s.change(t)
 	for _, test := range []struct {

@@ -378,11 +378,12 @@ func RequireReport(t *testing.T, r *backup.Report, err error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber() // foreign metadata may have numbers that do not fit in a float64
 	require.NoError(t, dec.Decode(&got))
-	require.ElementsMatch(t, []string{"stamp", "path", "exists", "db_ok", "registry_ok", "chroma_ok", "errors", "metadata", "valid"},
-		slices.Collect(maps.Keys(got)))
+	require.ElementsMatch(t, []string{"stamp", "path", "exists", "db_ok", "registry_ok", "chroma_ok", "errors", "metadata", "valid",
+		"intact", "findings", "notes", "details"}, slices.Collect(maps.Keys(got)))
 	require.Equal(t, r.Exists, got["exists"])
 	require.Equal(t, r.DBOK, got["db_ok"])
 	require.Equal(t, r.Valid, got["valid"])
+	require.Equal(t, r.Intact, got["intact"])
 	for name, flag := range map[string]*bool{"registry_ok": r.RegistryOK, "chroma_ok": r.ChromaOK} {
 		if flag == nil {
 			require.Nil(t, got[name])
@@ -396,6 +397,64 @@ func RequireReport(t *testing.T, r *backup.Report, err error) {
 		require.True(t, strings.HasPrefix(texts[i].(string), string(p.Code)), "%q is not of code %s", texts[i], p.Code)
 		require.NotContains(t, p.Detail, "\n")
 	}
+	requireThreeWords(t, r, got)
+	requireError(t, r, err)
+
+	var back backup.Report
+	require.NoError(t, json.Unmarshal(data, &back))
+	require.Equal(t, *r, back, "the JSON is not read back as it was")
+}
+
+// requireThreeWords checks that damage, findings and notes are told apart: a
+// snapshot with damage is not intact and has no findings, one that is intact has
+// nothing but findings.
+func requireThreeWords(t *testing.T, r *backup.Report, got map[string]any) {
+	t.Helper()
+	findings := []any{}
+	for i, p := range r.Problems {
+		if p.Finding {
+			findings = append(findings, got["errors"].([]any)[i])
+		}
+	}
+	require.Equal(t, findings, got["findings"])
+	require.Contains(t, []int{0, len(r.Problems)}, len(findings), "damage and findings at once: %v", r.Problems)
+	if len(findings) < len(r.Problems) {
+		require.False(t, r.Intact, "%v", r.Problems)
+	}
+	if r.Intact {
+		require.True(t, r.Exists)
+		require.NotNil(t, r.Metadata)
+	}
+	if r.Exists && len(findings) == len(r.Problems) {
+		require.Equal(t, fsExists(filepath.Join(r.Path, ManifestFile)), r.Intact)
+	}
+	notes := []any{}
+	for _, n := range r.Notes {
+		notes = append(notes, n.String())
+		require.NotContains(t, n.Detail, "\n")
+	}
+	require.Equal(t, notes, got["notes"])
+}
+
+func fsExists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// requireError checks that the error of a validation has the report.
+func requireError(t *testing.T, r *backup.Report, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	var invalid *backup.InvalidBackupError
+	require.ErrorAs(t, err, &invalid)
+	require.Same(t, r, invalid.Report)
+	words := fmt.Sprintf("has %d problems, the first is %s", len(r.Problems), r.Problems[0])
+	if len(r.Problems) == 1 {
+		words = "has a problem: " + r.Problems[0].String()
+	}
+	require.Equal(t, fmt.Sprintf("invalid backup: %q %s", r.Stamp, words), invalid.Error())
 }
 
 // A Damage is something that can be done to any file of a snapshot. Do reports

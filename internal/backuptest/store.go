@@ -171,8 +171,8 @@ func (s *Store) RequireValid() []string {
 	return stamps
 }
 
-// RequireNoStaging checks that nothing but snapshots is left in the backup
-// directory.
+// RequireNoStaging checks that nothing but snapshots and what is recorded about
+// them is left in the backup directory.
 func (s *Store) RequireNoStaging() {
 	s.T.Helper()
 	entries, err := os.ReadDir(s.BackupDir)
@@ -181,8 +181,11 @@ func (s *Store) RequireNoStaging() {
 	}
 	require.NoError(s.T, err)
 	for _, entry := range entries {
-		require.Equal(s.T, "snapshots", entry.Name(), "left in the backup directory")
+		require.Contains(s.T, []string{"snapshots", "records"}, entry.Name(), "left in the backup directory")
 	}
+	drafts, err := filepath.Glob(filepath.Join(s.BackupDir, "records", ".*"))
+	require.NoError(s.T, err)
+	require.Empty(s.T, drafts, "left beside the records")
 }
 
 // RequireNoSnapshot checks that there is neither a snapshot nor staging.

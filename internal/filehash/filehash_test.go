@@ -100,8 +100,19 @@ func TestFollower(t *testing.T) {
 		t.Skip("files cannot be told apart here")
 	}
 	require.False(t, f.IsOf(info), "it is not sealed yet")
+	require.False(t, f.IsOf(fsat.Info{}), "without inode numbers it is never known")
 	f.Seal(info)
 	require.True(t, f.IsOf(info))
+	for name, change := range map[string]func(*fsat.Info){
+		"another file": func(i *fsat.Info) { i.Ino++ },
+		"size":         func(i *fsat.Info) { i.Size++ },
+		"mtime":        func(i *fsat.Info) { i.MtimeNano++ },
+		"ctime":        func(i *fsat.Info) { i.CtimeNano++ },
+	} {
+		changed := info
+		change(&changed)
+		require.False(t, f.IsOf(changed), name)
+	}
 	write(t, file, []byte("longer"), len(content))
 	info, err = file.Stat()
 	require.NoError(t, err)

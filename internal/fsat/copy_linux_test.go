@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // fallbacks are copiers that have found out that calls do not work.
@@ -233,4 +234,62 @@ func TestCopySmall(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A clone has the size that the source had at that moment. If it is longer than
+// it was when it was looked at, the copy is cut: the caller knows how much it
+// asked for.
+func TestCloneIsLongerThanWanted(t *testing.T) {
+	dir, err := OpenDir(t.TempDir())
+	require.NoError(t, err)
+	defer dir.Close()
+	for size, want := range map[int64]int64{5: 5, 10: 10, 15: 10} { // of 10 bytes that the clone has
+		dst, err := dir.Create("clone", 0o600)
+		require.NoError(t, err)
+		_, err = dst.Write([]byte("0123456789"))
+		require.NoError(t, err)
+		reported := int64(0)
+		n, err := new(Copier).cloned(dst, size, func(n int64) { reported += n })
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+		require.Equal(t, want, reported)
+		info, err := dst.Stat()
+		require.NoError(t, err)
+		require.Equal(t, want, info.Size)
+		require.NoError(t, dst.Close())
+		require.NoError(t, dir.Remove("clone", false))
+	}
+}
+
+// A disk that is too full for a copy is found before anything is written to it.
+func TestCopyToAFullDisk(t *testing.T) {
+	small := t.TempDir()
+	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skipf("cannot mount here: %v", err)
+	}
+	defer func() { require.NoError(t, unix.Unmount(small, unix.MNT_DETACH)) }()
+	path := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(path, "src"), make([]byte, 4<<20), 0o600))
+	from, err := OpenDir(path)
+	require.NoError(t, err)
+	defer from.Close()
+	to, err := OpenDir(small)
+	require.NoError(t, err)
+	defer to.Close()
+	src, err := from.Open("src")
+	require.NoError(t, err)
+	defer src.Close()
+	info, err := src.Stat()
+	require.NoError(t, err)
+	info.Allocated = info.Size // whatever the file system makes of zeros
+	dst, err := to.Create("copy", 0o600)
+	require.NoError(t, err)
+	defer dst.Close()
+	n, err := new(Copier).Copy(t.Context(), dst, src, info, nil)
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.ErrorContains(t, err, "fallocate "+filepath.Join(small, "copy"))
+	require.Zero(t, n)
+	made, err := dst.Stat()
+	require.NoError(t, err)
+	require.Zero(t, made.Size)
 }

@@ -25,16 +25,18 @@ func openDir(t *testing.T) *fsat.Dir {
 func TestCopy(t *testing.T) {
 	dst := openDir(t)
 	path := filepath.Join(t.TempDir(), "r.json")
-	_, ok, err := registry.Copy(t.Context(), path, dst)
+	_, ok, fault, err := registry.Copy(t.Context(), path, dst)
 	require.NoError(t, err)
 	require.False(t, ok)
+	require.Empty(t, fault)
 
 	require.NoError(t, os.WriteFile(path, []byte(`{"a": 1}`), 0o640))
 	mtime := time.Unix(1e9, 5000)
 	require.NoError(t, os.Chtimes(path, mtime, mtime))
-	size, ok, err := registry.Copy(t.Context(), path, dst)
+	size, ok, fault, err := registry.Copy(t.Context(), path, dst)
 	require.NoError(t, err)
 	require.True(t, ok)
+	require.Empty(t, fault)
 	require.EqualValues(t, 8, size)
 	original, err := fsat.Stat(path)
 	require.NoError(t, err)
@@ -46,25 +48,60 @@ func TestCopy(t *testing.T) {
 	require.Equal(t, `{"a": 1}`, string(content))
 }
 
-// A file that is not JSON may be half written, so it is read again until it is
-// or until it is too late.
+// A file that is not JSON may be half written, so it is read again until it is.
+// In the end it is copied as it is.
 func TestCopyOfHalfWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "r.json")
 		require.NoError(t, os.WriteFile(path, []byte(`{"a": `), 0o640))
-		_, ok, err := registry.Copy(t.Context(), path, openDir(t))
-		require.ErrorIs(t, err, errdefs.ErrSourceInvalid)
-		require.False(t, ok)
+		waited := false
+		time.AfterFunc(300*time.Millisecond, func() { waited = true })
+		dst := openDir(t)
+		size, ok, fault, err := registry.Copy(t.Context(), path, dst)
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.EqualValues(t, 6, size)
+		require.Contains(t, fault, "unexpected end")
+		require.True(t, waited, "it was given up at once")
+		content, err := os.ReadFile(filepath.Join(dst.Path(), "r.json"))
+		require.NoError(t, err)
+		require.Equal(t, `{"a": `, string(content))
 
 		time.AfterFunc(50*time.Millisecond, func() {
 			if err := os.WriteFile(path, []byte(`{"a": 2}`), 0o640); err != nil {
 				t.Error(err)
 			}
 		})
-		size, ok, err := registry.Copy(t.Context(), path, openDir(t))
+		size, ok, fault, err = registry.Copy(t.Context(), path, openDir(t))
 		require.NoError(t, err)
 		require.True(t, ok)
 		require.EqualValues(t, 8, size)
+		require.Empty(t, fault)
+	})
+}
+
+// Half of a file that somebody is writing slowly is not taken for a broken one.
+func TestCopyOfAFileThatIsWrittenSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "r.json")
+		require.NoError(t, os.WriteFile(path, []byte(`["`), 0o640))
+		for _, at := range []time.Duration{100, 250} {
+			time.AfterFunc(at*time.Millisecond, func() {
+				f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+				if err == nil {
+					_, err = f.WriteString("part")
+				}
+				if err != nil || f.Close() != nil {
+					t.Error(err)
+				}
+			})
+		}
+		dst := openDir(t)
+		_, ok, fault, err := registry.Copy(t.Context(), path, dst)
+		require.ErrorIs(t, err, errdefs.ErrSourceChanged)
+		require.False(t, ok)
+		require.Empty(t, fault)
+		require.NoFileExists(t, filepath.Join(dst.Path(), "r.json"))
 	})
 }
 
@@ -83,17 +120,31 @@ func TestCopyOfChanging(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
-		_, ok, err := registry.Copy(t.Context(), path, openDir(t))
+		_, ok, fault, err := registry.Copy(t.Context(), path, openDir(t))
 		require.ErrorIs(t, err, errdefs.ErrSourceChanged)
 		require.False(t, ok)
+		require.Empty(t, fault)
 		<-done
 	})
 }
 
-func TestValid(t *testing.T) {
-	require.True(t, registry.Valid([]byte(`{"a": "é"}`)))
-	require.False(t, registry.Valid([]byte(`{"a": `)))
+func TestCopyOfTooLarge(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.json")
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
+	require.NoError(t, os.Truncate(path, registry.MaxSize+1))
+	_, ok, fault, err := registry.Copy(t.Context(), path, openDir(t))
+	require.ErrorIs(t, err, errdefs.ErrSourceInvalid)
+	require.False(t, ok)
+	require.Empty(t, fault)
+}
+
+func TestFault(t *testing.T) {
+	for _, text := range []string{`{"a": "é"}`, `NaN`, `{"a": [NaN, Infinity, -Infinity, "NaN"]}`} {
+		require.Empty(t, registry.Fault([]byte(text)), text)
+	}
 	require.Contains(t, registry.Fault([]byte(`{"a": `)), "unexpected end")
-	require.False(t, registry.Valid([]byte("{\"a\": \"\xff\"}")))
 	require.Equal(t, "not UTF-8", registry.Fault([]byte("{\"a\": \"\xff\"}")))
+	for _, text := range []string{``, `nan`, `{NaN: 1}`, `[-NaN]`, `inf`, `{"a": NaN}}`} {
+		require.NotEmpty(t, registry.Fault([]byte(text)), text)
+	}
 }

@@ -56,7 +56,7 @@ func TestReasons(t *testing.T) {
 		rules rules
 		rows  []row
 	}{
-		{"no snapshots", rules{Last: 1, Yearly: -1, Within: time.Hour}, nil},
+		{"no snapshots", rules{Last: 1, Yearly: -1, Within: retention.Span{Time: time.Hour}}, nil},
 		{"no rules", rules{}, day()},
 		{"last", rules{Last: 3},
 			day("last", "last", "last")},
@@ -86,21 +86,21 @@ func TestReasons(t *testing.T) {
 			day("last, hourly, daily", "last", "", "hourly", "", "", "daily")},
 		{"each rule keeps the oldest for itself", rules{Monthly: 2, Yearly: 2},
 			day("monthly, yearly", "", "", "", "", "", "", "", "oldest monthly, oldest yearly")},
-		{"within is relative to the newest, and excludes the limit itself", rules{Within: time.Hour},
+		{"within is relative to the newest, and excludes the limit itself", rules{Within: retention.Span{Time: time.Hour}},
 			day("within 1h0m0s", "within 1h0m0s", "within 1h0m0s")},
-		{"within, to a microsecond", rules{Within: time.Hour}, []row{
+		{"within, to a microsecond", rules{Within: retention.Span{Time: time.Hour}}, []row{
 			{"2026-11-24T11:00:00.5Z", "within 1h0m0s"},
 			{"2026-11-24T10:00:00.500001Z", "within 1h0m0s"},
 			{"2026-11-24T10:00:00.5Z", ""},
 		}},
-		{"within, the longest duration", rules{Within: 1<<63 - 1}, []row{
+		{"within, the longest duration", rules{Within: retention.Span{Time: 1<<63 - 1}}, []row{
 			{"2026-11-24T11:00:00Z", "within 2562047h47m16.854775807s"},
 			{"1990-01-01T00:00:00Z", "within 2562047h47m16.854775807s"},
 			{"0001-01-01T00:00:00Z", ""},
 		}},
-		{"within and rules", rules{Within: time.Minute, Daily: 2},
+		{"within and rules", rules{Within: retention.Span{Time: time.Minute}, Daily: 2},
 			day("within 1m0s, daily", "", "", "", "", "", "daily")},
-		{"within, a nanosecond", rules{Within: time.Nanosecond}, []row{
+		{"within, a nanosecond", rules{Within: retention.Span{Time: time.Nanosecond}}, []row{
 			{"2001-01-01T00:00:00Z", "within 1ns"},
 			{"2000-01-01T00:00:00Z", ""},
 		}},
@@ -197,7 +197,7 @@ func TestReasons(t *testing.T) {
 // see.
 func TestReasonsWithinOfAnotherSnapshot(t *testing.T) {
 	created := []time.Time{parse(t, "2026-11-24T10:30:00Z"), parse(t, "2026-11-24T09:30:00Z")}
-	rules := retention.Rules{Within: time.Hour}
+	rules := retention.Rules{Within: retention.Span{Time: time.Hour}}
 	require.Equal(t, [][]string{{"within 1h0m0s"}, nil}, retention.Reasons(created, rules, parse(t, "2026-11-24T11:00:00Z")))
 	require.Equal(t, [][]string{nil, nil}, retention.Reasons(created, rules, parse(t, "2026-11-24T12:00:00Z")))
 }

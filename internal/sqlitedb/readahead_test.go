@@ -48,7 +48,7 @@ func TestReadAheadReturnsTheFilesBytes(t *testing.T) {
 			if bad >= 0 {
 				file.badFrom, file.badTo = bad, bad+1
 			}
-			ahead := &readAhead{file: file}
+			ahead := &readAhead{ctx: t.Context(), file: file}
 			buf, want := make([]byte, page), make([]byte, page)
 			at := []int64{0, 0, 0}
 			for range 5000 {
@@ -89,7 +89,7 @@ func TestReadAheadSparesReads(t *testing.T) {
 	const page, pages = 4096, 2048
 	for _, step := range []int64{1, -1} {
 		file := &sectors{data: make([]byte, pages*page)}
-		ahead := &readAhead{file: file}
+		ahead := &readAhead{ctx: t.Context(), file: file}
 		random := rand.New(rand.NewPCG(3, 4))
 		buf := make([]byte, page)
 		read := func(n int64) {

@@ -179,22 +179,31 @@ func TestValidateReportsEachCode(t *testing.T) {
 	require.NoError(t, err)
 
 	base := backuptest.NewSnapshot(t)
-	base.RequireProblems()
+	require.True(t, base.RequireProblems().Intact)
 	for code, test := range cases {
 		t.Run(string(code), func(t *testing.T) {
 			require.Contains(t, string(doc), "\n| `"+string(code)+"` |", "it is missing from the table of the format")
 			s := base.Copy(t)
 			test.damage(s)
+			var report *backup.Report
 			switch {
 			case code == backup.CodeTooManyProblems:
-				report := s.Validate()
+				report = s.Validate()
 				require.Len(t, report.Problems, 1001)
 				require.Equal(t, backup.Problem{Code: code}, report.Problems[1000])
 				require.Equal(t, "file_unknown: more/0999", report.Problems[999].String())
 			case test.want == nil:
-				s.RequireProblems(string(code))
+				report = s.RequireProblems(string(code))
 			default:
-				s.RequireProblems(test.want...)
+				report = s.RequireProblems(test.want...)
+			}
+			// These are objections to the content, which the new manifest says is
+			// what was backed up; all other codes are damage.
+			content := []backup.Code{backup.CodeDBIntegrity, backup.CodeDBOpen, backup.CodeRegistryInvalidJSON, backup.CodeChromaDBCheck}
+			isFinding := slices.Contains(content, code)
+			require.Equal(t, isFinding, report.Intact)
+			for _, p := range report.Problems {
+				require.Equal(t, isFinding, p.Finding, p)
 			}
 		})
 	}
@@ -319,6 +328,7 @@ func TestValidateFindsAnyDamageToAnyFile(t *testing.T) {
 		tried++
 		report := s.Validate()
 		require.False(t, report.Valid)
+		require.False(t, report.Intact)
 		found := backuptest.Brief(report.Problems)
 		require.Subset(t, found, want(s))
 		if ok := partOf(report, file); ok != nil {
@@ -402,6 +412,7 @@ func TestValidateFindsEveryFlippedByte(t *testing.T) {
 			base.Flip(file, offset)
 			report, err := backup.ValidateBackup(t.Context(), base.Options, base.Stamp)
 			require.ErrorIs(t, err, backup.ErrInvalidBackup, "%s at %d", file, offset)
+			require.False(t, report.Intact, "%s at %d", file, offset)
 			found := backuptest.Brief(report.Problems)
 			if file == backuptest.MetadataFile {
 				require.Contains(t, found, "file_changed: "+file)
@@ -428,13 +439,15 @@ func TestValidateFindsSwappedFiles(t *testing.T) {
 			base.Write(a, after)
 			base.Write(b, before)
 			tried++
-			switch {
+			report := base.Validate()
+			require.Equal(t, bytes.Equal(before, after), report.Intact, "%s and %s", a, b)
+			switch found := backuptest.Brief(report.Problems); {
 			case bytes.Equal(before, after):
-				base.RequireProblems()
+				require.Empty(t, found)
 			case b == backuptest.ManifestFile:
-				require.Contains(t, backuptest.Brief(base.Validate().Problems), "manifest_malformed", "%s and %s", a, b)
+				require.Contains(t, found, "manifest_malformed", "%s and %s", a, b)
 			default:
-				require.Subset(t, backuptest.Brief(base.Validate().Problems), []string{"file_changed: " + a, "file_changed: " + b})
+				require.Subset(t, found, []string{"file_changed: " + a, "file_changed: " + b})
 			}
 			base.Write(a, before)
 			base.Write(b, after)
@@ -500,7 +513,9 @@ func TestValidateFindsAddedFiles(t *testing.T) {
 				if strings.HasPrefix(file, "chroma/") && len(want) > 0 {
 					want = append(want, "chroma_files_mismatch: chroma")
 				}
-				found := backuptest.Brief(s.Validate().Problems)
+				report := s.Validate()
+				require.Equal(t, len(want) == 0, report.Intact)
+				found := backuptest.Brief(report.Problems)
 				// The added bytes are counted as well.
 				found = slices.DeleteFunc(found, func(p string) bool { return p == "chroma_bytes_mismatch: chroma" })
 				require.ElementsMatch(t, want, found)

@@ -135,6 +135,9 @@ func (c *call) ours() bool {
 // A verdict is 0 to let the kernel do the call, or the error it fails with.
 type verdict = unix.Errno
 
+// nothing is the verdict that the call is not made, and returns 0.
+const nothing = verdict(0xfffe)
+
 // nextRoleEnv has the role of a program that is intercepted and has one.
 const nextRoleEnv = "FAULTS_NEXT_ROLE"
 
@@ -210,7 +213,11 @@ func serve(listener int, decide func(*call) verdict) error {
 		if uint32(c.nr) == unix.SYS_EXECVE {
 			running = true
 		} else if running && c.ours() {
-			if err := decide(&c); err != 0 {
+			switch err := decide(&c); err {
+			case 0:
+			case nothing:
+				answer = reply{id: c.id}
+			default:
 				answer = reply{id: c.id, errno: -int32(err)}
 			}
 		}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/backuptest"
+	"github.com/atocore/backup/internal/pyjson"
 )
 
 // A python is a process that plays the Python module.
@@ -98,6 +99,36 @@ func jsonOf(t *testing.T, v any) string {
 	return string(data)
 }
 
+// requireAgreement checks that a document of ours has all that Python's has, and
+// nothing else but names that are ours alone. Constants that only Python's JSON
+// has are null in ours.
+func requireAgreement(t *testing.T, theirs, ours string, only ...string) {
+	t.Helper()
+	var document any
+	require.NoError(t, json.Unmarshal([]byte(ours), &document))
+	remove := func(object any) {
+		for _, name := range only {
+			require.Contains(t, object, name)
+			delete(object.(map[string]any), name)
+		}
+	}
+	switch v := document.(type) {
+	case []any:
+		for _, object := range v {
+			remove(object)
+		}
+	default:
+		remove(v)
+	}
+	require.JSONEq(t, pyjson.Relax(theirs), jsonOf(t, document))
+}
+
+// The names that are ours alone, in a list and in a report.
+var (
+	inLists   = []string{"verified", "verified_at", "protected", "note"}
+	inReports = []string{"intact", "findings", "notes", "details"}
+)
+
 // pythonStores prepare the kinds of stores that both sides must agree on.
 var pythonStores = map[string]func(t *testing.T, s *backuptest.Store){
 	"whole":     func(t *testing.T, s *backuptest.Store) {},
@@ -142,12 +173,12 @@ func TestPythonReadsOurSnapshots(t *testing.T) {
 			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 			require.NoError(t, err)
 			require.Len(t, list, 4)
-			require.JSONEq(t, python.call("list", s.BackupDir), jsonOf(t, list))
+			requireAgreement(t, python.call("list", s.BackupDir), jsonOf(t, list), inLists...)
 			for _, stamp := range stamps {
 				report, err := backup.ValidateBackup(t.Context(), s.Options, stamp)
 				require.NoError(t, err)
 				out := python.call("validate", s.BackupDir, stamp)
-				require.JSONEq(t, out, jsonOf(t, report))
+				requireAgreement(t, out, jsonOf(t, report), inReports...)
 				require.Contains(t, out, `"valid": true`)
 			}
 			require.Equal(t, before, s.Snapshot("").State(), "Python changed a snapshot")
@@ -179,7 +210,7 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 			list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 			require.NoError(t, err)
 			require.Len(t, list, len(stamps)+1)
-			require.JSONEq(t, python.call("list", s.BackupDir), jsonOf(t, list))
+			requireAgreement(t, python.call("list", s.BackupDir), jsonOf(t, list), inLists...)
 			for _, snapshot := range list {
 				require.NotNil(t, snapshot.Metadata, snapshot.MetadataError)
 				require.Equal(t, snapshot.Stamp == ours, snapshot.Metadata.FormatVersion == 1)
@@ -188,7 +219,8 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 				snapshot := s.Snapshot(stamp)
 				snapshot.Options = s.Options
 				report := snapshot.RequireProblems()
-				require.JSONEq(t, python.call("validate", s.BackupDir, stamp), jsonOf(t, report))
+				requireAgreement(t, python.call("validate", s.BackupDir, stamp), jsonOf(t, report), inReports...)
+				require.False(t, report.Intact, "nothing proves it")
 			}
 
 			moved := s.BackupDir + "-moved"
@@ -199,6 +231,76 @@ func TestWeReadPythonsSnapshots(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Python's json writes and reads NaN and Infinity, which are not JSON. A registry
+// with them is one for both sides, in both directions; what neither reads is a
+// finding for both. So are they in metadata that somebody added to.
+func TestPythonAgreesOnConstants(t *testing.T) {
+	python := startPython(t)
+	for name, tt := range map[string]struct {
+		registry string
+		valid    bool
+	}{
+		"constants":       {`{"score": NaN, "limits": [-Infinity, Infinity], "NaN": "NaN, \"Infinity"}`, true},
+		"only one":        {` NaN `, true},
+		"negative":        {`[-NaN]`, false},
+		"as a name":       {`{NaN: 1}`, false},
+		"lower case":      {`[nan, inf]`, false},
+		"within a number": {`[1NaN]`, false},
+		"twice":           {`[NaN NaN]`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := backuptest.NewSmallStore(t)
+			backuptest.Write(t, s.RegistryPath, tt.registry)
+			ours := s.Create().Stamp
+			python.call("create", s.BackupDir, s.DatabasePath, s.RegistryPath, s.ChromaPath, "2026-01-02T03:04:05+00:00", true)
+			theirs := "20260102T030405Z"
+			for _, stamp := range []string{ours, theirs} {
+				snapshot := s.Snapshot(stamp)
+				report, err := backup.ValidateBackup(t.Context(), s.Options, stamp)
+				require.Equal(t, tt.valid, err == nil, "%v", err)
+				require.Equal(t, stamp == ours, report.Intact)
+				require.Equal(t, tt.registry, string(snapshot.Read(backuptest.RegistryFile)))
+				var judged struct {
+					Valid  bool
+					Errors []string
+				}
+				require.NoError(t, json.Unmarshal([]byte(python.call("validate", s.BackupDir, stamp)), &judged))
+				require.Equal(t, tt.valid, judged.Valid)
+				if !tt.valid {
+					require.Equal(t, []string{"registry_invalid_json: " + backuptest.RegistryFile}, backuptest.Brief(report.Problems))
+					require.Len(t, judged.Errors, 1)
+					require.Contains(t, judged.Errors[0], "registry_invalid_json")
+				}
+			}
+			s.DespiteFindings = true
+			s.Restore(ours)
+			s.Restore(theirs)
+			data, err := os.ReadFile(s.RegistryPath)
+			require.NoError(t, err)
+			require.Equal(t, tt.registry, string(data))
+		})
+	}
+
+	s := backuptest.NewSmallStore(t)
+	python.call("create", s.BackupDir, s.DatabasePath, s.RegistryPath, s.ChromaPath, "2026-01-02T03:04:05+00:00", true)
+	snapshot := s.Snapshot("20260102T030405Z")
+	text := strings.Replace(string(snapshot.Read(backuptest.MetadataFile)), "{", `{"score": NaN, "limits": [Infinity, -Infinity],`, 1)
+	snapshot.Write(backuptest.MetadataFile, []byte(text))
+	report := snapshot.RequireProblems()
+	require.True(t, report.Valid)
+	answer := python.call("validate", s.BackupDir, snapshot.Stamp)
+	require.Contains(t, answer, `"score": NaN`)
+	requireAgreement(t, answer, jsonOf(t, report), inReports...)
+	list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
+	require.NoError(t, err)
+	requireAgreement(t, python.call("list", s.BackupDir), jsonOf(t, list), inLists...)
+	// A report of Python's can be read, without its constants.
+	var theirs backup.Report
+	require.NoError(t, json.Unmarshal([]byte(pyjson.Relax(answer)), &theirs))
+	require.True(t, theirs.Valid)
+	require.Equal(t, report.Metadata, theirs.Metadata)
 }
 
 // Both report the same damage, as far as Python looks for it.

@@ -17,11 +17,12 @@ import (
 // optionsIn returns the options for the small store in dir.
 func optionsIn(dir string) backup.Options {
 	return backup.Options{
-		DatabasePath:  filepath.Join(dir, "live", "atocore.db"),
-		RegistryPath:  filepath.Join(dir, "config", "registry.json"),
-		ChromaPath:    filepath.Join(dir, "live", "chroma"),
-		BackupDir:     filepath.Join(dir, "backups"),
-		IncludeChroma: true,
+		FromOtherStore: true, // snapshots are restored at other paths than they were taken
+		DatabasePath:   filepath.Join(dir, "live", "atocore.db"),
+		RegistryPath:   filepath.Join(dir, "config", "registry.json"),
+		ChromaPath:     filepath.Join(dir, "live", "chroma"),
+		BackupDir:      filepath.Join(dir, "backups"),
+		IncludeChroma:  true,
 	}
 }
 
