@@ -3,6 +3,7 @@ package registry_test
 import (
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,15 +55,15 @@ func TestCopyOfHalfWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "r.json")
 		require.NoError(t, os.WriteFile(path, []byte(`{"a": `), 0o640))
-		waited := false
-		time.AfterFunc(300*time.Millisecond, func() { waited = true })
+		var waited atomic.Bool
+		time.AfterFunc(300*time.Millisecond, func() { waited.Store(true) })
 		dst := openDir(t)
 		size, ok, fault, err := registry.Copy(t.Context(), path, dst)
 		require.NoError(t, err)
 		require.True(t, ok)
 		require.EqualValues(t, 6, size)
 		require.Contains(t, fault, "unexpected end")
-		require.True(t, waited, "it was given up at once")
+		require.True(t, waited.Load(), "it was given up at once")
 		content, err := os.ReadFile(filepath.Join(dst.Path(), "r.json"))
 		require.NoError(t, err)
 		require.Equal(t, `{"a": `, string(content))
