@@ -147,7 +147,7 @@ func testCancelled(t *testing.T, open Opener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	opts := backup.Options{DB: db, DatabasePath: path, BackupDir: filepath.Join(dir, "backups"),
 		OnProgress: func(p backup.Progress) {
-			if p.Phase == backup.PhaseDatabase {
+			if p.Phase == backup.PhaseWait {
 				cancel()
 			}
 		}}
