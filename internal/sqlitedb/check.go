@@ -157,7 +157,7 @@ type outcome struct {
 	findings []Finding
 	notes    notes
 	virtual  bool // it has virtual tables
-	computes bool // its schema computes something by functions
+	computes bool // runLong must not be used
 	unclear  bool // it cannot be checked at once
 }
 

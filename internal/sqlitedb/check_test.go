@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"modernc.org/sqlite"
@@ -24,8 +26,8 @@ func made(t *testing.T, statements ...string) []byte {
 	path := filepath.Join(t.TempDir(), "made.db")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	d := new(Driver)
-	require.NoError(t, d.RegisterCollationUtf8("HOST", strings.Compare))
-	for _, name := range []string{"hostf", "other"} {
+	require.NoError(t, d.RegisterCollationUtf8("HOST", func(a, b string) int { return strings.Compare(b, a) }))
+	for _, name := range []string{"hostf", "other", "x"} {
 		require.NoError(t, d.RegisterDeterministicScalarFunction(name, 1, func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
 			return args[0], nil
 		}))
@@ -163,6 +165,72 @@ func (c *cancelling) ReadAt(p []byte, off int64) (int, error) {
 		c.after++
 	}
 	return bytes.NewReader(c.data).ReadAt(p, off)
+}
+
+// An index that computes a column is left out without a look at its entries for
+// each row: that would take hours. The others are checked, if it can be hidden.
+func TestIndexesAreHidden(t *testing.T) {
+	const (
+		rows   = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100000) INSERT INTO t(a, b) SELECT i, nullif(i, 100000) FROM n"
+		noted  = `index "i" was not compared with table "t": SQL logic error: unknown function: hostf() (1)`
+		unable = `no index was compared with table "t"`
+	)
+	for name, test := range map[string]struct {
+		encoding, index string
+		hidden          bool
+	}{
+		"plain":          {"UTF-8", `CREATE INDEX i ON t(hostf(a))`, true},
+		"quoted":         {"UTF-8", `CREATE UNIQUE INDEX "i" ON [t] ( hostf(a) , b)`, true},
+		"twice":          {"UTF-8", `CREATE INDEX "i" ON t(hostf(a)) /* CREATE INDEX i ON t(hostf(a)) */`, true},
+		"long":           {"UTF-8", `CREATE INDEX i ON t(hostf(a), 1 ` + strings.Repeat("+ 1 ", 100) + strings.Repeat(" ", 9000) + `)`, false},
+		"short":          {"UTF-8", `CREATE INDEX i ON t(x(a))`, false},
+		"encoding":       {"UTF-16le", `CREATE INDEX i ON t(hostf(a))`, false},
+		"text of others": {"UTF-8", `CREATE INDEX i ON t(hostf(a)); CREATE TABLE u(a /* CREATE INDEX i ON t(hostf(a)) */)`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := made(t, "PRAGMA encoding = '"+test.encoding+"'", "CREATE TABLE t(a, b)", "CREATE INDEX j ON t(a) WHERE a <> 7", test.index, rows,
+				"PRAGMA writable_schema = on", "UPDATE sqlite_schema SET sql = replace(sql, 'b)', 'b NOT NULL)') WHERE name = 't'",
+				"UPDATE sqlite_schema SET sql = replace(sql, ' WHERE a <> 7', '') WHERE name = 'j'")
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			found, err := checkerOf(data, IntegrityCheck).check(ctx)
+			require.NoError(t, err)
+			want := []Finding{{Text: "wrong # of entries in index j"}, {Text: "row 7 missing from index j"}, {Text: "NULL value in t.b"}}
+			notes := []string{strings.Replace(noted, "hostf", regexp.MustCompile(`hostf|x`).FindString(test.index[len("CREATE INDEX"):]), 1)}
+			if !test.hidden {
+				want = slices.Delete(want, 1, 2)
+				notes = append(notes, unable)
+			}
+			require.Equal(t, want, found.Findings)
+			require.Equal(t, notes, found.Notes)
+		})
+	}
+}
+
+// The number of entries of an index needs neither a function nor a collation.
+func TestEntriesOfHiddenIndexesAreCounted(t *testing.T) {
+	for _, index := range []string{"hostf(a)", "x(a)"} { // one that can be hidden, and one that cannot
+		data := made(t, "CREATE TABLE t(a, b)", "CREATE INDEX i ON t("+index+") WHERE a > 1", "INSERT INTO t VALUES (1, 1), (2, 2)",
+			"PRAGMA writable_schema = on", "UPDATE sqlite_schema SET sql = replace(sql, ' WHERE a > 1', '') WHERE name = 'i'")
+		found, err := checkerOf(data, IntegrityCheck).check(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []Finding{{Text: "wrong # of entries in index i"}}, found.Findings)
+	}
+}
+
+// SQLite looks for each row that is missing from such an index among all of its
+// entries, and is not interrupted meanwhile.
+func TestFaultsOfExpressionsAreFew(t *testing.T) {
+	for _, more := range []string{"SELECT 1", "CREATE VIRTUAL TABLE f USING fts5(a)"} {
+		data := made(t, "CREATE TABLE t(a, b)", "CREATE INDEX i ON t(a + 1)", more,
+			"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 500) INSERT INTO t SELECT i, i FROM n",
+			"PRAGMA writable_schema = on", "UPDATE sqlite_schema SET sql = replace(sql, '+', '*') WHERE name = 'i'",
+			"UPDATE sqlite_schema SET sql = replace(sql, '* 1', '* 3') WHERE name = 'i'")
+		found, err := checkerOf(data, IntegrityCheck).check(t.Context())
+		require.NoError(t, err)
+		require.Len(t, found.Findings, faultsAtOnce)
+		require.Equal(t, []string{"there may be more than 100 faults"}, found.Notes)
+	}
 }
 
 // What a check calls instead of SQLite's functions returns what these return, in

@@ -28,9 +28,11 @@ type apartCheck struct {
 	foreign   map[string]bool // of these, those that call functions of the host
 	broken    map[string]bool // those with an index that keeps SQLite from checking the others
 	hopeless  map[string]bool // those that cannot be checked at all
-	computes  bool            // one of them computes something by functions
+	computes  bool            // runLong must not be used
 	unchecked map[object]bool // what needs something that is missing
+	hidden    []object        // of these, indexes that must not even be checked with stand-ins
 	dropped   dropped
+	counts    []Finding // what is known of hidden indexes
 }
 
 // apart checks the database in parts.
@@ -57,7 +59,20 @@ func (a *apartCheck) checkOrdinary(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer cc.close()
+	defer func() { cc.close() }()
+	if len(a.hidden) > 0 {
+		if err := a.countHidden(ctx, cc); err != nil {
+			return err
+		}
+		without, err := a.hide(ctx, cc)
+		if err != nil {
+			return err
+		}
+		if without != nil {
+			cc.close()
+			cc = without
+		}
+	}
 	if len(a.broken) == 0 && len(a.hopeless) == 0 {
 		if err := a.checkWhole(ctx, cc); !cannotCheck(err) {
 			return err
@@ -149,7 +164,7 @@ func (a *apartCheck) take(o object, p *program, length int) {
 			a.drop(o, fmt.Errorf("%s: %w", c.function, errNotComputed))
 		}
 	}
-	if p.values > 0 && !a.unchecked[o] && (o.column || a.Kind == IntegrityCheck) {
+	if (o.expression || p.values > 0) && !a.unchecked[o] && (o.column || a.Kind == IntegrityCheck) {
 		a.computes = true
 	}
 }
@@ -201,20 +216,28 @@ func (a *apartCheck) drop(o object, reason error) {
 		a.notes.add("generated column %s of table %s was not checked: %w", o.name, o.table, reason)
 	case a.Kind == IntegrityCheck: // the other one compares no index
 		a.notes.add("index %s was not compared with table %s: %w", o.name, o.table, reason)
+		if o.expression {
+			a.hidden = append(a.hidden, o)
+		}
 	}
 }
 
-// giveUp marks an object as one that cannot even be left out of a check.
+// giveUp marks an object as one for which stand-ins are of no help.
 func (a *apartCheck) giveUp(o object, reason error) {
 	a.drop(o, reason)
 	switch {
 	case o.column:
 		a.hopeless[o.table] = true
 		a.notes.add("table %s was not checked", o.table)
-	case a.Kind == IntegrityCheck:
-		a.broken[o.table] = true
-		a.notes.add("no index was compared with table %s", o.table)
+	case a.Kind == IntegrityCheck && !slices.Contains(a.hidden, o):
+		a.hidden = append(a.hidden, o)
 	}
+}
+
+// compareNone marks the table of an index as one of which no index is compared.
+func (a *apartCheck) compareNone(o object) {
+	a.broken[o.table] = true
+	a.notes.add("no index was compared with table %s", o.table)
 }
 
 // keep keeps a fault, unless it is to be dropped. It returns false when there
@@ -223,12 +246,19 @@ func (a *apartCheck) keep(text string) (more, kept bool) {
 	if a.dropped.has(text) {
 		return true, false
 	}
+	if slices.ContainsFunc(a.counts, func(f Finding) bool { return f.Text == cut(text) }) {
+		return true, true // it is among the findings already
+	}
 	a.findings = append(a.findings, Finding{Text: cut(text)})
 	return len(a.findings) < a.Limit, true
 }
 
+// begin forgets all findings but those about hidden indexes.
+func (a *apartCheck) begin() { a.findings = slices.Clone(a.counts) }
+
 // checkWhole checks all ordinary tables at once.
 func (a *apartCheck) checkWhole(ctx context.Context, cc *checkConn) error {
+	a.begin()
 	faults, dropped := 0, false
 	keep := func(text string) bool {
 		faults++
@@ -256,14 +286,14 @@ func (a *apartCheck) checkWhole(ctx context.Context, cc *checkConn) error {
 	// SQLite stops at a limit, and faults that are dropped count. Without one it
 	// would collect all faults of the structure in memory, but then it would have
 	// stopped at these.
-	a.findings = nil
+	a.begin()
 	return cc.runLong(ctx, a.Kind, math.MaxInt32, keep)
 }
 
 // checkEach checks the structure of the file and then one ordinary table after
 // the other.
 func (a *apartCheck) checkEach(ctx context.Context, cc *checkConn) error {
-	a.findings = nil
+	a.begin()
 	if err := a.checkStructure(ctx, cc); err != nil {
 		return err
 	}

@@ -153,7 +153,8 @@ func (cc *checkConn) run(ctx context.Context, kind Kind, table string, keep func
 // runLong is run for a whole database with up to most faults. After the first
 // fault, ctx is heeded only where SQLite reads a page. So it must not be used if
 // the schema computes something: a table may be in SQLite's cache, and a row may
-// take long.
+// take long. For each row that is missing from an index which computes a column,
+// SQLite reads all of the index (sqlite3VdbeFindIndexKey in vdbeaux.c).
 func (cc *checkConn) runLong(ctx context.Context, kind Kind, most int, keep func(text string) bool) error {
 	use := cc.driver.use
 	use.enough = false

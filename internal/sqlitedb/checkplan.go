@@ -22,6 +22,7 @@ type object struct {
 	table, name string
 	column      bool // not an index
 	primary     bool // an index that is the table itself, or its primary key
+	expression  bool // an index that computes one of its columns
 }
 
 // explain returns a statement that needs the same as a check of the object, and
@@ -46,13 +47,18 @@ func (c *conn) objects(ctx context.Context, table string, onlyComputed bool) (fo
 	for _, name := range columns {
 		found = append(found, object{table: table, name: name, column: true})
 	}
-	statement := fmt.Sprintf("SELECT name, origin = 'pk' FROM temp.pragma_index_list(%s, 'main') AS i", t)
-	if onlyComputed && len(columns) == 0 {
-		statement += " WHERE partial OR EXISTS (SELECT 1 FROM temp.pragma_index_xinfo(i.name, 'main') WHERE cid = -2)"
+	computed := "cid = -2"
+	if len(columns) > 0 {
+		computed += fmt.Sprintf(" OR cid IN (SELECT cid FROM temp.pragma_table_xinfo(%s, 'main') WHERE hidden = %d)", t, hiddenVirtual)
 	}
+	statement := fmt.Sprintf("SELECT name, origin = 'pk', partial, EXISTS (SELECT 1 FROM temp.pragma_index_xinfo(i.name, 'main') WHERE %s)"+
+		" FROM temp.pragma_index_list(%s, 'main') AS i", computed, t)
 	err = c.query(ctx, statement, func(row []driver.Value) error {
 		name, _ := row[0].(string)
-		found = append(found, object{table: table, name: name, primary: row[1] == int64(1)})
+		o := object{table: table, name: name, primary: row[1] == int64(1), expression: row[3] == int64(1)}
+		if !onlyComputed || o.expression || row[2] == int64(1) || len(columns) > 0 {
+			found = append(found, o)
+		}
 		return nil
 	})
 	return found, err
@@ -167,8 +173,8 @@ func (p *program) isNative() bool {
 	return true
 }
 
-// noteComputations notes whether the schema computes something by functions, and
-// whether it does so in ways of which a check cannot simply compute the values,
+// noteComputations notes whether the schema computes columns of indexes or values
+// that may be long, and whether it does so in ways of which a check cannot simply compute the values,
 // because that might take too much time or memory. SQLite does not stop a
 // function for an interrupt.
 func (cc *checkConn) noteComputations(ctx context.Context, kind Kind, o *outcome) error {
@@ -189,7 +195,7 @@ func (cc *checkConn) noteComputations(ctx context.Context, kind Kind, o *outcome
 			if err != nil {
 				return err
 			}
-			o.computes = o.computes || p.values > 0
+			o.computes = o.computes || object.expression || p.values > 0
 			o.unclear = o.unclear || !p.isModest(cc.length) || !p.isNative()
 		}
 	}

@@ -41,6 +41,12 @@
 // To check a copy, and to replace a live database:
 //
 //	check.go         Check: integrity_check and quick_check
+//	checkplan.go     what a schema computes, and whether a check can
+//	checkapart.go    the check in parts, of what SQLite cannot check at once
+//	checkhide.go     indexes that are left out of it
+//	checkconn.go     the connections of checks, and their limits
+//	checkdriver.go   functions and collations of these connections
+//	checkhost.go     what the program registered
 //	readahead.go     the file as SQLite reads it for a check
 //	lock.go          Lock, CheckNotOpen
 //	openers_*.go     which process has a file open
