@@ -631,6 +631,13 @@ func (p *filePart) putBack(j *Journal, d *swapDirs, replaced bool) error {
 			return err
 		}
 	}
+	if p.had && !p.inPlace && !replaced {
+		// The old file may have a second name here. If somebody deleted the live one
+		// later, this would be the last, and would not be missed when it is removed.
+		if err := d.old.Remove(p.name, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	return fsat.SyncAll(d.live, d.old, d.new)
 }
 

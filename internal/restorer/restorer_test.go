@@ -666,6 +666,9 @@ func TestUndoOfHalfASwap(t *testing.T) {
 				require.NoError(t, read.parts[0].undo(t.Context(), read))
 				delete(read.steps[read.partNames()[0]], "undone")
 				require.NoError(t, read.parts[0].undo(t.Context(), read), "it can be repeated")
+				if tt.linked {
+					require.NoFileExists(t, filepath.Join(dir, fileStaging, "old", "db"), "another name of what is live")
+				}
 			}
 			setAside, err := read.RollBack(t.Context())
 			require.NoError(t, err)
