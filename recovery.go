@@ -185,10 +185,9 @@ func (r *restore) nothingThere() (bool, error) {
 // clearRemains removes staging directories without a journal that hold nothing
 // of a live store, and refuses if others are left.
 func (r *restore) clearRemains(ctx context.Context) error {
-	if fsat.Exists(filepath.Join(r.BackupDir, restorer.JournalName)) {
-		// The journal that this pointer is about may be on a volume that is not
-		// mounted. Its restore could neither be finished nor undone without these
-		// directories.
+	if !restorer.PointerIsStale(r.BackupDir) {
+		// The journal that it is about may be on a volume that is not mounted. Its
+		// restore could neither be finished nor undone without these directories.
 		return r.remainsOfRestore()
 	}
 	for _, path := range restorer.Remains(r.livePlaces()) {

@@ -15,8 +15,10 @@ import (
 
 // A pointer is a file in the backup directory with the path of a journal, so
 // that calls that know only the backup directory find it. It has one line with
-// a checksum, like the journal's. It exists as long as its journal does.
-type pointer struct{ journal, database string }
+// a checksum, like the journal's. It exists as long as its journal does. dir tells
+// the journal's directory from another one that is at its path while its volume
+// is not mounted; it is empty if the system gives no inode numbers.
+type pointer struct{ journal, database, dir string }
 
 func (p *pointer) fields() []pyjson.Field {
 	version := journalVersion
@@ -24,7 +26,29 @@ func (p *pointer) fields() []pyjson.Field {
 		{Name: "version", At: &version},
 		{Name: "journal", At: &p.journal},
 		{Name: "db_path", At: &p.database},
+		{Name: "dir", At: &p.dir, Optional: true},
 	}
+}
+
+// describeDir returns what the pointer to a journal says of its directory.
+func describeDir(journal string) string {
+	info, err := fsat.Stat(filepath.Dir(journal))
+	if err != nil || info.Ino == 0 {
+		return ""
+	}
+	return fmt.Sprintf("inode %d", info.Ino)
+}
+
+// PointerIsStale reports whether the pointer in a backup directory leads nowhere,
+// and not because a volume is missing: it was not written to its end, or the
+// directory of its journal is there, without the journal. So the restore was
+// finished or undone while this backup directory could not be reached.
+func PointerIsStale(backupDir string) bool {
+	p, err := readPointer(backupDir)
+	if err != nil || p == nil {
+		return err == nil
+	}
+	return p.dir != "" && p.dir == describeDir(p.journal) && !fsat.Exists(p.journal)
 }
 
 // writePointer writes the pointer to j into its backup directory, durably. A
@@ -47,7 +71,7 @@ func (j *Journal) writePointer() error {
 		return err
 	}
 	defer f.Close()
-	p := pointer{j.Path(), j.Live.Database}
+	p := pointer{j.Path(), j.Live.Database, describeDir(j.Path())}
 	line, _ := seal(0, pyjson.EncodeObject(p.fields(), nil))
 	if _, err := f.Write([]byte(line)); err != nil {
 		return err

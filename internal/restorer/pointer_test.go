@@ -18,10 +18,28 @@ func TestPointerForm(t *testing.T) {
 	require.NoError(t, j.writePointer())
 	data, err := os.ReadFile(filepath.Join(j.BackupDir, JournalName))
 	require.NoError(t, err)
-	require.Equal(t, sealed(`{"version":2,"journal":"`+j.Path()+`","db_path":"`+j.Live.Database+`"}`), string(data))
+	require.Equal(t, sealed(`{"version":2,"journal":"`+j.Path()+`","db_path":"`+j.Live.Database+`","dir":"`+describeDir(j.Path())+`"}`), string(data))
 	p, err := readPointer(j.BackupDir)
 	require.NoError(t, err)
-	require.Equal(t, &pointer{j.Path(), j.Live.Database}, p)
+	require.Equal(t, &pointer{j.Path(), j.Live.Database, describeDir(j.Path())}, p)
+}
+
+// A pointer to a journal that is gone is stale, unless another directory may be in
+// the place of the journal's.
+func TestStalePointers(t *testing.T) {
+	j := newJournal(t)
+	j.BackupDir = t.TempDir()
+	require.True(t, PointerIsStale(j.BackupDir), "there is none")
+	headerOf(t, j)
+	require.NoError(t, j.writePointer())
+	require.False(t, PointerIsStale(j.BackupDir), "the journal is there")
+	require.NoError(t, os.Remove(j.Path()))
+	require.True(t, PointerIsStale(j.BackupDir))
+	dir := filepath.Dir(j.Path())
+	require.NoError(t, os.Rename(dir, dir+".volume"))
+	require.False(t, PointerIsStale(j.BackupDir), "the directory is missing")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.False(t, PointerIsStale(j.BackupDir), "it is another directory")
 }
 
 func TestStrangePointers(t *testing.T) {

@@ -114,6 +114,15 @@ var modelScripts = []struct {
 		2 create dir=A
 		3 damage part=db what=half
 		4 restore dir=A snapshot=0`},
+	{"a pointer is left in a backup directory that was away, and copies on a volume", 46, 58, 4, `
+		layout chroma
+		1 service mode=delete end=hot rows=1 files=0 registry=false
+		2 create dir=A
+		3 create dir=B
+		4 restore dir=A snapshot=0 fault=kill at=AT
+		5 hide dir=A
+		6 unmount what=chroma
+		7 restore dir=B snapshot=3`},
 	{"a pointer is left in a backup directory that was away", 90, 150, 20, `
 		layout
 		1 service mode=wal end=close rows=2 files=2 registry=true
