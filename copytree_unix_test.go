@@ -20,6 +20,12 @@ import (
 	"github.com/atocore/backup/internal/fsat"
 )
 
+// mknod makes a file by call, which is unix.Mknod. A device number is an int
+// there, on FreeBSD a uint64.
+func mknod[Dev int | uint64](call func(string, uint32, Dev) error, path string, mode uint32, dev uint64) error {
+	return call(path, mode, Dev(dev))
+}
+
 // Files that are neither directories nor regular are rejected and not opened:
 // opening a FIFO would hang. The error names them.
 func TestTreeOfUnsupportedFiles(t *testing.T) {
@@ -43,7 +49,7 @@ func TestTreeOfUnsupportedFiles(t *testing.T) {
 		{"link to nothing", func(_ *testing.T, path string) error { return os.Symlink("nothing", path) }, "a symbolic link"},
 		{"loop of links", func(_ *testing.T, path string) error { return os.Symlink(filepath.Base(path), path) }, "a symbolic link"},
 		{"device", func(t *testing.T, path string) error {
-			if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+			if err := mknod(unix.Mknod, path, unix.S_IFCHR|0o666, unix.Mkdev(1, 3)); err != nil {
 				t.Skip("creating a device needs root:", err)
 			}
 			return nil

@@ -126,7 +126,7 @@ func parseMetadata(text string) (*Metadata, error) {
 	// A later version may have other fields, so it is reported before they are
 	// missed.
 	version := pyjson.Find(fields[:], "format_version")
-	if n, err := strconv.Atoi(version.Raw); err == nil && n > format.Version {
+	if n, err := strconv.ParseInt(version.Raw, 10, 64); err == nil && n > format.Version {
 		return nil, fmt.Errorf("%w: %d", errFormatVersion, n)
 	}
 	var faults []error

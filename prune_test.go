@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -144,7 +145,7 @@ func TestPruneOptions(t *testing.T) {
 		"daily":            {KeepDaily: -2, KeepLast: 1},
 		"weekly":           {KeepWeekly: -2, KeepLast: 1},
 		"monthly":          {KeepMonthly: -2, KeepLast: 1},
-		"yearly":           {KeepYearly: -1 << 63, KeepLast: 1},
+		"yearly":           {KeepYearly: math.MinInt, KeepLast: 1},
 		"within":           {KeepWithin: -1, KeepLast: 1},
 		"within, dry":      {KeepWithin: -1, KeepLast: 1, DryRun: true},
 		"within and count": {KeepWithin: time.Hour, KeepLast: -3},

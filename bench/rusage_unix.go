@@ -19,10 +19,11 @@ func peakMemory(p *os.ProcessState) int64 {
 	if !ok {
 		return 0
 	}
+	peak := int64(usage.Maxrss) // an int32 on 32-bit systems
 	if runtime.GOOS == "darwin" {
-		return usage.Maxrss
+		return peak // in bytes there, in KiB elsewhere (getrusage(2) of each)
 	}
-	return int64(usage.Maxrss) * 1024
+	return peak * 1024
 }
 
 func syncDisks() { unix.Sync() }

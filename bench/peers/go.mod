@@ -1,6 +1,6 @@
 module github.com/atocore/backup/bench/peers
 
-go 1.26.5
+go 1.26.0
 
 require (
 	github.com/mattn/go-sqlite3 v1.14.53
