@@ -392,9 +392,9 @@ func addLine(lines *format.Writer, f *filetree.File) error {
 // free, makes both durable and renames staging to it. meta lacks the stamp and
 // the paths; rel has the paths relative to the snapshot.
 func (s *settings) publish(ctx context.Context, st *backupdir.Staging, manifest *fsat.File, meta *Metadata, rel paths) error {
-	defer manifest.Close()
+	defer func() { manifest.Close() }()
 	s.progress(Progress{Phase: PhasePublish})
-	_, err := st.Publish(ctx, meta.CreatedAt, func(stamp string) error {
+	_, err := st.Publish(ctx, meta.CreatedAt, func(stamp string) (err error) {
 		root := filepath.Join(s.BackupDir, format.SnapshotsName, stamp)
 		under := func(rel string) string {
 			if rel == "" {
@@ -410,13 +410,9 @@ func (s *settings) publish(ctx context.Context, st *backupdir.Staging, manifest 
 		if err != nil {
 			return err
 		}
-		if _, err := manifest.WriteAt([]byte(format.Line(sum, format.MetadataName)), 0); err != nil {
-			return err
-		}
-		if err := manifest.Sync(); err != nil {
-			return err
-		}
-		return st.Sync()
+		err = st.Finish(manifest, format.ManifestName, []byte(format.Line(sum, format.MetadataName)))
+		manifest = nil // it is closed
+		return err
 	})
 	return err
 }

@@ -197,6 +197,29 @@ func (st *Staging) PathOf(elem ...string) string {
 	return filepath.Join(append([]string{st.backupDir.Path(), st.name}, elem...)...)
 }
 
+// Finish writes start over the beginning of the file name in staging, makes the
+// file and staging's own entries durable, and closes the file: Windows does not
+// rename a directory while a file in it is open. f is the open file; if it is
+// nil, because Finish closed it for a stamp that was taken, it is opened again.
+func (st *Staging) Finish(f *fsat.File, name string, start []byte) (err error) {
+	if f == nil {
+		if f, err = st.OpenRW(name); err != nil {
+			return err
+		}
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(start, 0); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return st.Sync()
+}
+
 // Publish renames staging to the first free stamp of the second of created, and
 // returns that stamp once the rename is durable. Before the rename it calls
 // complete, which writes what depends on the stamp and makes everything in

@@ -11,7 +11,7 @@ import (
 // It does nothing if this process is not root, because others may not change
 // owners, or if the system has none.
 func ChownLike(dir *fsat.Dir, name string, old fsat.Info) error {
-	if os.Geteuid() != 0 || old.UID < 0 {
+	if os.Geteuid() != 0 || old.UID == -1 {
 		return nil
 	}
 	info, err := dir.Lstat(name)
@@ -24,7 +24,7 @@ func ChownLike(dir *fsat.Dir, name string, old fsat.Info) error {
 // ChownTreeLike does the same as ChownLike, for everything below dir but not
 // for dir itself. It stops at the first error.
 func ChownTreeLike(ctx context.Context, dir *fsat.Dir, old fsat.Info) error {
-	if os.Geteuid() != 0 || old.UID < 0 {
+	if os.Geteuid() != 0 || old.UID == -1 {
 		return nil
 	}
 	fail := func(err error) error { return err }

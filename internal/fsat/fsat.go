@@ -20,7 +20,8 @@
 //	                        copy_file_range
 //	holes stay holes        SEEK_DATA        no                 no
 //	start writing early     sync_file_range  none               none
-//	mount points are seen   statx            no                 no
+//	mount points are seen   statx            by the device      no
+//	                                         number
 //	owner, inode numbers    yes              yes                no
 package fsat
 

@@ -67,8 +67,9 @@ const CanSyncFS = false
 func (d *Dir) SyncFS() error { return pathErr("syncfs", d.path, unix.ENOTSUP) }
 
 // Space returns how many bytes and inodes a caller without privileges may still
-// use on the directory's file system, and whether files there can share
-// blocks.
+// use on the directory's file system. clones is always true, although Copy makes
+// no clones here: APFS frees what it calls purgeable when it needs space, so a
+// refusal because of these numbers could be wrong.
 func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(d.fd, &st) }); err != nil {
@@ -89,8 +90,10 @@ func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(
 
 func (c *Copier) mayClone() bool { return false }
 
-// SameMount reports whether a rename can move entries from a to b.
+// SameMount reports whether a and b have the same device number, so that a rename
+// can move entries from a to b.
 func SameMount(a, b *Dir) (bool, error) { return sameDevice(a, b) }
 
-// IsMountPoint always returns false on this platform.
+// IsMountPoint always returns false on this platform: a single file that is a
+// mount point isn't noticed. A directory is, by its device number (SameMount).
 func (d *Dir) IsMountPoint(name string) (bool, error) { return false, nil }

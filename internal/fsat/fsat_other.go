@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 )
 
@@ -19,8 +20,9 @@ type Dir struct {
 
 // File is an open regular file.
 type File struct {
-	f    *os.File
-	path string
+	f        *os.File
+	path     string
+	writable bool
 }
 
 func join(dir, name string) string { return dir + string(filepath.Separator) + name }
@@ -168,7 +170,7 @@ func (d *Dir) openFile(name string, flags int, perm fs.FileMode) (*File, error) 
 	if err != nil {
 		return nil, withPath(err, full)
 	}
-	return &File{f: f, path: full}, nil
+	return &File{f: f, path: full, writable: flags&os.O_RDWR != 0}, nil
 }
 
 // Open opens the regular file name for reading and refuses a link.
@@ -208,9 +210,11 @@ func (d *Dir) Remove(name string, dir bool) error {
 	return withPath(d.root.Remove(name), join(d.path, name))
 }
 
-// Rename moves oldName to newName in dst. The check that newName does not
-// exist comes just before the move; for directories the system's own call
-// refuses to replace one.
+// Rename moves oldName to newName in dst and replaces nothing that it sees: the
+// check that newName does not exist comes just before the move, so what somebody
+// makes in between is replaced, if it is a file or, on Unix, an empty directory
+// (rename(2)). Windows moves nothing that is open without FILE_SHARE_DELETE, and
+// no directory in which anything is open.
 func (d *Dir) Rename(oldName string, dst *Dir, newName string) error {
 	if _, err := dst.Lstat(newName); err == nil {
 		return &fs.PathError{Op: "rename", Path: join(dst.path, newName), Err: fs.ErrExist}
@@ -218,7 +222,9 @@ func (d *Dir) Rename(oldName string, dst *Dir, newName string) error {
 	return d.Replace(oldName, dst, newName)
 }
 
-// Replace moves oldName over newName in dst, replacing a file there.
+// Replace moves oldName over newName in dst, replacing a file there. Paths are
+// resolved again here, as in Link: [os.Root] has no call that moves something
+// from one root to another.
 func (d *Dir) Replace(oldName string, dst *Dir, newName string) error {
 	if err := checkName("rename", d.path, oldName); err != nil {
 		return err
@@ -231,10 +237,17 @@ func (d *Dir) Replace(oldName string, dst *Dir, newName string) error {
 
 // Link makes newName in dst another name of the file oldName.
 func (d *Dir) Link(oldName string, dst *Dir, newName string) error {
+	if err := checkName("link", d.path, oldName); err != nil {
+		return err
+	}
+	if err := checkName("link", dst.path, newName); err != nil {
+		return err
+	}
 	return os.Link(join(d.path, oldName), join(dst.path, newName))
 }
 
-// Chown is not supported on this platform and does nothing.
+// Chown is not supported on this platform and does nothing: what root restores
+// belongs to root.
 func (d *Dir) Chown(name string, uid, gid int) error { return nil }
 
 // Chmod sets the mode of the open directory.
@@ -254,8 +267,8 @@ func (d *Dir) SyncFS() error {
 	return &fs.PathError{Op: "syncfs", Path: d.path, Err: errors.ErrUnsupported}
 }
 
-// Sync does nothing: this system has no call that makes a directory's entries
-// durable.
+// Sync does nothing. Windows has no call that makes a directory's entries
+// durable; FreeBSD's fsync(2) does, but is not used.
 func (d *Dir) Sync() error { return nil }
 
 // Space is not supported on this platform.
@@ -303,8 +316,27 @@ func (f *File) Truncate(size int64) error { return withPath(f.f.Truncate(size), 
 // Chmod sets the file's mode.
 func (f *File) Chmod(mode fs.FileMode) error { return withPath(f.f.Chmod(mode.Perm()), f.path) }
 
-// Sync makes the file's data and metadata durable.
-func (f *File) Sync() error { return withPath(f.f.Sync(), f.path) }
+// Sync makes the file's data and metadata durable. Windows flushes only through
+// a handle that may write (FlushFileBuffers), so there a file that was opened for
+// reading is opened again.
+func (f *File) Sync() error {
+	if runtime.GOOS != "windows" || f.writable {
+		return withPath(f.f.Sync(), f.path)
+	}
+	mine, err := f.f.Stat()
+	if err != nil {
+		return withPath(err, f.path)
+	}
+	again, err := os.OpenFile(f.path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer again.Close()
+	if there, err := again.Stat(); err != nil || !os.SameFile(mine, there) {
+		return &fs.PathError{Op: "sync", Path: f.path, Err: errors.New("replaced while it was open")}
+	}
+	return again.Sync()
+}
 
 // StartWriteback is not supported on this platform and does nothing.
 func (f *File) StartWriteback(off, n int64) {}
@@ -328,5 +360,6 @@ func (c *Copier) mayClone() bool { return false }
 // compared. A rename between file systems fails by itself.
 func SameMount(a, b *Dir) (bool, error) { return true, nil }
 
-// IsMountPoint always returns false on this platform.
+// IsMountPoint always returns false on this platform. What is mounted below a
+// directory is copied with it.
 func (d *Dir) IsMountPoint(name string) (bool, error) { return false, nil }

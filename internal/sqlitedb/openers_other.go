@@ -4,11 +4,14 @@ package sqlitedb
 
 import "github.com/atocore/backup/internal/fsat"
 
-// openedBy returns nothing: this system offers no way to find out.
+// openedBy returns nothing: processes are looked for in /proc of Linux only.
 func openedBy(fsat.ID) (pids []int) { return nil }
 
+// openedHere returns false: not even this process is looked at.
 func openedHere(fsat.ID) bool { return false }
 
+// askKept returns unknown: leases are Linux's (fcntl(2), "Leases").
 func askKept(string, fsat.Info) openness { return unknown }
 
+// askOnce returns unknown, as askKept does.
 func askOnce(string, fsat.Info) openness { return unknown }
