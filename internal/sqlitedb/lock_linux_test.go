@@ -40,7 +40,7 @@ func TestLockOfAnUnreadableDatabase(t *testing.T) {
 		{"wal", "pwrite64:error=ENOSPC", false},
 		{"wal", "pwrite64:error=EDQUOT", false},
 		{"wal", "fsync:error=EIO", false},
-		{"delete", "fcntl:error=ENOLCK", false},
+		{"delete", "fcntl,?fcntl64:error=ENOLCK", false},
 	} {
 		t.Run(test.mode+" "+test.inject, func(t *testing.T) {
 			path := newDatabase(t, test.mode, true)

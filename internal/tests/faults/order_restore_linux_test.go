@@ -20,7 +20,13 @@ import (
 )
 
 func init() {
-	roles["stop"], roles["recover"], roles["fail"] = beStopped, beRecovering, beFailing
+	roles["restore"], roles["stop"], roles["recover"], roles["fail"] = beRestore, beStopped, beRecovering, beFailing
+}
+
+// beRestore restores the snapshot args[1] of the store in args[0].
+func beRestore(_ *backuptest.Parent, args []string) error {
+	_, err := backup.RestoreRuntimeBackup(context.Background(), backuptest.OptionsIn(args[0]), args[1])
+	return err
 }
 
 // A rule is about events of a restore. An event is a change below the store, a

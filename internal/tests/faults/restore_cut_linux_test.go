@@ -26,13 +26,7 @@ import (
 
 var restoreCuts = flag.Int("restore-cuts", 8, "how often to cut the power in restores on each file system")
 
-func init() { roles["restore"], roles["create"] = beRestore, beCreate }
-
-// beRestore restores the snapshot args[1] of the store in args[0].
-func beRestore(_ *backuptest.Parent, args []string) error {
-	_, err := backup.RestoreRuntimeBackup(context.Background(), backuptest.OptionsIn(args[0]), args[1])
-	return err
-}
+func init() { roles["create"] = beCreate }
 
 // beCreate takes a snapshot of the store in args[0] and says its stamp.
 func beCreate(p *backuptest.Parent, args []string) error {

@@ -152,7 +152,7 @@ func TestLockOfTheNewDatabaseIsReleasedLast(t *testing.T) {
 	s, stamp := newStore(t)
 	log := filepath.Join(t.TempDir(), "log")
 	role := backuptest.Command(t, "restore", s.Dir, stamp)
-	cmd := exec.Command(tracer.tool, append([]string{"-f", "-qq", "-y", "-o", log, "-e", "trace=close,fcntl,renameat"}, role.Args...)...)
+	cmd := exec.Command(tracer.tool, append([]string{"-f", "-qq", "-y", "-o", log, "-e", "trace=close,fcntl,?fcntl64,renameat"}, role.Args...)...)
 	cmd.Env = role.Env
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
@@ -160,7 +160,7 @@ func TestLockOfTheNewDatabaseIsReleasedLast(t *testing.T) {
 	require.NoError(t, err)
 	locked, last := map[string]bool{}, ""
 	for line := range strings.Lines(string(data)) {
-		call := regexp.MustCompile(`(close|fcntl)\((\d+)<` + regexp.QuoteMeta(s.DatabasePath) + `>[,)]`).FindStringSubmatch(line)
+		call := regexp.MustCompile(`(close|fcntl|fcntl64)\((\d+)<` + regexp.QuoteMeta(s.DatabasePath) + `>[,)]`).FindStringSubmatch(line)
 		switch {
 		case strings.Contains(line, "renameat("): // what was open before is the old one
 			locked, last = map[string]bool{}, ""
