@@ -31,7 +31,7 @@ func whileCopying(s *backuptest.Store, do func()) {
 func bulky(t *testing.T, path string) {
 	t.Helper()
 	db := backuptest.OpenDB(t, path)
-	_, err := db.Exec("CREATE TABLE bulk (pad BLOB); INSERT INTO bulk VALUES (zeroblob(12000000)); INSERT INTO bulk VALUES (randomblob(12000000))")
+	_, err := db.Exec("CREATE TABLE bulk (pad BLOB); INSERT INTO bulk VALUES (zeroblob(6000000)); INSERT INTO bulk VALUES (randomblob(6000000))")
 	require.NoError(t, err)
 	require.NoError(t, db.Close())
 }
@@ -59,15 +59,15 @@ func TestDatabaseIsCutShort(t *testing.T) {
 	for _, mode := range []string{"delete", "wal"} {
 		for _, old := range []bool{false, true} {
 			t.Run(fmt.Sprint(mode, " old=", old), func(t *testing.T) {
+				if old && mode == "wal" {
+					t.Skip("there was no WAL then")
+				}
 				s := backuptest.NewStore(t)
 				s.IncludeChroma = false
 				s.DatabasePath = filepath.Join(s.Dir, "cut.db")
 				backuptest.MakeDatabase(t, s.DatabasePath, "_pragma=journal_mode("+mode+")")
 				bulky(t, s.DatabasePath)
 				if old {
-					if mode == "wal" {
-						t.Skip("there was no WAL then")
-					}
 					data, err := os.ReadFile(s.DatabasePath)
 					require.NoError(t, err)
 					binary.BigEndian.PutUint32(data[92:], 0) // the change for which the size counts
