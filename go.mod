@@ -1,6 +1,6 @@
 module github.com/atocore/backup
 
-go 1.26.5
+go 1.26.0
 
 require (
 	github.com/alecthomas/kong v1.17.0

@@ -1,6 +1,6 @@
 module github.com/atocore/backup/internal/tests/drivers
 
-go 1.26.5
+go 1.26.0
 
 replace github.com/atocore/backup => ../../..
 
