@@ -132,7 +132,13 @@ type checker struct {
 	size func() (int64, error)
 }
 
-func (c *checker) check(ctx context.Context) (Checked, error) {
+func (c *checker) check(ctx context.Context) (checked Checked, err error) {
+	// To SQLite a context that ends is a file that cannot be read.
+	defer func() {
+		if err != nil {
+			checked, err = Checked{}, interrupted(ctx, err)
+		}
+	}()
 	first, err := c.plain(ctx, false)
 	if err != nil || !first.unclear && len(first.findings) == 0 {
 		return Checked{Notes: first.notes.texts()}, err

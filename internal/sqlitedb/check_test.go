@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -150,19 +151,46 @@ func TestLongRunEndsWithContext(t *testing.T) {
 	require.Less(t, f.after, 10)
 }
 
+// A check that is cancelled at any read says so: SQLite calls that a failed read.
+func TestCheckCancelledAtEveryRead(t *testing.T) {
+	for name, data := range map[string][]byte{
+		"whole":    made(t, "CREATE TABLE t(a, b)", "CREATE INDEX i ON t(b)", "INSERT INTO t VALUES (1, hex(zeroblob(50000))), (2, 2)"),
+		"apart":    made(t, "CREATE TABLE t(a, b)", "CREATE INDEX i ON t(hostf(a))", "INSERT INTO t VALUES (1, hex(zeroblob(50000))), (2, 2)"),
+		"findings": append(made(t, "CREATE TABLE t(a)", "INSERT INTO t VALUES (hex(zeroblob(50000)))"), make([]byte, 8192)...),
+	} {
+		for at := 1; ; at++ {
+			ctx, cancel := context.WithCancel(t.Context())
+			f := &cancelling{data: data, cancel: cancel, left: at}
+			c := checkerOf(data, IntegrityCheck)
+			c.file = f
+			_, err := c.check(ctx)
+			cancel()
+			if f.left > 0 {
+				break // it takes fewer reads
+			}
+			require.ErrorIs(t, err, context.Canceled, "%s, read %d", name, at)
+		}
+	}
+}
+
 // cancelling is a file that ends a context when it is read after it was armed,
-// and counts what is read then.
+// or for the time that left says, and counts what is read while it is armed.
 type cancelling struct {
 	data   []byte
 	cancel func()
 	armed  bool
 	after  int
+	left   int
 }
 
 func (c *cancelling) ReadAt(p []byte, off int64) (int, error) {
 	if c.armed {
 		c.cancel()
 		c.after++
+	}
+	if c.left--; c.left == 0 {
+		c.cancel()
+		return 0, errors.New("not read")
 	}
 	return bytes.NewReader(c.data).ReadAt(p, off)
 }
