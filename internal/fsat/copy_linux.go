@@ -2,6 +2,8 @@ package fsat
 
 import (
 	"context"
+	"errors"
+	"io"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +17,7 @@ const copyStep = 8 << 20
 // offer and remembers which calls do not work between them. It may be used by
 // several goroutines.
 type Copier struct {
-	noClone, noRange, noAlloc atomic.Bool
+	noClone, noRange, noAlloc, noSeek atomic.Bool
 }
 
 // Copy fills dst, which is new and empty, with the first size bytes of src.
@@ -33,10 +35,10 @@ func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(
 		if err == nil {
 			return c.cloned(dst, size, done)
 		}
-		// Not every file can be cloned (size, alignment, swap files); only
-		// an answer about the file systems is worth remembering.
+		// Not every file can be cloned (size, alignment, swap files); only an
+		// answer about the file systems, or of a sandbox, is worth remembering.
 		switch err {
-		case unix.EOPNOTSUPP, unix.EXDEV, unix.ENOTTY, unix.ENOSYS:
+		case unix.EOPNOTSUPP, unix.EXDEV, unix.ENOTTY, unix.ENOSYS, unix.EPERM, unix.EACCES:
 			c.noClone.Store(true)
 		}
 	}
@@ -49,7 +51,7 @@ func (c *Copier) Copy(ctx context.Context, dst, src *File, info Info, done func(
 		err := retry(func() error { return unix.Fallocate(dst.fd, unix.FALLOC_FL_KEEP_SIZE, 0, size) })
 		switch err {
 		case nil:
-		case unix.EOPNOTSUPP, unix.ENOSYS:
+		case unix.EOPNOTSUPP, unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL:
 			c.noAlloc.Store(true)
 		case unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EFBIG:
 			return 0, pathErr("fallocate", dst.path, err)
@@ -80,8 +82,12 @@ func (c *Copier) cloned(dst *File, size int64, done func(int64)) (int64, error) 
 	return got.Size, nil
 }
 
-// copySparse copies the data segments only (lseek(2) SEEK_DATA, SEEK_HOLE).
+// copySparse copies the data segments only (lseek(2) SEEK_DATA, SEEK_HOLE), or
+// what isn't zero if it isn't known where they are.
 func (c *Copier) copySparse(ctx context.Context, dst, src *File, size int64, done func(int64)) (int64, error) {
+	if !c.maySeek(src) {
+		return copyNonzero(ctx, dst, src, size, done)
+	}
 	var off int64
 	for off < size {
 		data, err := unix.Seek(src.fd, off, unix.SEEK_DATA)
@@ -99,7 +105,7 @@ func (c *Copier) copySparse(ctx context.Context, dst, src *File, size int64, don
 		}
 		hole, err := unix.Seek(src.fd, data, unix.SEEK_HOLE)
 		if err != nil {
-			return data, pathErr("seek", src.path, err)
+			return c.copyRange(ctx, dst, src, data, size, done)
 		}
 		hole = min(hole, size)
 		if hole <= data { // shrunk under us
@@ -110,6 +116,11 @@ func (c *Copier) copySparse(ctx context.Context, dst, src *File, size int64, don
 		}
 		off = hole
 	}
+	return endSparse(dst, src, size)
+}
+
+// endSparse gives dst, in which the last hole is missing, its size.
+func endSparse(dst, src *File, size int64) (int64, error) {
 	// A file that shrank reads as one long hole up to its new end.
 	now, err := src.Stat()
 	if err != nil {
@@ -119,6 +130,68 @@ func (c *Copier) copySparse(ctx context.Context, dst, src *File, size int64, don
 		return now.Size, nil
 	}
 	return size, dst.Truncate(size)
+}
+
+// zfsMagic is what statfs(2) returns for ZFS (ZFS_SUPER_MAGIC in OpenZFS).
+const zfsMagic = 0x2fc12fc1
+
+// maySeek reports whether SEEK_DATA and SEEK_HOLE can be trusted in src. Before
+// versions 2.1.14 and 2.2.2, OpenZFS could return that there is a hole where
+// something was just written (github.com/openzfs/zfs/issues/15526). And a file
+// that was just written looks sparse there: its blocks are counted later.
+func (c *Copier) maySeek(src *File) bool {
+	if c.noSeek.Load() {
+		return false
+	}
+	var st unix.Statfs_t
+	err := retry(func() error { return unix.Fstatfs(src.fd, &st) })
+	if err != nil || uint32(st.Type) == zfsMagic {
+		c.noSeek.Store(true)
+	}
+	return !c.noSeek.Load()
+}
+
+// copyNonzero copies the first size bytes and leaves holes where whole blocks are
+// zero.
+func copyNonzero(ctx context.Context, dst, src *File, size int64, done func(int64)) (int64, error) {
+	const block = 4 << 10
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for off := int64(0); off < size; {
+		if err := ctx.Err(); err != nil {
+			return off, err
+		}
+		n, err := src.ReadAt((*buf)[:min(size-off, bufferSize)], off)
+		for at := 0; at < n; at += block {
+			part := (*buf)[at:min(at+block, n)]
+			if isZero(part) {
+				continue
+			}
+			if _, err := dst.WriteAt(part, off+int64(at)); err != nil {
+				return off, err
+			}
+		}
+		off += int64(n)
+		if done != nil && n > 0 {
+			done(int64(n))
+		}
+		if errors.Is(err, io.EOF) {
+			return off, nil
+		}
+		if err != nil {
+			return off, err
+		}
+	}
+	return endSparse(dst, src, size)
+}
+
+func isZero(p []byte) bool {
+	for _, b := range p {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // copyRange copies [off, end) and returns the offset it got to.
@@ -135,7 +208,7 @@ func (c *Copier) copyRange(ctx context.Context, dst, src *File, off, end int64, 
 		})
 		switch err {
 		case nil:
-		case unix.EXDEV, unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL, unix.EPERM, unix.EBADF:
+		case unix.EXDEV, unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL, unix.EPERM, unix.EACCES, unix.EBADF:
 			c.noRange.Store(true)
 			continue
 		default:

@@ -15,13 +15,17 @@ import (
 
 // fallbacks are copiers that have found out that calls do not work.
 func fallbacks() map[string]*Copier {
-	noClone, noRange, noAlloc := new(Copier), new(Copier), new(Copier)
+	noClone, noRange, noAlloc, noSeek := new(Copier), new(Copier), new(Copier), new(Copier)
 	noClone.noClone.Store(true)
 	noRange.noClone.Store(true)
 	noRange.noRange.Store(true)
 	noAlloc.noClone.Store(true)
 	noAlloc.noAlloc.Store(true)
-	return map[string]*Copier{"all calls": new(Copier), "no clone": noClone, "read and write": noRange, "no fallocate": noAlloc}
+	noSeek.noClone.Store(true)
+	noSeek.noSeek.Store(true)
+	return map[string]*Copier{
+		"all calls": new(Copier), "no clone": noClone, "read and write": noRange, "no fallocate": noAlloc, "no seek": noSeek,
+	}
 }
 
 // places are pairs of directories: on one file system, and on two if there is
@@ -60,7 +64,8 @@ func TestEveryWayOfCopying(t *testing.T) {
 			_, err2 := f.WriteAt([]byte("end"), size-3)
 			return errors.Join(err, err2)
 		},
-		"data in the middle": func(f *os.File) error { _, err := f.WriteAt(bytes.Repeat([]byte("x"), 10000), 5<<20); return err },
+		"zeros that are written": func(f *os.File) error { _, err := f.Write(make([]byte, 3<<20)); return err },
+		"data in the middle":     func(f *os.File) error { _, err := f.WriteAt(bytes.Repeat([]byte("x"), 10000), 5<<20); return err },
 		"checkered": func(f *os.File) (err error) {
 			for off := int64(0); off < size-4096; off += 128 << 10 {
 				_, werr := f.WriteAt(bytes.Repeat([]byte("c"), 4096), off)
@@ -97,6 +102,11 @@ func TestEveryWayOfCopying(t *testing.T) {
 					got, err := os.ReadFile(filepath.Join(dirs[1].Path(), "copy"))
 					require.NoError(t, err)
 					require.True(t, bytes.Equal(want, got), "the bytes differ")
+					made, err := dst.Stat()
+					require.NoError(t, err)
+					if info.Allocated == 0 {
+						require.Zero(t, made.Allocated, "holes were filled")
+					}
 					require.NoError(t, dirs[1].Remove("copy", false))
 				})
 			}
