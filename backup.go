@@ -329,7 +329,7 @@ func (s *settings) hashAndSync(ctx context.Context, st *backupdir.Staging, captu
 			manifest.Close()
 		}
 	}()
-	useSyncFS := fsat.CanSyncFS && files >= syncFSFrom
+	useSyncFS := files >= syncFSFrom && fsat.CanSyncFS()
 	s.progress(Progress{Phase: PhaseHash, TotalFiles: files, TotalBytes: bytes})
 
 	// Writing is the disk's work and hashing the CPU's, so they run side by

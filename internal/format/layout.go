@@ -10,8 +10,8 @@
 package format
 
 import (
-	"crypto/rand"
-	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 )
@@ -53,12 +53,11 @@ func IsStagingName(name string) bool {
 	return ok && IsHexID(id)
 }
 
-// RandomHex returns 16 random hexadecimal digits.
-func RandomHex() string {
-	var random [8]byte
-	rand.Read(random[:]) // never fails: crypto/rand
-	return hex.EncodeToString(random[:])
-}
+// RandomHex returns 16 random hexadecimal digits. They keep names apart and are no
+// secret. crypto/rand would end the whole process where a sandbox refuses
+// getrandom(2) with another error than ENOSYS; math/rand/v2 has its seed from the
+// kernel since the process began (AT_RANDOM in getauxval(3)).
+func RandomHex() string { return fmt.Sprintf("%016x", rand.Uint64()) }
 
 // IsHexID reports whether s is of the form that [RandomHex] returns: 16
 // hexadecimal digits in lower case.

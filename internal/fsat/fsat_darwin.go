@@ -60,8 +60,8 @@ func (d *Dir) Sync() error {
 	return pathErr("fsync", d.path, fullSync(d.fd))
 }
 
-// CanSyncFS reports whether SyncFS is supported on this platform.
-const CanSyncFS = false
+// CanSyncFS reports whether SyncFS works here. It returns false on this platform.
+func CanSyncFS() bool { return false }
 
 // SyncFS is not supported on this platform.
 func (d *Dir) SyncFS() error { return pathErr("syncfs", d.path, unix.ENOTSUP) }

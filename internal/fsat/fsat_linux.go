@@ -5,6 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"io/fs"
+	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -118,8 +121,8 @@ func (f *File) LockOf(off, n int64) (lock Lock, found bool, err error) {
 // namespace, and whoever opens it waits; it ends when the file is closed.
 // ErrLocked: somebody else has the file open, or this process has through
 // another descriptor that it opened. Any other error: the file system has no
-// leases, or the file belongs to another user and this process lacks CAP_LEASE
-// (fcntl(2), "Leases").
+// leases, a sandbox refuses them, or the file belongs to another user and this
+// process lacks CAP_LEASE (fcntl(2), "Leases").
 func (f *File) TryLease() error {
 	err := retry(func() error {
 		_, err := unix.FcntlInt(uintptr(f.fd), unix.F_SETLEASE, unix.F_WRLCK)
@@ -133,11 +136,11 @@ func (f *File) TryLease() error {
 
 // IsRemote reports whether the file at path is on a file system whose files are
 // another system's or another program's: a network file system or FUSE. It
-// returns false if that cannot be determined. It opens nothing.
+// returns true if that cannot be determined. It opens nothing.
 func IsRemote(path string) bool {
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Statfs(path, &st) }); err != nil {
-		return false
+		return true
 	}
 	switch uint32(st.Type) {
 	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
@@ -156,11 +159,17 @@ func (f *File) StartWriteback(off, n int64) {
 // WaitWriteback waits until [off, off+n) has been handed to the device. A
 // caller that can be cancelled uses it piecemeal so that the Sync after it is
 // short. Its error is final: a lost write that it reports, Sync does not
-// report again (file_fdatawait_range in Linux's mm/filemap.c).
+// report again (file_fdatawait_range in Linux's mm/filemap.c). Where a sandbox
+// refuses the call, WaitWriteback does nothing: Sync waits for everything.
 func (f *File) WaitWriteback(off, n int64) error {
-	err := unix.SyncFileRange(f.fd, off, n,
-		unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
-	if err == unix.ENOSYS {
+	wait := func(fd int) error {
+		return unix.SyncFileRange(fd, off, n,
+			unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	}
+	// EPERM can also be the report of a lost write, as a server or a FUSE program
+	// returns it.
+	err := wait(f.fd)
+	if isRefusal(err, func() error { return wait(-1) }) {
 		return nil
 	}
 	return pathErr("sync_file_range", f.path, err)
@@ -183,8 +192,10 @@ func (d *Dir) Sync() error {
 	return again.Close()
 }
 
-// CanSyncFS reports whether SyncFS is supported on this platform.
-const CanSyncFS = true
+// CanSyncFS reports whether SyncFS works here: a sandbox may refuse it. It is
+// asked before a SyncFS and not answered by one, because an error of that counts
+// as a lost write whatever it is.
+func CanSyncFS() bool { return unix.Syncfs(-1) == unix.EBADF }
 
 // SyncFS makes everything on the directory's file system durable. It reports
 // a lost write only if the directory was opened before that write began
@@ -209,7 +220,7 @@ func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 		inodes = -1
 	}
 	switch uint32(st.Type) {
-	case unix.BTRFS_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, 0xca451a4e /* bcachefs */, 0x2fc12fc1 /* zfs */, unix.OVERLAYFS_SUPER_MAGIC:
+	case unix.BTRFS_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, 0xca451a4e /* bcachefs */, zfsMagic, unix.OVERLAYFS_SUPER_MAGIC:
 		clones = true
 	}
 	return free, inodes, clones, nil
@@ -221,7 +232,7 @@ func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 func SameMount(a, b *Dir) (bool, error) {
 	x, err := statx(a.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID)
 	if errors.Is(err, errNoStatx) {
-		return sameDevice(a, b)
+		return sameMountWithoutStatx(a, b)
 	}
 	if err != nil {
 		return false, pathErr("statx", a.path, err)
@@ -238,10 +249,21 @@ func sameMount(x, y *unix.Statx_t) bool {
 	return x.Dev_major == y.Dev_major && x.Dev_minor == y.Dev_minor && (!known || x.Mnt_id == y.Mnt_id)
 }
 
+// sameMountWithoutStatx is SameMount by /proc; without that, a bind mount of the
+// same file system isn't seen.
+func sameMountWithoutStatx(a, b *Dir) (bool, error) {
+	if same, err := sameDevice(a, b); err != nil || !same {
+		return false, err
+	}
+	x, y := mountOf(a.fd), mountOf(b.fd)
+	return x == "" || y == "" || x == y, nil
+}
+
 // IsMountPoint reports whether something is mounted on the entry name, which
 // may be a file or a directory and is not followed if it is a link. A kernel
 // that does not mark mount points (STATX_ATTR_MOUNT_ROOT, Linux 5.8) finds only
-// those of another file system. The error matches fs.ErrNotExist if there is no
+// those of another file system. Without statx(2) the numbers of the mounts are
+// compared, as /proc has them. The error matches fs.ErrNotExist if there is no
 // such entry.
 func (d *Dir) IsMountPoint(name string) (bool, error) {
 	if err := checkName("statx", d.path, name); err != nil {
@@ -250,12 +272,7 @@ func (d *Dir) IsMountPoint(name string) (bool, error) {
 	entry, err := statx(d.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID)
 	switch {
 	case errors.Is(err, errNoStatx):
-		info, err := d.Lstat(name)
-		if err != nil {
-			return false, err
-		}
-		own, err := d.Stat()
-		return info.Dev != own.Dev, err
+		return d.isMountPointWithoutStatx(name)
 	case err != nil:
 		return false, pathErr("statx", join(d.path, name), err)
 	case entry.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0:
@@ -268,31 +285,103 @@ func (d *Dir) IsMountPoint(name string) (bool, error) {
 	return !sameMount(entry, own), nil
 }
 
-// StatNoSync returns which file is at path, following links, without asking a
-// server for it: on a network file system whose server does not answer, stat(2)
-// can wait for ever (AT_STATX_DONT_SYNC in statx(2)). The attributes that might
-// be out of date are not even asked for. A kernel without statx(2) is asked by
-// stat(2).
-func StatNoSync(path string) (ID, error) {
-	st, err := statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, 0)
-	if errors.Is(err, errNoStatx) {
-		info, err := Stat(path)
-		return info.ID(), err
-	}
+func (d *Dir) isMountPointWithoutStatx(name string) (bool, error) {
+	info, err := d.Lstat(name)
 	if err != nil {
-		return ID{}, pathErr("statx", path, err)
+		return false, err
 	}
-	return ID{Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino}, nil
+	own, err := d.Stat()
+	if err != nil || info.Dev != own.Dev {
+		return err == nil, err
+	}
+	fd, err := openPath(d.fd, name, unix.O_NOFOLLOW)
+	if err != nil {
+		return false, pathErr("open", join(d.path, name), err)
+	}
+	defer unix.Close(fd)
+	x, y := mountOf(d.fd), mountOf(fd)
+	return x != "" && y != "" && x != y, nil
 }
 
-// errNoStatx is returned by statx where the call is missing, or is forbidden by
-// a seccomp filter that is older than it (seccomp(2); Docker's did so).
+// mountOf returns the number of the mount through which a descriptor was opened,
+// or "" if /proc doesn't have it.
+func mountOf(fd int) string { return fdInfo("self", strconv.Itoa(fd), "mnt_id") }
+
+// fdInfo returns a field of what /proc says about a descriptor of a process, or
+// "" (proc_pid_fdinfo(5): mnt_id since Linux 3.15, ino since 5.14). No server is
+// asked for it.
+func fdInfo(pid, fd, field string) string {
+	data, err := os.ReadFile("/proc/" + pid + "/fdinfo/" + fd)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, field+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// IsOpenAs reports whether the descriptor fd of a process refers to the file id,
+// which is at path, as far as this process may see that. It opens nothing.
+//
+// No server is asked for the file: on a network file system whose server doesn't
+// answer, stat(2) can wait for ever (AT_STATX_DONT_SYNC in statx(2)). The
+// attributes that might be out of date are not even asked for. Without statx(2),
+// stat(2) is asked only about a descriptor that has the inode number of the file
+// in /proc, or that has none there.
+func IsOpenAs(pid int, fd string, path string, id ID) bool {
+	process := strconv.Itoa(pid)
+	link := "/proc/" + process + "/fd/" + fd // leads to the open file itself
+	st, err := statx(unix.AT_FDCWD, link, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, 0)
+	if err == nil {
+		return ID{Dev: unix.Mkdev(st.Dev_major, st.Dev_minor), Ino: st.Ino} == id
+	}
+	if !errors.Is(err, errNoStatx) {
+		return false
+	}
+	if ino := fdInfo(process, fd, "ino"); ino != "" {
+		if own := inodeInProc(path, id); own != "" && own != ino {
+			return false
+		}
+	}
+	info, err := Stat(link)
+	return err == nil && info.ID() == id
+}
+
+// inodeInProc returns the inode number that /proc has for descriptors of the file
+// id at path, or "". On a stacked file system it may differ from that of stat(2).
+func inodeInProc(path string, id ID) string {
+	fd, err := openPath(unix.AT_FDCWD, path, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	if info, err := fstat(fd, path); err != nil || info.ID() != id {
+		return ""
+	}
+	return fdInfo("self", strconv.Itoa(fd), "ino")
+}
+
+// openPath opens a file with O_PATH, by which nothing is opened: closing the
+// descriptor drops no lock (filp_flush in Linux's fs/open.c).
+func openPath(at int, name string, flags int) (fd int, err error) {
+	err = retry(func() (err error) {
+		fd, err = unix.Openat(at, name, unix.O_PATH|unix.O_CLOEXEC|flags, 0)
+		return err
+	})
+	return fd, err
+}
+
+// errNoStatx is returned by statx where the call may be missing or refused by a
+// sandbox. Its errors about a file are those of older calls too, so these decide.
 var errNoStatx = errors.New("no statx")
 
 func statx(fd int, name string, flags, mask int) (*unix.Statx_t, error) {
 	st := new(unix.Statx_t)
 	err := retry(func() error { return unix.Statx(fd, name, flags, mask, st) })
-	if err == unix.ENOSYS || err == unix.EPERM {
+	if mayBeRefusal(err) {
 		return nil, errNoStatx
 	}
 	return st, err

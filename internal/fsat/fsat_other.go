@@ -259,8 +259,8 @@ func (d *Dir) Chtimes(name string, mtimeNano int64) error {
 	return withPath(d.root.Chtimes(name, t, t), join(d.path, name))
 }
 
-// CanSyncFS reports whether SyncFS is supported on this platform.
-const CanSyncFS = false
+// CanSyncFS reports whether SyncFS works here. It returns false on this platform.
+func CanSyncFS() bool { return false }
 
 // SyncFS is not supported on this platform.
 func (d *Dir) SyncFS() error {

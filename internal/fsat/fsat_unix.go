@@ -42,6 +42,25 @@ func retry(call func() error) error {
 	}
 }
 
+// mayBeRefusal reports whether err may be the answer of a sandbox that doesn't
+// know the call: a seccomp filter returns what its author chose, which was EPERM
+// in Docker's profile and is ENOSYS in newer ones (seccomp(2), SECCOMP_RET_ERRNO;
+// github.com/moby/moby/pull/42681), and gVisor returns ENOSYS or EINVAL.
+func mayBeRefusal(err error) bool {
+	switch err {
+	case unix.ENOSYS, unix.EPERM, unix.EACCES, unix.EINVAL, unix.EOPNOTSUPP:
+		return true
+	}
+	return false
+}
+
+// isRefusal reports whether err is such an answer and not one about a file. probe
+// makes the same call with the descriptor -1: wherever the call works at all, that
+// fails with EBADF.
+func isRefusal(err error, probe func() error) bool {
+	return mayBeRefusal(err) && probe() != unix.EBADF
+}
+
 // checkName refuses a name that is not one path element, so that a caller's
 // mistake cannot make it lead out of its directory.
 func checkName(op, dir, name string) error {
@@ -298,8 +317,17 @@ func (d *Dir) Remove(name string, dir bool) error {
 
 // Rename moves oldName to newName in dst and replaces nothing: if newName
 // exists the error matches fs.ErrExist. The check and the move are one step
-// where the system has such a call (Linux renameat2, Darwin renameatx_np) and
-// the file system supports it; elsewhere the check comes just before.
+// where the system has such a call (Linux renameat2, Darwin renameatx_np), the
+// file system supports it, and no sandbox refuses it. Elsewhere a file gets its
+// new name by link(2), which replaces nothing either, and then loses the old
+// one; what can't be linked, such as a directory, is looked for and then
+// renamed. In between, somebody else can create an empty directory of the new
+// name, and only that is replaced (rename(2)); on a file system without hard
+// links, a file.
+//
+// If a process ends between the two steps of a move of a file, the file has both
+// names. Then a later Rename of one to the other completes the move, in either
+// direction.
 func (d *Dir) Rename(oldName string, dst *Dir, newName string) error {
 	if err := checkName("rename", d.path, oldName); err != nil {
 		return err
@@ -307,18 +335,62 @@ func (d *Dir) Rename(oldName string, dst *Dir, newName string) error {
 	if err := checkName("rename", dst.path, newName); err != nil {
 		return err
 	}
-	full := join(dst.path, newName)
 	err := retry(func() error { return renameNoReplace(d.fd, oldName, dst.fd, newName) })
 	switch err {
-	case unix.EINVAL, unix.ENOSYS, unix.ENOTSUP:
-		if _, statErr := dst.Lstat(newName); statErr == nil {
-			return pathErr("rename", full, unix.EEXIST)
-		} else if !errors.Is(statErr, fs.ErrNotExist) {
-			return statErr
+	case unix.EINVAL, unix.ENOSYS, unix.ENOTSUP: // the file system may not support it
+		err = d.renameInSteps(oldName, dst, newName)
+	case unix.EPERM, unix.EACCES:
+		if isRefusal(err, func() error { return renameNoReplace(-1, oldName, -1, newName) }) {
+			err = d.renameInSteps(oldName, dst, newName)
 		}
-		err = retry(func() error { return unix.Renameat(d.fd, oldName, dst.fd, newName) })
 	}
-	return pathErr("rename", full, err)
+	if err == unix.EEXIST && d.isHalfMoved(oldName, dst, newName) {
+		return d.Remove(oldName, false)
+	}
+	return pathErr("rename", join(dst.path, newName), err)
+}
+
+// renameInSteps is Rename by older calls. It returns a bare error number.
+func (d *Dir) renameInSteps(oldName string, dst *Dir, newName string) error {
+	switch err := retry(func() error { return unix.Linkat(d.fd, oldName, dst.fd, newName, 0) }); err {
+	case nil:
+		err = retry(func() error { return unix.Unlinkat(d.fd, oldName, 0) })
+		if err != nil { // take the new name back
+			_ = retry(func() error { return unix.Unlinkat(dst.fd, newName, 0) })
+		}
+		return err
+	case unix.EEXIST:
+		return err
+	}
+	var st unix.Stat_t
+	err := retry(func() error { return unix.Fstatat(dst.fd, newName, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	switch err {
+	case nil:
+		return unix.EEXIST
+	case unix.ENOENT:
+		return retry(func() error { return unix.Renameat(d.fd, oldName, dst.fd, newName) })
+	}
+	return err
+}
+
+// isHalfMoved reports whether the two names are those of one file, in different
+// directories: renameInSteps was cut off. In one directory, names that a file
+// system doesn't distinguish could look the same.
+func (d *Dir) isHalfMoved(oldName string, dst *Dir, newName string) bool {
+	from, err := d.Stat()
+	if err != nil {
+		return false
+	}
+	to, err := dst.Stat()
+	if err != nil || from.SameFile(to) {
+		return false
+	}
+	a, err := d.Lstat(oldName)
+	if err != nil {
+		return false
+	}
+	b, err := dst.Lstat(newName)
+	return err == nil && !a.Mode.IsDir() && a.SameFile(b) && a.Unchanged(b) && a.Links > 1 && b.Links > 1
 }
 
 // Replace moves oldName over newName in dst, replacing a file there.

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -65,51 +64,28 @@ func TestIsMountPoint(t *testing.T) {
 	require.ErrorContains(t, err, at("none"))
 }
 
-func TestStatNoSync(t *testing.T) {
+// The descriptors of a file are found by the descriptor's process and number,
+// whatever its names are.
+func TestIsOpenAs(t *testing.T) {
 	dir, path := open(t)
 	write(t, "x", path, "f")
-	require.NoError(t, os.Symlink("f", filepath.Join(path, "link")))
-	f, err := dir.Open("f")
+	write(t, "x", path, "other")
+	for _, link := range []string{"link", "hard"} {
+		require.NoError(t, map[string]func(a, b string) error{"link": os.Symlink, "hard": os.Link}[link](filepath.Join(path, "f"), filepath.Join(path, link)))
+	}
+	f, err := dir.Open("hard")
 	require.NoError(t, err)
 	defer f.Close()
-	want, err := dir.Lstat("f")
-	require.NoError(t, err)
-	for _, path := range []string{filepath.Join(path, "f"), filepath.Join(path, "link"), fmt.Sprint("/proc/self/fd/", f.Descriptor())} {
-		id, err := fsat.StatNoSync(path)
+	isOpen := func(name string) bool {
+		file, err := fsat.Stat(filepath.Join(path, name))
 		require.NoError(t, err)
-		require.Equal(t, want.ID(), id, path)
+		return fsat.IsOpenAs(os.Getpid(), fmt.Sprint(f.Descriptor()), filepath.Join(path, name), file.ID())
 	}
-	_, err = fsat.StatNoSync(filepath.Join(path, "none"))
-	require.ErrorIs(t, err, fs.ErrNotExist)
-}
-
-// A file on a mount whose server does not answer is identified all the same.
-func TestStatNoSyncOfADeadMount(t *testing.T) {
-	server, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Skipf("no FUSE: %v", err)
-	}
-	path := t.TempDir()
-	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server)
-	if err := unix.Mount("dead", path, "fuse", 0, options); err != nil {
-		unix.Close(server)
-		t.Skipf("cannot mount here: %v", err)
-	}
-	opened, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) // asks no server
+	require.True(t, isOpen("f"))
+	require.True(t, isOpen("link"))
+	require.False(t, isOpen("other"))
+	want, err := f.Stat()
 	require.NoError(t, err)
-	ended := make(chan error, 1)
-	go func() {
-		_, err := fsat.StatNoSync(fmt.Sprint("/proc/self/fd/", opened))
-		ended <- err
-	}()
-	select {
-	case err = <-ended:
-	case <-time.After(10 * time.Second):
-		err = fmt.Errorf("it waits for the server")
-	}
-	// Without its server the mount fails each call, so that a waiting one ends.
-	require.NoError(t, unix.Close(server))
-	require.NoError(t, unix.Close(opened))
-	require.NoError(t, unix.Unmount(path, unix.MNT_DETACH))
-	require.NoError(t, err)
+	require.False(t, fsat.IsOpenAs(os.Getpid(), "12345", path, want.ID()))
+	require.True(t, fsat.IsOpenAs(os.Getpid(), fmt.Sprint(f.Descriptor()), filepath.Join(path, "replaced"), want.ID()))
 }

@@ -468,8 +468,20 @@ func (p *filePart) isReplaced(ctx context.Context, j *Journal, d *swapDirs) (boo
 		same, err := sameContent(ctx, live, d.old, p.name)
 		return !same, err
 	case !p.had:
-		waiting, err := d.new.Has(p.name)
-		return !waiting, err
+		waiting, err := d.new.Lstat(p.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		// A move that was cut off between its two steps has left both names (see
+		// fsat.Dir.Rename).
+		live, err := d.live.Lstat(p.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return err == nil && live.SameFile(waiting), err
 	}
 	old, err := d.old.Lstat(p.name)
 	if errors.Is(err, fs.ErrNotExist) { // not saved yet, or back already

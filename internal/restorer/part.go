@@ -267,17 +267,11 @@ func (p *place) kept() (string, error) {
 // moveFree moves the entry name from src to dst, under the first of name,
 // name.1, name.2 … that is free there.
 func moveFree(src *fsat.Dir, name string, dst *fsat.Dir) error {
-	for to, n := name, 1; ; to, n = fmt.Sprintf("%s.%d", name, n), n+1 {
-		if there, err := dst.Has(to); err != nil {
-			return err
-		} else if there {
-			continue
-		}
-		if to == name {
-			return src.Move(name, dst)
-		}
-		return src.Rename(name, dst, to)
+	err := src.Move(name, dst)
+	for n := 1; errors.Is(err, fs.ErrExist); n++ {
+		err = src.Rename(name, dst, fmt.Sprintf("%s.%d", name, n))
 	}
+	return err
 }
 
 // settleAside makes durable what a call that was killed has set aside.

@@ -51,5 +51,5 @@ func otherLibrary(linked []*debug.Module) string {
 // than through this package.
 func openHere(path string) bool {
 	info, err := fsat.Stat(path)
-	return err == nil && !hasSource(info.ID()) && openedHere(info.ID())
+	return err == nil && !hasSource(info.ID()) && openedHere(path, info.ID())
 }

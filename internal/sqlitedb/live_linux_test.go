@@ -400,7 +400,7 @@ func TestLeaseDropsNoLocks(t *testing.T) {
 	}
 	require.NoError(t, CheckNotOpen(t.Context(), path))
 	require.False(t, kept())
-	require.False(t, openedHere(info.ID()))
+	require.False(t, openedHere(path, info.ID()))
 
 	_, err = keepDescriptor(path, info.ID())
 	require.NoError(t, err)

@@ -141,7 +141,7 @@ func checkNotOpen(ctx context.Context, path string, ask func(path string, info f
 	looks := 0
 	return poll.Until(ctx, 2*time.Millisecond, 100*time.Millisecond, func() (done bool, err error) {
 		looks++
-		now := openedBy(info.ID())
+		now := openedBy(path, info.ID())
 		if slices.Contains(now, os.Getpid()) {
 			return true, inUseBy(os.Getpid(), path)
 		}

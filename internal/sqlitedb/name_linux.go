@@ -77,5 +77,5 @@ func shmLocked(path string) bool {
 // open.
 func shmOpenHere(path string) bool {
 	shm, err := fsat.Stat(path + "-shm")
-	return err == nil && openedHere(shm.ID())
+	return err == nil && openedHere(path+"-shm", shm.ID())
 }

@@ -11,38 +11,36 @@ import (
 
 var ownPID = os.Getpid()
 
-// openedHere reports whether this process has the file open. Kept descriptors do
-// not count.
-func openedHere(file fsat.ID) bool { return hasOpen(ownPID, file) }
+// openedHere reports whether this process has the file at path open. Kept
+// descriptors do not count.
+func openedHere(path string, file fsat.ID) bool { return hasOpen(ownPID, path, file) }
 
-// openedBy returns the numbers of the processes that have the file open. The
+// openedBy returns the numbers of the processes that have the file at path open. The
 // descriptors that this package keeps (see keptDescriptors) do not count, but
 // duplicates of them in other processes do.
-func openedBy(file fsat.ID) (pids []int) {
+func openedBy(path string, file fsat.ID) (pids []int) {
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
 	for _, process := range processes {
 		pid, err := strconv.Atoi(process.Name())
-		if err == nil && hasOpen(pid, file) {
+		if err == nil && hasOpen(pid, path, file) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
-func hasOpen(pid int, file fsat.ID) bool {
+func hasOpen(pid int, path string, file fsat.ID) bool {
 	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
 	descriptors, err := os.ReadDir(dir)
 	if err != nil {
 		return false // it has ended, or this process may not look into it
 	}
 	for _, descriptor := range descriptors {
-		// The link leads to the open file itself. Nothing is opened, and no server
-		// is asked: one of all those files may be on a mount that hangs.
-		id, err := fsat.StatNoSync(filepath.Join(dir, descriptor.Name()))
-		if err != nil || id != file {
+		// No server is asked: one of all those files may be on a mount that hangs.
+		if !fsat.IsOpenAs(pid, descriptor.Name(), path, file) {
 			continue
 		}
 		if pid != ownPID || !isKeptDescriptor(descriptor.Name()) {
@@ -93,7 +91,8 @@ func askOnce(path string, info fsat.Info) openness {
 	return lease(f)
 }
 
-// mayLease reports whether it is worth while to open the file for a lease.
+// mayLease reports whether it is worth while to open the file for a lease. On
+// another system's file a lease could be granted while that has the file open.
 func mayLease(path string, info fsat.Info) bool {
 	euid := os.Geteuid()
 	return info.Mode.IsRegular() && (info.UID == euid || euid == 0) && !fsat.IsRemote(path)

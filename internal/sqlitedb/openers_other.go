@@ -5,10 +5,10 @@ package sqlitedb
 import "github.com/atocore/backup/internal/fsat"
 
 // openedBy returns nothing: processes are looked for in /proc of Linux only.
-func openedBy(fsat.ID) (pids []int) { return nil }
+func openedBy(string, fsat.ID) (pids []int) { return nil }
 
 // openedHere returns false: not even this process is looked at.
-func openedHere(fsat.ID) bool { return false }
+func openedHere(string, fsat.ID) bool { return false }
 
 // askKept returns unknown: leases are Linux's (fcntl(2), "Leases").
 func askKept(string, fsat.Info) openness { return unknown }
