@@ -18,12 +18,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/backuptest"
 )
 
-func init() { roles["host"] = beHost }
+func init() { roles["host"], roles["sandbox"] = beHost, backuptest.InSandbox }
 
 // An event is one system call of a recorded run. begin and end are moments: the
 // lines of the record on which it was made and returned.
@@ -300,31 +301,51 @@ func (l *ledger) durable(path string, moment int) bool {
 	return !ok || after(change, path, "")
 }
 
+// inSandbox runs cmd where the calls are refused that an old sandbox doesn't know.
+func inSandbox(t *testing.T, cmd *exec.Cmd) *exec.Cmd {
+	t.Helper()
+	if err := do(t, backuptest.Command(t, "sandbox", append(sandboxArgs(), "/bin/true")...)); err.code != 0 {
+		t.Skip(err.stderr)
+	}
+	return backuptest.Command(t, "sandbox", append(sandboxArgs(), cmd.Args...)...)
+}
+
+func sandboxArgs() []string {
+	return []string{fmt.Sprint(int(unix.EPERM)), strings.Join(backuptest.RefusableCalls(), ",")}
+}
+
 // TestOrder checks the order of the system calls of one create: everything is
 // synced before the rename, the metadata before the manifest, which is last,
 // and the directories on both sides of the rename after it.
 func TestOrder(t *testing.T) {
 	for _, test := range []struct {
-		name   string
-		files  int
-		syncfs bool
+		name      string
+		files     int
+		sandboxed bool
+		syncfs    bool
 	}{
-		{"few files", 0, false},
-		{"many files", 1000, true},
+		{"few files", 0, false, false},
+		{"many files", 1000, false, true},
+		{"few files in a sandbox", 0, true, false},
+		{"many files in a sandbox", 1000, true, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newStore(t, memoryDir(t), "wal").addFiles(test.files)
 			cmd := s.createCmd()
+			if test.sandboxed {
+				cmd = inSandbox(t, cmd)
+			}
 			events := record(t, cmd)
 			stamp := s.RequireValid()[0]
 
 			var publish *event
 			for _, e := range events {
-				if strings.HasPrefix(e.name, "rename") && e.ret == 0 && strings.HasSuffix(e.args, `"`+stamp+`", RENAME_NOREPLACE`) {
+				if strings.HasPrefix(e.name, "rename") && e.ret == 0 && strings.HasSuffix(strings.TrimSuffix(e.args, ", RENAME_NOREPLACE"), `"`+stamp+`"`) {
 					publish = e
 				}
 			}
 			require.NotNil(t, publish)
+			require.Equal(t, test.sandboxed, publish.name == "renameat")
 			staging := publish.places()[0]
 
 			before := newLedger(t, staging)
@@ -336,7 +357,7 @@ func TestOrder(t *testing.T) {
 				before.follow(e)
 				_, path := e.fd()
 				switch {
-				case e.name == "syncfs":
+				case e.name == "syncfs" && e.ret == 0:
 					syncfs++
 				case e.name == "fsync" && path == staging+"/backup-metadata.json":
 					metadataSynced = e.end

@@ -24,7 +24,7 @@ import (
 var killStride = flag.Int("kill-stride", 40, "kill a restore at every `n`-th of its steps")
 
 func TestMain(m *testing.M) {
-	backuptest.Main(m, backuptest.Roles{"call": call, "call-as": callAs, "hold": hold, "restore": restore, "restore-as": restoreAs})
+	backuptest.Main(m, backuptest.Roles{"call": call, "call-as": callAs, "hold": hold, "restore": restore, "restore-as": restoreAs, "restore-in-sandbox": restoreInSandbox})
 }
 
 // call makes the call args[1] on the store in args[0], whose snapshot is
@@ -65,6 +65,15 @@ func restore(_ *backuptest.Parent, args []string) error {
 // restoreAs is restore by the user args[2].
 func restoreAs(p *backuptest.Parent, args []string) error {
 	if err := become(args[2]); err != nil {
+		return err
+	}
+	return restore(p, args)
+}
+
+// restoreInSandbox is restore where every call is refused that an old sandbox
+// doesn't know.
+func restoreInSandbox(p *backuptest.Parent, args []string) error {
+	if err := backuptest.Refuse(syscall.EPERM, backuptest.RefusableCalls()...); err != nil {
 		return err
 	}
 	return restore(p, args)
@@ -144,6 +153,8 @@ type strace struct {
 	path string // if not empty, only into calls on this file or directory
 	// failing is a file of which nothing can be read. It needs path.
 	failing string
+	// sandboxed makes it run "restore-in-sandbox" instead.
+	sandboxed bool
 }
 
 // needStrace skips the test where there is no strace.
@@ -210,7 +221,11 @@ func (s strace) run(t *testing.T, call, inject string, args ...string) (text str
 	if s.failing != "" {
 		flags = append(flags, "-P", s.failing, "-e", "trace="+call+",pread64", "-e", "inject=pread64:error=EIO")
 	}
-	role := backuptest.Command(t, "restore", args...)
+	name := "restore"
+	if s.sandboxed {
+		name = "restore-in-sandbox"
+	}
+	role := backuptest.Command(t, name, args...)
 	cmd := exec.Command(s.tool, append(flags, role.Args...)...)
 	cmd.Env = append(role.Env, "GOMAXPROCS=1")
 	out, err := cmd.CombinedOutput()
