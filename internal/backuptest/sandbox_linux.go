@@ -46,6 +46,7 @@ var refusals = map[string]refusal{
 	"getrandom":       {calls: []uintptr{unix.SYS_GETRANDOM}, try: raw(unix.SYS_GETRANDOM)},
 	"OFD locks": {calls: []uintptr{unix.SYS_FCNTL}, arg: 1, values: []uint32{unix.F_OFD_GETLK, unix.F_OFD_SETLK, unix.F_OFD_SETLKW},
 		try: raw(unix.SYS_FCNTL, none, unix.F_OFD_GETLK)},
+	"linkat":          {calls: []uintptr{unix.SYS_LINKAT}, try: raw(unix.SYS_LINKAT, none, 0, none)},
 	"openat2":         {calls: []uintptr{unix.SYS_OPENAT2}, try: raw(unix.SYS_OPENAT2, none, 0, 0, 1<<20)},
 	"renameat2":       {calls: []uintptr{unix.SYS_RENAMEAT2}, try: raw(unix.SYS_RENAMEAT2, none, 0, none, 0, unix.RENAME_NOREPLACE)},
 	"SEEK_DATA":       {calls: []uintptr{unix.SYS_LSEEK}, arg: 2, values: []uint32{unix.SEEK_DATA, unix.SEEK_HOLE}, try: raw(unix.SYS_LSEEK, none, 0, unix.SEEK_DATA)},
@@ -55,9 +56,12 @@ var refusals = map[string]refusal{
 	"syncfs":          {calls: []uintptr{unix.SYS_SYNCFS}, try: raw(unix.SYS_SYNCFS, none)},
 }
 
-// RefusableCalls returns the names of the calls that Refuse can refuse, sorted:
-// those that old sandboxes don't know, and some that newer ones may lack.
-func RefusableCalls() []string { return slices.Sorted(maps.Keys(refusals)) }
+// RefusableCalls returns the names of the calls that Refuse can refuse, sorted,
+// except linkat, which every sandbox knows: those that an old one may not know, or
+// that a strict one may leave out.
+func RefusableCalls() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(refusals)), func(name string) bool { return name == "linkat" })
+}
 
 // ErrNoSandbox is returned by Refuse where there are no seccomp filters.
 var ErrNoSandbox = errors.New("no seccomp filters here")

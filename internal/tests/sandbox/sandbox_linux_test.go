@@ -78,12 +78,21 @@ func sandboxes() (all []sandbox) {
 	for _, with := range []syscall.Errno{unix.EPERM, unix.ENOSYS, unix.EACCES, unix.EINVAL, unix.EOPNOTSUPP} {
 		all = append(all, sandbox{unix.ErrnoName(with) + "/all", with, calls})
 	}
-	return all
+	// As on a file system without hard links, or where a profile forbids them.
+	return append(all, sandbox{"EPERM/renameat2 and linkat", unix.EPERM, []string{"renameat2", "linkat"}})
 }
 
 // run runs the real command on a store in the sandbox, and returns its standard
 // output. It must succeed.
 func (b sandbox) run(t *testing.T, s *backuptest.Store, args ...string) string {
+	t.Helper()
+	out, message, err := b.try(t, s, args...)
+	require.NoError(t, err, "%s: %s", args[0], message)
+	return out
+}
+
+// try runs the real command and returns what it printed.
+func (b sandbox) try(t *testing.T, s *backuptest.Store, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
 	path, err := buildCommand()
 	if errors.Is(err, exec.ErrNotFound) {
@@ -94,14 +103,13 @@ func (b sandbox) run(t *testing.T, s *backuptest.Store, args ...string) string {
 	cmd.Args = append(append(cmd.Args, args...),
 		"--db", s.DatabasePath, "--registry", s.RegistryPath, "--chroma", s.ChromaPath, "--backup-dir", s.BackupDir)
 	cmd.Env = append(cmd.Env, "TMPDIR="+filepath.Join(s.Dir, "tmp"))
-	stderr := new(strings.Builder)
-	cmd.Stderr = stderr
+	messages := new(strings.Builder)
+	cmd.Stderr = messages
 	out, err := cmd.Output()
-	if err != nil && strings.Contains(stderr.String(), backuptest.ErrNoSandbox.Error()) {
-		t.Skip(stderr.String())
+	if err != nil && strings.Contains(messages.String(), backuptest.ErrNoSandbox.Error()) {
+		t.Skip(messages.String())
 	}
-	require.NoError(t, err, "%s: %s", args[0], stderr)
-	return string(out)
+	return string(out), messages.String(), err
 }
 
 // create takes a snapshot and returns its stamp.
@@ -199,6 +207,47 @@ func TestWholeCycle(t *testing.T) {
 			require.NotContains(t, s.Stamps(), stamp)
 			s.RequireClean()
 		})
+	}
+}
+
+// What is refused outside a sandbox is refused in one.
+func TestRefusals(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		prepare func(t *testing.T, s *backuptest.Store)
+		call    string // create, or a restore
+		want    string
+	}{
+		{"a mount below the Chroma directory", func(t *testing.T, s *backuptest.Store) {
+			require.NoError(t, os.MkdirAll(s.InChroma("a/b"), 0o755))
+			require.NoError(t, os.Mkdir(s.InChroma("mounted"), 0o755))
+			backuptest.MountBind(t, s.InChroma("a"), s.InChroma("mounted"))
+		}, "create", "chroma/mounted is a mount point"},
+		{"a database without a WAL that is mounted alone", func(t *testing.T, s *backuptest.Store) {
+			other := filepath.Join(s.Dir, "other.db")
+			backuptest.MakeDatabase(t, other, "_pragma=journal_mode(wal)")
+			require.NoError(t, os.RemoveAll(s.DatabasePath+"-wal"))
+			backuptest.MountBind(t, other, s.DatabasePath)
+		}, "create", "is mounted as a single file"},
+		{"a database that somebody has open", func(t *testing.T, s *backuptest.Store) {
+			db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=journal_mode(delete)")
+			backuptest.RequireBalanced(t, db) // an idle connection holds no lock
+		}, "restore", "the database is in use: process"},
+	} {
+		for _, with := range []syscall.Errno{unix.EPERM, unix.ENOSYS} {
+			t.Run(tt.name+"/"+unix.ErrnoName(with), func(t *testing.T) {
+				b := sandbox{with: with, refused: backuptest.RefusableCalls()}
+				s := newStore(t, false)
+				args := []string{"create", "--include-chroma"}
+				if tt.call == "restore" {
+					args = []string{"restore", b.create(t, s), "--yes"}
+				}
+				tt.prepare(t, s)
+				_, message, err := b.try(t, s, args...)
+				require.Error(t, err)
+				require.Contains(t, message, tt.want)
+			})
+		}
 	}
 }
 
