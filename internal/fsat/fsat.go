@@ -12,7 +12,7 @@
 // file (fsat_linux.go, fsat_darwin.go, fsat_other.go):
 //
 //	                        Linux            macOS              others
-//	rename, replace nothing renameat2        renameatx_np       check, then rename
+//	rename, replace nothing renameat2 ¹      renameatx_np ¹     check, then rename
 //	lock on a file          flock(2)         flock(2)           none
 //	sync of a directory     fsync(2)         F_FULLFSYNC        none
 //	sync of a file system   syncfs(2)        none               none
@@ -20,9 +20,14 @@
 //	                        copy_file_range
 //	holes stay holes        SEEK_DATA        no                 no
 //	start writing early     sync_file_range  none               none
-//	mount points are seen   statx            by the device      no
+//	mount points are seen   statx, /proc     by the device      no
 //	                                         number
 //	owner, inode numbers    yes              yes                no
+//
+// ¹ or link and unlink, or check and rename: see [Dir.Rename].
+//
+// Every call that is newer than Linux 2.6.22 has a replacement or can be left out,
+// for kernels without it and for sandboxes that refuse it.
 package fsat
 
 import (
