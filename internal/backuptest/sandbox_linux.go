@@ -75,7 +75,7 @@ func Refuse(with syscall.Errno, names ...string) error {
 	}
 	for _, name := range names {
 		if err := refusals[name].try(); err != with {
-			return fmt.Errorf("%s is not refused with %q: %w", name, with, err)
+			return fmt.Errorf("%s is not refused with %q: %w", name, with.Error(), err)
 		}
 	}
 	return nil
