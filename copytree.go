@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/atocore/backup/internal/backupdir"
@@ -14,6 +15,7 @@ import (
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/poll"
 	"github.com/atocore/backup/internal/registry"
+	"github.com/atocore/backup/internal/restorer"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
 
@@ -254,4 +256,129 @@ func (s *settings) checkChromaLink() error {
 		return err
 	}
 	return nil
+}
+
+// lockLive makes sure that nobody has the parts open, as far as they are
+// databases or have one, and locks the live database exclusively if it is one of
+// them. A file that is not a database, or that the disk cannot read, cannot be
+// locked and is skipped. The error names the database that is in use.
+func (r *restore) lockLive(ctx context.Context, parts Parts) error {
+	database, chroma := fsat.RealPath(r.DatabasePath), filepath.Join(r.ChromaPath, format.ChromaDBName)
+	if parts&PartDatabase != 0 {
+		if err := sqlitedb.CheckNotOpen(ctx, database); err != nil {
+			return wrapStep("lock database", r.DatabasePath, err)
+		}
+	}
+	if parts&PartChroma != 0 {
+		if err := sqlitedb.CheckNotOpen(ctx, chroma); err != nil {
+			return wrapStep("lock Chroma directory", r.ChromaPath, err)
+		}
+	}
+	if parts&PartDatabase == 0 {
+		return nil
+	}
+	source, err := sqlitedb.Lock(ctx, database)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrSourceInvalid) || errors.Is(err, syscall.EISDIR) {
+		return nil
+	}
+	if err != nil {
+		if obstacle := restorer.FileObstacle(database); obstacle != nil { // SQLite's words would not name it
+			return r.cannotReplace([]restorer.Obstacle{{Part: format.DBDir, Err: obstacle}})
+		}
+		return wrapStep("lock database", r.DatabasePath, err)
+	}
+	r.source = source
+	return nil
+}
+
+func (r *restore) unlockLive() {
+	if r.source != nil {
+		r.source.Close()
+		r.source = nil
+	}
+}
+
+// safety is what a create has to know if it takes the safety snapshot of a
+// restore.
+type safety struct {
+	source *sqlitedb.Source // the live database, if the restore has locked it
+	of     string           // the stamp of the snapshot that is restored
+}
+
+// takeSafety takes a snapshot of the store that is about to be replaced, of the
+// parts that are left alone, too. If the store is too broken for that, takeSafety
+// decides that what is replaced is set aside.
+func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir, replacement *restorer.Replacement) error {
+	if r.empty {
+		return nil
+	}
+	err := ErrSourceInvalid
+	if r.source != nil || r.parts&PartDatabase == 0 { // there is a database, and SQLite can read it, as far as that is known
+		var made *Metadata
+		if made, err = r.createSafety(ctx); err == nil {
+			r.result.SafetyStamp = made.Stamp
+			var report *Report
+			if report, err = validate(ctx, r.settings, made.Stamp); err == nil || report != nil && report.Intact {
+				return wrapJournal(replacement.Saved(made.Stamp))
+			}
+			if removeErr := removeSafety(ctx, backupDir, made.Stamp); removeErr != nil {
+				return errors.Join(err, removeErr)
+			}
+			r.result.SafetyStamp = ""
+		}
+	}
+	if ctx.Err() != nil || !cannotBeSnapshotted(err) {
+		return fmt.Errorf("take safety snapshot: %w", err)
+	}
+	r.log.Warn("safety_snapshot_not_possible", "path", r.DatabasePath, "reason", err.Error())
+	r.setAside = true
+	return wrapJournal(replacement.KeepOld())
+}
+
+// createSafety works like CreateRuntimeBackup. Without a Chroma directory in the
+// snapshot that is restored, its own has none either.
+func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("create backup: %w", err)
+		}
+	}()
+	opts := r.Options
+	opts.Locker, opts.InitDB = nil, nil // the guard is held already
+	opts.IncludeChroma = r.meta.ChromaSnapshotPath != "" && r.ChromaPath != ""
+	s, err := opts.resolve(true)
+	if err != nil {
+		return nil, err
+	}
+	return create(ctx, &s, &safety{source: r.source, of: r.result.Stamp})
+}
+
+func removeSafety(ctx context.Context, backupDir *fsat.Dir, stamp string) error {
+	root, err := backupDir.OpenDir(format.SnapshotsName)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return backupdir.Remove(ctx, backupDir, root, stamp, func() {})
+}
+
+// dropOwnSafety removes the safety snapshot of a restore that failed: the store
+// that it has is live again.
+func (r *restore) dropOwnSafety(ctx context.Context) {
+	if r.result.SafetyStamp != "" {
+		r.dropSafety(ctx, r.BackupDir, r.result.SafetyStamp)
+		r.result.SafetyStamp = ""
+	}
+}
+
+// dropSafety removes a safety snapshot that nobody needs.
+func (r *restore) dropSafety(ctx context.Context, backupDir, stamp string) {
+	dir, err := fsat.OpenDir(backupDir)
+	if err == nil {
+		err = removeSafety(context.WithoutCancel(ctx), dir, stamp)
+		dir.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.warn("safety_snapshot_left", filepath.Join(backupDir, format.SnapshotsName, stamp), err)
+	}
 }

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 
 	"github.com/atocore/backup/internal/errdefs"
+	"github.com/atocore/backup/internal/restorer"
 )
 
 // Errors that a caller can act on. Match them with errors.Is. Conditions of
@@ -71,6 +71,13 @@ var (
 	// it in a way that SQLite here does not see; nothing was made.
 	ErrDatabaseInUse = errdefs.ErrDatabaseInUse
 
+	// ErrCannotReplace is returned by RestoreRuntimeBackup if a part of the store
+	// differs from the snapshot and can't be replaced: it is on a read-only mount,
+	// immutable, or in a directory in which nothing may be created. The error
+	// names every such part, and what Options.Parts would have to be to restore the
+	// others. Nothing was done.
+	ErrCannotReplace = errors.New("a part of the store cannot be replaced")
+
 	// ErrOtherStore is returned by RestoreRuntimeBackup for a snapshot of another
 	// store than the one that it would replace, unless Options.FromOtherStore is
 	// set. Nothing was done.
@@ -96,9 +103,32 @@ func wrapStep(what, path string, err error) error {
 
 // joinInLine joins errors with "; ", because a problem's detail is one line.
 func joinInLine(errs []error) error {
-	texts := make([]string, len(errs))
-	for i, err := range errs {
-		texts[i] = err.Error()
+	joined := errs[0]
+	for _, err := range errs[1:] {
+		joined = fmt.Errorf("%w; %w", joined, err)
 	}
-	return errors.New(strings.Join(texts, "; "))
+	return joined
+}
+
+// cannotReplace returns the ErrCannotReplace for a restore that meets these
+// obstacles, with the way out.
+func (r *restore) cannotReplace(obstacles []restorer.Obstacle) error {
+	rest := r.parts
+	var reasons []error
+	for _, o := range obstacles {
+		part := partCalled(o.Part)
+		rest &^= part
+		what := map[Parts]string{
+			PartDatabase: "the database " + r.DatabasePath, PartRegistry: "the registry " + r.RegistryPath, PartChroma: "the Chroma directory " + r.ChromaPath,
+		}[part]
+		if part == 0 { // the journal of any restore
+			what, rest = "the directory of the database, in which a restore keeps its journal", 0
+		}
+		reasons = append(reasons, fmt.Errorf("%s: %w", what, o.Err))
+	}
+	way := "; nothing was touched"
+	if rest != 0 {
+		way += fmt.Sprintf("; to restore the rest, set Parts to %s (restore --only %s)", rest, rest)
+	}
+	return fmt.Errorf("%w: %w%s", ErrCannotReplace, joinInLine(reasons), way)
 }

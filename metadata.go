@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -236,4 +237,81 @@ func placesIn(m *Metadata) (places restorer.Places, err error) {
 		}
 	}
 	return places, nil
+}
+
+// Parts is a set of parts of a store. In JSON it is its String.
+type Parts uint8
+
+// The parts of a store.
+const (
+	PartDatabase Parts = 1 << iota
+	PartRegistry
+	PartChroma
+
+	allParts = PartDatabase | PartRegistry | PartChroma
+)
+
+// String returns the names of the parts, separated by commas: "database",
+// "registry" and "chroma".
+func (p Parts) String() string {
+	var names []string
+	for i, name := range []string{"database", "registry", "chroma"} {
+		if p&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// parts returns the parts that the snapshot has.
+func (m *Metadata) parts() Parts {
+	parts := PartDatabase
+	if m.RegistrySnapshotPath != "" {
+		parts |= PartRegistry
+	}
+	if m.ChromaSnapshotPath != "" {
+		parts |= PartChroma
+	}
+	return parts
+}
+
+// partsOf returns the parts that a restore is about.
+func partsOf(journal *restorer.Journal) (parts Parts) {
+	if !journal.LeavesDatabase() {
+		parts |= PartDatabase
+	}
+	if journal.Live.Chroma != "" {
+		parts |= PartChroma
+	}
+	if journal.Live.Registry != "" {
+		parts |= PartRegistry
+	}
+	return parts
+}
+
+// partDirs are the directories of the parts in a snapshot, by which package
+// restorer names the parts.
+var partDirs = map[Parts]string{PartDatabase: format.DBDir, PartRegistry: format.ConfigDir, PartChroma: format.ChromaDir}
+
+// partCalled returns the part with this directory in a snapshot, or 0.
+func partCalled(dir string) Parts {
+	for part, name := range partDirs {
+		if name == dir {
+			return part
+		}
+	}
+	return 0
+}
+
+// describeParts names the parts with what happens to them, for the log.
+func describeParts(parts []RestorePart) string {
+	var texts []string
+	for _, p := range parts {
+		text := fmt.Sprintf("%s=%s", p.Part, p.Action)
+		if len(p.Owners) > 0 {
+			text += " (" + strings.Join(p.Owners, " ") + ")"
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, ", ")
 }

@@ -122,6 +122,17 @@ type Options struct {
 	// nothing at any of the paths.
 	FromOtherStore bool
 
+	// Parts are the parts of the store that a restore replaces. The others stay as
+	// they are, and may be in use, so that the store is a mixture of two points in
+	// time afterwards, on purpose. If it is 0, the restore is of all parts that
+	// the snapshot has.
+	Parts Parts
+
+	// Confirm is called by a restore with what it is about to do, while everybody
+	// is kept away from the store and before anything is touched. If it returns
+	// an error, the restore ends with that. It may be nil.
+	Confirm func(ctx context.Context, plan []RestorePart) error
+
 	// Wait bounds all waiting of a call for a database that somebody keeps from
 	// being read, and for the guard. At its end the error matches
 	// ErrDatabaseInUse, or context.DeadlineExceeded if it is the guard that was
@@ -256,9 +267,10 @@ const (
 
 	PhasePrune Phase = "prune" // removing snapshots
 
-	PhaseStage  Phase = "stage"  // copying a snapshot beside the live store
-	PhaseSwap   Phase = "swap"   // replacing the live store with it
-	PhaseVerify Phase = "verify" // comparing what was restored with the snapshot
+	PhaseCompare Phase = "compare" // finding out which parts of the live store differ from a snapshot
+	PhaseStage   Phase = "stage"   // copying a snapshot beside the live store
+	PhaseSwap    Phase = "swap"    // replacing the live store with it
+	PhaseVerify  Phase = "verify"  // comparing what was restored with the snapshot
 
 	PhaseValidateFiles    Phase = "validate_files"    // comparing files with the manifest
 	PhaseValidateDatabase Phase = "validate_database" // SQLite's own checks
@@ -390,15 +402,6 @@ func (s *settings) checkPlaces() (faults []error) {
 		fault("BackupDir %s is %d bytes too long for SQLite to open a copy in it", s.BackupDir, deepest-longest)
 	}
 	return faults
-}
-
-// checkRestore refuses the one option with which a create works and a restore
-// does not.
-func (s *settings) checkRestore() error {
-	if s.DB != nil {
-		return fmt.Errorf("%w: DB is set: a database is restored while nobody has it open", ErrInvalidOptions)
-	}
-	return nil
 }
 
 // progress reports p to the host, if it wants reports.

@@ -270,7 +270,7 @@ func (r *restore) recoverFrom(ctx context.Context, journal *restorer.Journal) er
 	state := journal.State()
 	if state != restorer.StateStaging && state != restorer.StateDone {
 		// Whoever opened the store meanwhile must close it first.
-		if err := r.lockLive(ctx, journal.Live.Chroma); err != nil {
+		if err := r.lockLive(ctx, partsOf(journal)); err != nil {
 			return err
 		}
 		defer r.unlockLive()
@@ -307,6 +307,9 @@ func (r *restore) newStoreIsGood(ctx context.Context, journal *restorer.Journal)
 	same, err := journal.Matches(ctx)
 	if err != nil || same {
 		return same, err
+	}
+	if journal.LeavesDatabase() {
+		return journal.PartsAreThere()
 	}
 	if r.source == nil { // there is no database that SQLite can read
 		return false, nil
@@ -401,6 +404,12 @@ func (r *restore) isLive(ctx context.Context, saved *settings, snapshot Snapshot
 		return false, err
 	}
 	r.unlockLive() // it may be of the new database, which is not live any more
+	if from.Chroma != "" {
+		// A Chroma directory that the restore left alone may be in use.
+		if err := sqlitedb.CheckNotOpen(ctx, filepath.Join(r.ChromaPath, format.ChromaDBName)); err != nil {
+			return false, err
+		}
+	}
 	live := r.livePlaces()
 	database, err := sqlitedb.Lock(ctx, live.Database)
 	if err != nil {
@@ -408,18 +417,6 @@ func (r *restore) isLive(ctx context.Context, saved *settings, snapshot Snapshot
 	}
 	defer database.Close()
 	return restorer.IsLive(ctx, contents, from, live, database)
-}
-
-// dropSafety removes a safety snapshot that nobody needs.
-func (r *restore) dropSafety(ctx context.Context, backupDir, stamp string) {
-	dir, err := fsat.OpenDir(backupDir)
-	if err == nil {
-		err = removeSafety(context.WithoutCancel(ctx), dir, stamp)
-		dir.Close()
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		r.warn("safety_snapshot_left", filepath.Join(backupDir, format.SnapshotsName, stamp), err)
-	}
 }
 
 // warn logs a condition that is no failure.

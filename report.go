@@ -282,23 +282,47 @@ type RestoreResult struct {
 	// Stamp is the snapshot that was restored.
 	Stamp string
 	// SafetyStamp is the snapshot that was taken of the store before. It is
-	// empty if there was no store, or if the old parts are in SetAside.
+	// empty if there was no store, if nothing had to be replaced, or if the old
+	// parts are in SetAside.
 	SafetyStamp string
 	// SetAside lists the directories with what was moved out of the way and is
 	// in no snapshot: the old parts of a store of which no snapshot could be
 	// taken, or what somebody wrote to a store that was half restored. The
 	// caller may remove them.
 	SetAside []string
-	// DatabasePath, RegistryPath and ChromaPath are where the parts were put.
-	// They are empty for parts that the snapshot does not have; those were left
-	// alone.
+	// DatabasePath, RegistryPath and ChromaPath are where the parts are that have
+	// the snapshot's content now. They are empty for parts that the snapshot does
+	// not have, or that Options.Parts leaves out; those were left alone.
 	DatabasePath, RegistryPath, ChromaPath string
-	// Files and Bytes count what was restored.
+	// Files and Bytes count what was put in place.
 	Files, Bytes int64
 	// Recovered reports what became of an earlier restore that had been
 	// interrupted: it was "finished" or "undone" before this one began. It is
 	// empty if there was none. RecoveredStamp is the snapshot of that restore.
 	Recovered, RecoveredStamp string
+	// Parts says what happened to each part.
+	Parts []RestorePart
+	// Mixed reports that Options.Parts left out a part that the snapshot has: the
+	// store is a mixture of two points in time.
+	Mixed bool
+}
+
+// setParts records what happened to the parts.
+func (r *RestoreResult) setParts(parts []RestorePart) {
+	r.Parts = parts
+	for _, p := range parts {
+		switch {
+		case p.Action == ActionLeaveOut:
+			r.Mixed = true
+		case p.Action == ActionAbsent:
+		case p.Part == PartDatabase:
+			r.DatabasePath = p.Path
+		case p.Part == PartRegistry:
+			r.RegistryPath = p.Path
+		case p.Part == PartChroma:
+			r.ChromaPath = p.Path
+		}
+	}
 }
 
 // restoreJSON is the form of a RestoreResult in JSON.
@@ -313,6 +337,8 @@ type restoreJSON struct {
 	Bytes          int64           `json:"bytes"`
 	Recovered      pyjson.String   `json:"recovered"`
 	RecoveredStamp pyjson.String   `json:"recovered_stamp"`
+	Parts          []RestorePart   `json:"parts"`
+	Mixed          bool            `json:"mixed"`
 }
 
 // MarshalJSON returns the form that the command prints.
@@ -321,6 +347,7 @@ func (r RestoreResult) MarshalJSON() ([]byte, error) {
 		pyjson.String(r.Stamp), pyjson.String(r.SafetyStamp), pyStrings(r.SetAside),
 		pyjson.String(r.DatabasePath), pyjson.String(r.RegistryPath), pyjson.String(r.ChromaPath),
 		r.Files, r.Bytes, pyjson.String(r.Recovered), pyjson.String(r.RecoveredStamp),
+		append([]RestorePart{}, r.Parts...), r.Mixed,
 	})
 }
 
@@ -334,6 +361,66 @@ func (r *RestoreResult) UnmarshalJSON(data []byte) error {
 		string(in.Stamp), string(in.SafetyStamp), goStrings(in.SetAside),
 		string(in.DatabasePath), string(in.RegistryPath), string(in.ChromaPath),
 		in.Files, in.Bytes, string(in.Recovered), string(in.RecoveredStamp),
+		append([]RestorePart(nil), in.Parts...), in.Mixed,
+	}
+	return nil
+}
+
+// RestorePart says what a restore does, or did, with one part of the store.
+type RestorePart struct {
+	// Part is PartDatabase, PartRegistry or PartChroma, and Path where it is.
+	Part   Parts
+	Path   string
+	Action RestoreAction
+	// Owners are the users and groups to whom what was put in place belongs, by
+	// their numbers, "1000:1000". There are none if nothing was, where the system
+	// has none, and in a plan.
+	Owners []string
+	// NotKept says what could not be kept of the files that were replaced: the
+	// owners, or extended attributes and ACLs, with the first file and the reason.
+	NotKept []string
+}
+
+// RestoreAction is what a restore does with a part.
+type RestoreAction string
+
+// The actions of a restore.
+const (
+	ActionCreate    RestoreAction = "create"    // nothing is in its place
+	ActionReplace   RestoreAction = "replace"   // another one takes its place
+	ActionOverwrite RestoreAction = "overwrite" // it is a file that is mounted alone: its content is replaced
+	ActionEqual     RestoreAction = "equal"     // it has the snapshot's content already, and is not touched
+	ActionLeaveOut  RestoreAction = "leave_out" // Options.Parts leaves it out
+	ActionAbsent    RestoreAction = "absent"    // the snapshot does not have it, so it is left alone
+)
+
+// restorePartJSON is the form of a RestorePart in JSON.
+type restorePartJSON struct {
+	Part    pyjson.String   `json:"part"`
+	Path    pyjson.String   `json:"path"`
+	Action  pyjson.String   `json:"action"`
+	Owners  []pyjson.String `json:"owners"`
+	NotKept []pyjson.String `json:"not_kept"`
+}
+
+// MarshalJSON returns the form that the command prints.
+func (p RestorePart) MarshalJSON() ([]byte, error) {
+	return pyjson.Marshal(restorePartJSON{
+		pyjson.String(p.Part.String()), pyjson.String(p.Path), pyjson.String(p.Action), pyStrings(p.Owners), pyStrings(p.NotKept),
+	})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (p *RestorePart) UnmarshalJSON(data []byte) error {
+	var in restorePartJSON
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
+	}
+	*p = RestorePart{Path: string(in.Path), Action: RestoreAction(in.Action), Owners: goStrings(in.Owners), NotKept: goStrings(in.NotKept)}
+	for part := PartDatabase; part <= PartChroma; part <<= 1 {
+		if slices.Contains(strings.Split(string(in.Part), ","), part.String()) {
+			p.Part |= part
+		}
 	}
 	return nil
 }

@@ -1,16 +1,17 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/errdefs"
+	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/restorer"
@@ -18,13 +19,17 @@ import (
 )
 
 // RestoreRuntimeBackup puts the snapshot named stamp back to the paths in opts,
-// each part that the snapshot has: database, registry and Chroma directory. A
-// part that the snapshot lacks is left alone. The paths need not exist.
+// each part that the snapshot has, or those of opts.Parts: database, registry and
+// Chroma directory. The paths need not exist. A part that the snapshot lacks, or
+// that opts.Parts leaves out, is left alone; then the store is a mixture of two
+// points in time. A part whose content is the snapshot's already is not touched.
 //
 // First the snapshot is validated, as [ValidateBackup] does. A damaged one is
 // not restored, one with findings only if opts.DespiteFindings is set, and one
 // of another store only if opts.FromOtherStore is or if there is nothing at any
-// of the paths. Then a safety snapshot is taken of the present store, and the
+// of the paths. What can't be replaced is found before anything is touched:
+// ErrCannotReplace; and opts.Confirm is asked. Then a safety snapshot is taken of
+// the present store, of the parts that are left alone, too, and the
 // result has its stamp, so that no restore loses anything; a store that is too
 // broken for that is set aside as a whole. What was restored is compared with
 // the snapshot's hashes before the old store is given up.
@@ -33,29 +38,35 @@ import (
 // interrupted, at any point, is finished or undone by the next call with the
 // same paths; until then every function returns [ErrRestoreUnfinished].
 //
-// Nobody may have the database open: [ErrDatabaseInUse]. Any connection to a
+// Nobody may have the database open if it is one of the parts:
+// [ErrDatabaseInUse]. Any connection to a
 // database in WAL mode is detected, and any transaction on another database. An
 // idle connection to a rollback-journal database holds no lock; on Linux it is
 // detected where this process gets a lease on the file, as its owner and root
 // do, or if it may inspect the process that has it. The same holds for anybody
 // who has the live chroma.sqlite3 open. opts.Locker, if it is set, is held from
-// before the safety snapshot until everything is in place. opts.DB must be nil.
+// before the safety snapshot until everything is in place. opts.DB must be nil if
+// the database is one of the parts.
 //
 // A Chroma directory that is a mount point or a symbolic link stays one: its
 // contents are replaced. A database or registry that is a symbolic link stays
 // one, too. The database gets the mode of the one it replaces; everything else
-// gets the modes and times of the snapshot. If the process runs as the
-// superuser, what it restores gets the owner of what it replaces. If the
-// snapshot is of format 1, the database is in rollback-journal mode until the
-// host sets another one.
+// gets the modes and times of the snapshot. Each file gets the extended
+// attributes and the ACL of the file that it replaces and, if the process runs as
+// the superuser, its owner and group; one that replaces none belongs to the owner
+// of the directory that it goes into. The result says who owns what, and what
+// could not be kept. If the snapshot is of format 1, the database is in
+// rollback-journal mode until the host sets another one.
 //
-// A call costs validating the snapshot, a create (and validating the result),
-// one copy of the snapshot on the file systems of the live store, and reading
-// that copy once. ctx is heeded until the parts begin to be swapped, and again
+// A call costs validating the snapshot, reading those parts of the live store
+// whose sizes are the snapshot's, a create (and validating the result), one copy
+// of the snapshot on the file systems of the live store, and reading that copy
+// once. ctx is heeded until the parts begin to be swapped, and again
 // while the result is compared.
 //
 // Errors: [ErrInvalidOptions], [ErrInvalidBackup] (nothing was touched),
-// [ErrOtherStore], [ErrSourceInvalid], [ErrDatabaseInUse], [ErrBusy],
+// [ErrOtherStore], [ErrCannotReplace], [ErrSourceInvalid], [ErrDatabaseInUse],
+// [ErrBusy], what opts.Confirm returns,
 // [ErrRestoreUnfinished] if an earlier restore had other paths or if this one
 // could not be undone, [ErrPanic], ctx's error, or an error of creating a
 // snapshot. After any of them but ErrRestoreUnfinished, the store is as before.
@@ -104,6 +115,8 @@ type restore struct {
 	empty    bool             // there is nothing at any of the paths
 	meta     *Metadata        // the snapshot's
 	contents []format.Entry   // the files of the snapshot, in the order of their paths
+	parts    Parts            // those that the restore is about
+	plan     []RestorePart    // what happens to each part
 	source   *sqlitedb.Source // the live database, locked; nil if there is none or it cannot be locked
 	setAside bool             // the old store is set aside, because no snapshot could be taken of it
 	done     bool             // the new store is in place
@@ -134,38 +147,47 @@ func (r *restore) run(ctx context.Context) (err error) {
 	}
 	defer r.release(unlock)
 	// Not while recovering: an interrupted restore leaves hard links.
-	if err := sqlitedb.CheckName(ctx, r.DatabasePath); err != nil {
-		return wrapStep("lock database", r.DatabasePath, err)
+	if r.parts&PartDatabase != 0 {
+		if err := sqlitedb.CheckName(ctx, r.DatabasePath); err != nil {
+			return wrapStep("lock database", r.DatabasePath, err)
+		}
 	}
-	if err := r.lockLive(ctx, r.chromaToReplace()); err != nil {
-		return wrapStep("lock database", r.DatabasePath, err)
+	if err := r.lockLive(ctx, r.parts); err != nil {
+		return err
 	}
 	defer r.unlockLive()
 
-	// 5. Write the journal. From here on it records how to go on if this is
-	// interrupted.
+	// 5. Find out which parts differ from the snapshot, and whether these can be
+	// replaced, and ask the host.
 	replacement, err := r.planReplacement(ctx, snapshot)
 	if err != nil {
 		return err
 	}
+	if replacement.From == (restorer.Places{}) {
+		r.finishResult(replacement, nil)
+		return nil
+	}
+
+	// 6. Write the journal. From here on it records how to go on if this is
+	// interrupted.
 	defer func() { err = errors.Join(err, r.close(replacement)) }()
 	if err := r.begin(ctx, replacement); err != nil {
 		return err
 	}
 
-	// 6. Take a snapshot of the present store.
+	// 7. Take a snapshot of the present store.
 	if err := r.takeSafety(ctx, backupDir, replacement); err != nil {
 		return err
 	}
 
-	// 7. Copy the snapshot beside the live store.
+	// 8. Copy the snapshot beside the live store.
 	r.progress(Progress{Phase: PhaseStage})
 	if err := replacement.Stage(ctx); err != nil {
 		return wrapStep("stage", r.DatabasePath, err)
 	}
 	files, bytes := replacement.Files, replacement.Bytes
 
-	// 8. Swap the old parts and the new ones, and compare the new ones with the
+	// 9. Swap the old parts and the new ones, and compare the new ones with the
 	// snapshot.
 	r.progress(Progress{Phase: PhaseSwap})
 	if err := replacement.Swap(ctx); err != nil {
@@ -176,7 +198,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 		return wrapStep("verify", r.DatabasePath, err)
 	}
 
-	// 9. Remove the old store, or set it aside.
+	// 10. Remove the old store, or set it aside.
 	if err := wrapJournal(replacement.Commit()); err != nil {
 		return err
 	}
@@ -185,8 +207,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: the new store is in place: %w", ErrRestoreUnfinished, err)
 	}
-	r.finishResult(files, bytes, setAside)
-	r.logRestored()
+	r.finishResult(replacement, setAside)
 	return nil
 }
 
@@ -217,24 +238,20 @@ func (r *restore) close(replacement *restorer.Replacement) error {
 	return nil
 }
 
-func (r *restore) finishResult(files, bytes int64, setAside []string) {
-	r.result.Files, r.result.Bytes = files, bytes
+// finishResult completes the result of a restore that is done, and logs it. A
+// Logger that panics does not undo that, so an error would be wrong.
+func (r *restore) finishResult(replacement *restorer.Replacement, setAside []string) {
+	r.result.Files, r.result.Bytes = replacement.Files, replacement.Bytes
 	r.result.SetAside = append(r.result.SetAside, setAside...)
-	r.result.DatabasePath = r.DatabasePath
-	if r.meta.RegistrySnapshotPath != "" {
-		r.result.RegistryPath = r.RegistryPath
+	for i := range r.plan {
+		for _, owner := range replacement.Owners(partDirs[r.plan[i].Part]) {
+			r.plan[i].Owners = append(r.plan[i].Owners, fmt.Sprintf("%d:%d", owner.UID, owner.GID))
+		}
 	}
-	if r.meta.ChromaSnapshotPath != "" {
-		r.result.ChromaPath = r.ChromaPath
-	}
-}
-
-// logRestored logs a restore that is done. A Logger that panics does not undo
-// that, so an error would be wrong.
-func (r *restore) logRestored() {
+	r.result.setParts(r.plan)
 	defer func() { _ = recover() }()
 	r.log.Info("runtime_backup_restored", "stamp", r.result.Stamp, "safety_stamp", r.result.SafetyStamp,
-		"files", r.result.Files, "bytes", r.result.Bytes)
+		"files", r.result.Files, "bytes", r.result.Bytes, "parts", describeParts(r.plan), "mixed", r.result.Mixed)
 }
 
 // openSnapshot validates the snapshot and reads which files it has. It returns
@@ -250,18 +267,8 @@ func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
 	if r.meta = report.Metadata; !r.empty && !r.FromOtherStore && !r.owner()(r.meta) {
 		return nil, fmt.Errorf("%w, %s: set FromOtherStore (restore --from-other-store) to replace this one with it", ErrOtherStore, r.meta.store())
 	}
-	for _, p := range []struct{ name, given, recorded string }{
-		{"RegistryPath", r.RegistryPath, r.meta.RegistrySnapshotPath},
-		{"ChromaPath", r.ChromaPath, r.meta.ChromaSnapshotPath},
-	} {
-		if p.recorded != "" && p.given == "" {
-			return nil, fmt.Errorf("%w: %s is empty, and the snapshot has that part", ErrInvalidOptions, p.name)
-		}
-	}
-	if r.meta.ChromaSnapshotPath != "" {
-		if err := r.checkChromaLink(); err != nil {
-			return nil, err
-		}
+	if err := r.chooseParts(); err != nil {
+		return nil, err
 	}
 	dir, err := backupdir.OpenSnapshot(ctx, r.BackupDir, r.result.Stamp)
 	if err != nil {
@@ -274,78 +281,36 @@ func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
 	return dir, nil
 }
 
-// chromaToReplace returns the path of the live Chroma directory if the snapshot
-// has one.
-func (r *restore) chromaToReplace() string {
-	if r.meta.ChromaSnapshotPath == "" {
-		return ""
+// checkRestore refuses what a create takes and a restore does not, and parts that
+// there are not.
+func (s *settings) checkRestore() error {
+	if unknown := s.Parts &^ allParts; unknown != 0 {
+		return fmt.Errorf("%w: Parts has unknown bits: %#x", ErrInvalidOptions, uint8(unknown))
 	}
-	return r.ChromaPath
+	if s.DB != nil && (s.Parts == 0 || s.Parts&PartDatabase != 0) {
+		return fmt.Errorf("%w: DB is set: a database is restored while nobody has it open", ErrInvalidOptions)
+	}
+	return nil
 }
 
-// lockLive locks the live database exclusively. A file that is not a database,
-// or that the disk cannot read, cannot be locked and is skipped. chroma is the
-// Chroma directory that is concerned, or empty.
-func (r *restore) lockLive(ctx context.Context, chroma string) error {
-	database := fsat.RealPath(r.DatabasePath)
-	paths := []string{database}
-	if chroma != "" {
-		paths = append(paths, filepath.Join(chroma, format.ChromaDBName))
+// chooseParts decides which parts are restored.
+func (r *restore) chooseParts() error {
+	has := r.meta.parts()
+	if r.parts = cmp.Or(r.Parts, has); r.parts&^has != 0 {
+		return fmt.Errorf("%w: Parts has parts that the snapshot does not have: %s", ErrInvalidOptions, r.parts&^has)
 	}
-	for _, path := range paths {
-		if err := sqlitedb.CheckNotOpen(ctx, path); err != nil {
-			return err
+	for _, p := range []struct {
+		part        Parts
+		name, given string
+	}{{PartRegistry, "RegistryPath", r.RegistryPath}, {PartChroma, "ChromaPath", r.ChromaPath}} {
+		if r.parts&p.part != 0 && p.given == "" {
+			return fmt.Errorf("%w: %s is empty, and the snapshot has that part", ErrInvalidOptions, p.name)
 		}
 	}
-	source, err := sqlitedb.Lock(ctx, database)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrSourceInvalid) || errors.Is(err, syscall.EISDIR) {
-		return nil
+	if r.parts&PartChroma != 0 {
+		return r.checkChromaLink()
 	}
-	r.source = source
-	return err
-}
-
-func (r *restore) unlockLive() {
-	if r.source != nil {
-		r.source.Close()
-		r.source = nil
-	}
-}
-
-// safety is what a create has to know if it takes the safety snapshot of a
-// restore.
-type safety struct {
-	source *sqlitedb.Source // the live database, which the restore has locked
-	of     string           // the stamp of the snapshot that is restored
-}
-
-// takeSafety takes a snapshot of the store that is about to be replaced. If the
-// store is too broken for that, takeSafety decides that it is set aside.
-func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir, replacement *restorer.Replacement) error {
-	if r.empty {
-		return nil
-	}
-	err := ErrSourceInvalid
-	if r.source != nil { // there is a database, and SQLite can read it
-		var made *Metadata
-		if made, err = r.createSafety(ctx); err == nil {
-			r.result.SafetyStamp = made.Stamp
-			var report *Report
-			if report, err = validate(ctx, r.settings, made.Stamp); err == nil || report != nil && report.Intact {
-				return wrapJournal(replacement.Saved(made.Stamp))
-			}
-			if removeErr := removeSafety(ctx, backupDir, made.Stamp); removeErr != nil {
-				return errors.Join(err, removeErr)
-			}
-			r.result.SafetyStamp = ""
-		}
-	}
-	if ctx.Err() != nil || !cannotBeSnapshotted(err) {
-		return fmt.Errorf("take safety snapshot: %w", err)
-	}
-	r.log.Warn("safety_snapshot_not_possible", "path", r.DatabasePath, "reason", err.Error())
-	r.setAside = true
-	return wrapJournal(replacement.KeepOld())
+	return nil
 }
 
 func wrapJournal(err error) error {
@@ -355,43 +320,8 @@ func wrapJournal(err error) error {
 	return wrapStep("write journal", restorer.JournalName, err)
 }
 
-// createSafety works like CreateRuntimeBackup with the parts that are about to
-// be replaced.
-func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("create backup: %w", err)
-		}
-	}()
-	opts := r.Options
-	opts.Locker, opts.InitDB = nil, nil // the guard is held already
-	opts.IncludeChroma = r.meta.ChromaSnapshotPath != ""
-	s, err := opts.resolve(true)
-	if err != nil {
-		return nil, err
-	}
-	return create(ctx, &s, &safety{source: r.source, of: r.result.Stamp})
-}
-
-func removeSafety(ctx context.Context, backupDir *fsat.Dir, stamp string) error {
-	root, err := backupDir.OpenDir(format.SnapshotsName)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return backupdir.Remove(ctx, backupDir, root, stamp, func() {})
-}
-
-// dropOwnSafety removes the safety snapshot of a restore that failed: the store
-// that it has is live again.
-func (r *restore) dropOwnSafety(ctx context.Context) {
-	if r.result.SafetyStamp != "" {
-		r.dropSafety(ctx, r.BackupDir, r.result.SafetyStamp)
-		r.result.SafetyStamp = ""
-	}
-}
-
-// planReplacement prepares replacing the store by the snapshot.
+// planReplacement prepares replacing the store by the snapshot: the parts that
+// differ from it. It touches nothing.
 func (r *restore) planReplacement(ctx context.Context, snapshot *fsat.Dir) (*restorer.Replacement, error) {
 	p := &restorer.Replacement{
 		Stamp:     r.result.Stamp,
@@ -400,6 +330,7 @@ func (r *restore) planReplacement(ctx context.Context, snapshot *fsat.Dir) (*res
 		Snapshot:  snapshot,
 		Contents:  r.contents,
 		Warn:      r.warn,
+		NotKept:   r.notKept,
 		Broken:    r.DespiteFindings,
 		Undone:    func() { r.dropOwnSafety(ctx) },
 		OnStage: func(path string, files, bytes int64) {
@@ -409,24 +340,86 @@ func (r *restore) planReplacement(ctx context.Context, snapshot *fsat.Dir) (*res
 	p.OnVerify = func(path string, files, bytes int64) {
 		r.progress(Progress{Phase: PhaseVerify, Path: path, Files: files, TotalFiles: p.Files, Bytes: bytes, TotalBytes: p.Bytes})
 	}
-	var err error
-	if p.From, err = placesIn(r.meta); err != nil {
+	from, err := placesIn(r.meta)
+	if err != nil {
 		return nil, err
 	}
 	live := r.livePlaces()
+	p.Live.Database = live.Database // the journal lies beside it
 	for _, part := range []struct {
+		part       Parts
 		from, live string
-		into       *string
+		intoFrom   *string
+		intoLive   *string
 	}{
-		{p.From.Database, live.Database, &p.Live.Database},
-		{p.From.Registry, live.Registry, &p.Live.Registry},
-		{p.From.Chroma, live.Chroma, &p.Live.Chroma},
+		{PartDatabase, from.Database, live.Database, &p.From.Database, &p.Live.Database},
+		{PartRegistry, from.Registry, live.Registry, &p.From.Registry, &p.Live.Registry},
+		{PartChroma, from.Chroma, live.Chroma, &p.From.Chroma, &p.Live.Chroma},
 	} {
-		if part.from != "" {
-			*part.into = part.live
+		if r.parts&part.part != 0 {
+			*part.intoFrom, *part.intoLive = part.from, part.live
 		}
 	}
-	return p, nil
+	r.progress(Progress{Phase: PhaseCompare})
+	var equal []string
+	if !r.empty {
+		if equal, err = p.LeaveEqual(ctx, r.source); err != nil {
+			return nil, err
+		}
+	}
+	return p, r.decide(ctx, p, equal)
+}
+
+// decide makes the plan, refuses what can't be done, and asks the host.
+func (r *restore) decide(ctx context.Context, p *restorer.Replacement, equal []string) error {
+	r.plan = r.planOf(p, equal)
+	obstacles, err := p.Obstacles(ctx)
+	if err != nil {
+		return err
+	}
+	if len(obstacles) > 0 && p.From != (restorer.Places{}) {
+		return r.cannotReplace(obstacles)
+	}
+	r.log.Info("restore_planned", "stamp", r.result.Stamp, "parts", describeParts(r.plan))
+	if r.Confirm == nil {
+		return nil
+	}
+	return r.Confirm(ctx, slices.Clone(r.plan))
+}
+
+// planOf says what happens to each part.
+func (r *restore) planOf(p *restorer.Replacement, equal []string) (plan []RestorePart) {
+	for _, part := range []struct{ name, path string }{
+		{format.DBDir, r.DatabasePath}, {format.ConfigDir, r.RegistryPath}, {format.ChromaDir, r.ChromaPath},
+	} {
+		of := RestorePart{Part: partCalled(part.name), Path: part.path, Action: ActionCreate}
+		there, mounted := p.Target(part.name)
+		switch {
+		case r.meta.parts()&of.Part == 0:
+			of.Action = ActionAbsent
+		case r.parts&of.Part == 0:
+			of.Action = ActionLeaveOut
+		case slices.Contains(equal, part.name):
+			of.Action = ActionEqual
+		case mounted:
+			of.Action = ActionOverwrite
+		case there:
+			of.Action = ActionReplace
+		}
+		plan = append(plan, of)
+	}
+	return plan
+}
+
+// notKept records what could not be kept of a file that is replaced.
+func (r *restore) notKept(part, what, path string, reason error) {
+	r.warn(what, path, reason)
+	for i := range r.plan {
+		if r.plan[i].Part == partCalled(part) {
+			kind := map[string]string{filetree.OwnerNotKept: "the owner", filetree.AttributesNotKept: "extended attributes"}[what]
+			r.plan[i].NotKept = append(r.plan[i].NotKept, fmt.Sprintf("%s of %s: %s", kind, path, fsat.Cause(reason)))
+		}
+	}
 }
 
 // begin writes the journal. An empty place concerns nobody else who uses the

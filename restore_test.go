@@ -203,6 +203,7 @@ func TestRestoreSetsABrokenStoreAside(t *testing.T) {
 			m := s.Create()
 			chroma := backuptest.ReadTree(t, s.ChromaPath)
 			tt.breakStore(t, s)
+			s.Disturb()
 			r := s.Restore(m.Stamp)
 			require.Empty(t, r.SafetyStamp)
 			require.NotEmpty(t, r.SetAside)
@@ -334,7 +335,7 @@ func TestRestoreIsUndone(t *testing.T) {
 			db := backuptest.OpenDB(t, s.DatabasePath)
 			require.NoError(t, backuptest.Transfer(context.Background(), db, 1, 2, 3))
 			require.NoError(t, db.Close())
-			require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, "later"), []byte("x"), 0o600))
+			s.Disturb()
 			chroma := backuptest.ReadTree(t, s.ChromaPath)
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
@@ -372,8 +373,16 @@ func TestRestoreIsUndone(t *testing.T) {
 
 func TestRestoreResultJSON(t *testing.T) {
 	t.Parallel()
-	text, err := json.Marshal(backup.RestoreResult{Stamp: "a", SetAside: []string{"/x", "/y"}, DatabasePath: "/db", Recovered: "undone", RecoveredStamp: "b"})
+	text, err := json.Marshal(backup.RestoreResult{
+		Stamp: "a", SetAside: []string{"/x", "/y"}, DatabasePath: "/db", Recovered: "undone", RecoveredStamp: "b", Mixed: true,
+		Parts: []backup.RestorePart{
+			{Part: backup.PartDatabase, Path: "/db", Action: backup.ActionReplace, Owners: []string{"1:2"}, NotKept: []string{"the owner of /db: no"}},
+			{Part: backup.PartChroma, Action: backup.ActionLeaveOut},
+		},
+	})
 	require.NoError(t, err)
 	require.JSONEq(t, `{"stamp":"a","safety_stamp":"","set_aside":["/x","/y"],"db_path":"/db","registry_path":"",
-		"chroma_path":"","files":0,"bytes":0,"recovered":"undone","recovered_stamp":"b"}`, string(text))
+		"chroma_path":"","files":0,"bytes":0,"recovered":"undone","recovered_stamp":"b","mixed":true,"parts":[
+		{"part":"database","path":"/db","action":"replace","owners":["1:2"],"not_kept":["the owner of /db: no"]},
+		{"part":"chroma","path":"","action":"leave_out","owners":[],"not_kept":[]}]}`, string(text))
 }

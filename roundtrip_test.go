@@ -27,6 +27,7 @@ var jsonTypes = map[string]any{
 	"Metadata":      backup.Metadata{},
 	"PruneResult":   backup.PruneResult{},
 	"Report":        backup.Report{},
+	"RestorePart":   backup.RestorePart{},
 	"RestoreResult": backup.RestoreResult{},
 	"Snapshot":      backup.Snapshot{},
 }
@@ -104,6 +105,8 @@ func fill(t *testing.T, of reflect.Type, at string) reflect.Value {
 		v.SetString("é\xff\u2028<&>\n\"" + at) // any bytes that a path may have
 	case reflect.Bool:
 		v.SetBool(true)
+	case reflect.Uint8: // a set of bits
+		v.SetUint(uint64(backup.PartDatabase | backup.PartChroma))
 	case reflect.Int, reflect.Int64:
 		v.SetInt(1<<62 + int64(len(at)))
 	default:

@@ -119,6 +119,9 @@ func TestRestoreOfAnotherStore(t *testing.T) {
 	_, err = backup.RestoreRuntimeBackup(t.Context(), empty, stamps[0])
 	require.ErrorIs(t, err, backup.ErrOtherStore)
 
+	db := backuptest.OpenDB(t, hr.DatabasePath)
+	require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
+	require.NoError(t, db.Close())
 	hr.FromOtherStore = true
 	result := hr.Restore(stamps[0])
 	requireRestored(t, sales.Snapshot(stamps[0]), hr.Options)

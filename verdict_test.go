@@ -62,6 +62,7 @@ func TestRestoreDespiteFindings(t *testing.T) {
 
 			// Something else is live by now.
 			whole := backuptest.NewSmallStore(t)
+			require.NoError(t, backuptest.Transfer(t.Context(), backuptest.OpenDB(t, whole.DatabasePath, "_pragma=journal_mode(delete)"), 1, 2, 3))
 			for from, to := range map[string]string{whole.DatabasePath: s.DatabasePath, whole.RegistryPath: s.RegistryPath} {
 				data, err := os.ReadFile(from)
 				require.NoError(t, err)
@@ -91,8 +92,9 @@ func TestRestoreDespiteFindings(t *testing.T) {
 			requireRestored(t, snapshot, s.Options)
 			s.RequireNoRemains()
 
-			// Now the store is broken again. A restore of it by itself takes a
-			// safety snapshot that has the same findings, and is intact.
+			// Now the store is broken again. Another restore takes a safety snapshot
+			// that has the same findings, and is intact.
+			s.Disturb()
 			result = s.Restore(snapshot.Stamp)
 			if result.SafetyStamp == "" {
 				require.NotEmpty(t, result.SetAside)
@@ -162,6 +164,7 @@ func TestRestoreOfWhatSQLiteCannotOpen(t *testing.T) {
 
 	// What is live is set aside then, because no snapshot can be taken of it.
 	s.DespiteFindings = false
+	s.Disturb()
 	second := s.Restore(result.SafetyStamp)
 	require.Len(t, second.SetAside, 3)
 	require.Zero(t, backuptest.CountRows(t, s.DatabasePath))

@@ -137,6 +137,16 @@ func (s *Store) Staging() []string {
 	return found
 }
 
+// Disturb changes the registry and the Chroma directory a little, so that neither
+// is what any snapshot has: a restore leaves alone what is equal.
+func (s *Store) Disturb() {
+	s.T.Helper()
+	f, err := os.OpenFile(s.RegistryPath, os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(s.T, err)
+	_, err = f.WriteString("\n")
+	s.Must(err, f.Close(), os.WriteFile(s.InChroma("disturbed"), nil, 0o600))
+}
+
 // Must checks that none of the errors is set.
 func (s *Store) Must(errs ...error) {
 	s.T.Helper()

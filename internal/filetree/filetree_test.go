@@ -295,28 +295,3 @@ func TestSize(t *testing.T) {
 	_, _, err = Size(ctx, root)
 	require.ErrorIs(t, err, context.Canceled)
 }
-
-func TestChown(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("changing owners needs root")
-	}
-	root := newTree(t)
-	owner := fsat.Info{UID: 1234, GID: 4321}
-	require.NoError(t, ChownTreeLike(t.Context(), root, owner))
-	empty, err := root.Lstat("a")
-	require.NoError(t, err)
-	require.Equal(t, 1234, empty.UID)
-	for path, f := range scanAll(t, root, ScanOptions{}) {
-		if !f.IsDir() {
-			require.Equal(t, []int{1234, 4321}, []int{f.Info.UID, f.Info.GID}, path)
-		}
-	}
-	itself, err := root.Stat()
-	require.NoError(t, err)
-	require.NotEqual(t, 1234, itself.UID, "the directory itself keeps its owner")
-
-	require.NoError(t, ChownLike(root, "1", fsat.Info{UID: -1}))
-	info, err := root.Lstat("1")
-	require.NoError(t, err)
-	require.Equal(t, 1234, info.UID)
-}

@@ -2,6 +2,8 @@ package filetree
 
 import (
 	"context"
+	"errors"
+	"syscall"
 
 	"github.com/atocore/backup/internal/fsat"
 )
@@ -23,6 +25,20 @@ func Size(ctx context.Context, dir *fsat.Dir) (bytes, files int64, err error) {
 		return nil
 	})
 	return bytes, files, err
+}
+
+// CheckMoves returns an error for the first entry below dir of which it can be
+// told that it can't be renamed or removed; see [fsat.Dir.CheckMove]. A mount
+// point counts only in dir itself: below, it moves with its directory.
+// Directories that this process may not read are passed over.
+func CheckMoves(ctx context.Context, dir *fsat.Dir) error {
+	return eachEntry(ctx, dir, func(error) error { return nil }, func(in *fsat.Dir, entry fsat.Entry) error {
+		err := in.CheckMove(entry.Name)
+		if in != dir && errors.Is(err, syscall.EBUSY) {
+			return nil
+		}
+		return err
+	})
 }
 
 // eachEntry calls visit for every entry below dir, for a directory after its

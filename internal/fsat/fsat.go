@@ -23,6 +23,8 @@
 //	mount points are seen   statx, /proc     by the device      no
 //	                                         number
 //	owner, inode numbers    yes              yes                no
+//	extended attributes     yes              no                 no
+//	CheckWrite, CheckMove   yes              find nothing       find nothing
 //
 // ¹ or link and unlink, or check and rename: see [Dir.Rename].
 //

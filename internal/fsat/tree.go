@@ -12,6 +12,12 @@ import (
 // MkdirAll creates the directory path and its missing parents with mode 0700,
 // and makes each of them durable.
 func MkdirAll(path string) error {
+	return MkdirAllWith(path, func(*Dir, string) error { return nil })
+}
+
+// MkdirAllWith is MkdirAll that calls made for each directory that it has
+// created, with its parent and its name, before that is made durable.
+func MkdirAllWith(path string, made func(parent *Dir, name string) error) error {
 	info, err := Stat(path)
 	if err == nil {
 		if !info.Mode.IsDir() {
@@ -23,13 +29,14 @@ func MkdirAll(path string) error {
 		return err
 	}
 	if parent := filepath.Dir(path); parent != path {
-		if err := MkdirAll(parent); err != nil {
+		if err := MkdirAllWith(parent, made); err != nil {
 			return err
 		}
 	}
-	if err := os.Mkdir(path, 0o700); err != nil {
+	mkdirErr := os.Mkdir(path, 0o700)
+	if mkdirErr != nil {
 		if again, statErr := Stat(path); statErr != nil || !again.Mode.IsDir() {
-			return err
+			return mkdirErr
 		}
 	}
 	parent, err := OpenDir(filepath.Dir(path))
@@ -37,6 +44,11 @@ func MkdirAll(path string) error {
 		return err
 	}
 	defer parent.Close()
+	if mkdirErr == nil {
+		if err := made(parent, filepath.Base(path)); err != nil {
+			return err
+		}
+	}
 	return parent.Sync()
 }
 

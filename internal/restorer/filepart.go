@@ -81,7 +81,7 @@ func (p *filePart) stage(ctx context.Context, r *Replacement) error {
 		return err
 	}
 	r.Files++
-	if err := p.setOwnerAndMode(d.new, f, info); err != nil {
+	if err := p.dress(d, f, info, r); err != nil {
 		return err
 	}
 	if p.isDatabase {
@@ -109,21 +109,23 @@ func copyFile(ctx context.Context, dst, src *fsat.File, info fsat.Info, done fun
 	return err
 }
 
-// setOwnerAndMode gives the new file the owner of the file that it replaces. A
-// database gets the mode of that file, too; a registry gets the snapshot's.
-func (p *filePart) setOwnerAndMode(dir *fsat.Dir, f *fsat.File, info fsat.Info) error {
+// dress gives the new file the owner, the attributes and the ACL of the file that
+// it replaces, or those that the directory has for new files. A database gets the
+// mode of the file that it replaces, too; a registry gets the snapshot's.
+func (p *filePart) dress(d *swapDirs, f *fsat.File, info fsat.Info, r *Replacement) error {
 	mode := info.Mode.Perm()
-	old, oldErr := fsat.Stat(p.path())
+	old, oldErr := d.live.Lstat(p.name)
 	if p.isDatabase && oldErr == nil {
 		mode = old.Mode.Perm()
 	}
 	if err := f.Chmod(mode); err != nil {
 		return err
 	}
-	if oldErr != nil {
+	if p.inPlace && oldErr == nil { // the file stays what it is
+		r.dresser(p.part).Saw(old)
 		return nil
 	}
-	return filetree.ChownLike(dir, p.name, old)
+	return r.dresser(p.part).File(d.new, p.name, d.live, p.name, mode)
 }
 
 // swap moves the files beside the old file away before the new file comes: an
@@ -257,6 +259,9 @@ func (p *filePart) overwrite(j *Journal, d *swapDirs) error {
 	if err := copyTo(ctx, d.old, p.name, live); err != nil {
 		return err
 	}
+	if err := p.dressCopy(d.old, p.name, d.live); err != nil {
+		return err
+	}
 	if err := j.write("out " + p.part); err != nil {
 		return err
 	}
@@ -292,6 +297,19 @@ func copyTo(ctx context.Context, dir *fsat.Dir, name string, src *fsat.File) err
 		return err
 	}
 	if err := f.Sync(); err != nil {
+		return err
+	}
+	return dir.Sync()
+}
+
+// dressCopy gives a copy of the live file, which may be set aside in the end, the
+// mode, the owner and the attributes of that file, durably.
+func (p *filePart) dressCopy(dir *fsat.Dir, name string, live *fsat.Dir) error {
+	info, err := live.Lstat(p.name)
+	if err != nil {
+		return err
+	}
+	if err := new(filetree.Dresser).File(dir, name, live, p.name, info.Mode.Perm()); err != nil {
 		return err
 	}
 	return dir.Sync()
@@ -580,6 +598,9 @@ func (p *filePart) saveContent(ctx context.Context, d *swapDirs, dst *fsat.Dir) 
 	}
 	const saved = "saved"
 	if err := copyTo(ctx, d.staging, saved, live); err != nil {
+		return err
+	}
+	if err := p.dressCopy(d.staging, saved, d.live); err != nil {
 		return err
 	}
 	for to, n := p.name, 1; ; to, n = fmt.Sprintf("%s.%d", p.name, n), n+1 {

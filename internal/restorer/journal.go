@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/poll"
@@ -67,6 +68,8 @@ type Journal struct {
 	// Stamp is the snapshot that is restored, from BackupDir.
 	Stamp, BackupDir string
 	// Live are the places of the parts that are restored, with links resolved.
+	// That of the database is always set, because the journal lies beside it; see
+	// LeavesDatabase.
 	Live Places
 	// Started is when the restore began.
 	Started time.Time
@@ -82,6 +85,8 @@ type Journal struct {
 	// inPlace is set for a file that is a mount point, over which nothing can
 	// be renamed: it is overwritten.
 	inPlace struct{ database, registry bool }
+	// leavesDatabase is set if the database is not restored.
+	leavesDatabase bool
 
 	progress
 	parts []part
@@ -146,6 +151,9 @@ func (j *Journal) Safety() string { return j.safety }
 // snapshot has them.
 func (j *Journal) KeepsOld() bool { return j.keepOld }
 
+// LeavesDatabase reports whether the restore leaves the database alone.
+func (j *Journal) LeavesDatabase() bool { return j.leavesDatabase }
+
 // ID returns the identifier that the restore's staging directories have in
 // their names.
 func (j *Journal) ID() string { return j.id }
@@ -160,7 +168,7 @@ func (j *Journal) partNames() (names []string) {
 	for _, p := range []struct{ name, live string }{
 		{format.ChromaDir, j.Live.Chroma}, {format.ConfigDir, j.Live.Registry}, {format.DBDir, j.Live.Database},
 	} {
-		if p.live != "" {
+		if p.live != "" && (p.name != format.DBDir || !j.leavesDatabase) {
 			names = append(names, p.name)
 		}
 	}
@@ -240,6 +248,10 @@ func (j *Journal) follows(verb, arg string) bool {
 	return false
 }
 
+// leftField is missing in journals that were written before a restore could
+// leave the database alone.
+const leftField = "db_left"
+
 func (j *Journal) fields() []pyjson.Field {
 	version := journalVersion
 	return []pyjson.Field{
@@ -256,6 +268,7 @@ func (j *Journal) fields() []pyjson.Field {
 		{Name: "had_chroma", At: &j.had.chroma},
 		{Name: "db_in_place", At: &j.inPlace.database},
 		{Name: "registry_in_place", At: &j.inPlace.registry},
+		{Name: leftField, At: &j.leavesDatabase},
 	}
 }
 
@@ -263,7 +276,7 @@ func (j *Journal) fields() []pyjson.Field {
 // is a journal already, the error matches fs.ErrExist.
 func (j *Journal) create(ctx context.Context) (err error) {
 	beside := filepath.Dir(j.Live.Database)
-	if err := fsat.MkdirAll(beside); err != nil {
+	if err := filetree.MkdirAll(beside); err != nil {
 		return err
 	}
 	if j.dir, err = fsat.OpenDir(beside); err != nil {
@@ -532,7 +545,10 @@ func (j *Journal) parseHeader(line string) error {
 	}
 	for i := range fields {
 		f := &fields[i]
-		if f.Raw == "" {
+		switch {
+		case f.Raw == "" && f.Name == leftField:
+			continue
+		case f.Raw == "":
 			return fmt.Errorf("%w: %s is missing", ErrNotJournal, f.Name)
 		}
 		if err := f.Decode(); err != nil {
@@ -549,6 +565,9 @@ func (j *Journal) parseHeader(line string) error {
 	}
 	if j.Live.Database == "" {
 		return fmt.Errorf("%w: it has no database", ErrNotJournal)
+	}
+	if len(j.partNames()) == 0 {
+		return fmt.Errorf("%w: it has no part", ErrNotJournal)
 	}
 	return nil
 }

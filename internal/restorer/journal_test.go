@@ -79,7 +79,7 @@ func TestJournalForm(t *testing.T) {
 	dir := filepath.Dir(j.Live.Database)
 	header := `{"version":2,"id":"0123456789abcdef","started_at":"2026-11-24T12:00:00.000005+00:00","stamp":"20261124T120000Z",` +
 		`"backup_dir":"` + dir + `/backups","db_path":"` + dir + `/db\udcff","registry_path":"/\"registry\"","chroma_path":"/chroma\n",` +
-		`"had_db":true,"had_registry":true,"had_chroma":false,"db_in_place":false,"registry_in_place":true}`
+		`"had_db":true,"had_registry":true,"had_chroma":false,"db_in_place":false,"registry_in_place":true,"db_left":false}`
 	require.Equal(t, header, headerOf(t, j))
 	for _, line := range whole {
 		require.NoError(t, j.write(line))

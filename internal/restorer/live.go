@@ -16,9 +16,12 @@ import (
 // its parts in it, and database is the live database, locked. It reads the whole
 // live store.
 func IsLive(ctx context.Context, contents []format.Entry, from, live Places, database *sqlitedb.Source) (bool, error) {
-	chroma, err := sumsOfTree(ctx, live.Chroma)
-	if err != nil {
-		return false, err
+	var chroma map[string]filehash.Sum
+	var err error
+	if from.Chroma != "" {
+		if chroma, err = sumsOfTree(ctx, live.Chroma); err != nil {
+			return false, err
+		}
 	}
 	for _, entry := range contents {
 		var sum filehash.Sum

@@ -112,7 +112,7 @@ func (p *place) open() (_ *swapDirs, err error) {
 
 // create creates the staging directory with new/ and old/ in it, and opens all.
 func (p *place) create() (_ *swapDirs, err error) {
-	if err := fsat.MkdirAll(p.dir); err != nil {
+	if err := filetree.MkdirAll(p.dir); err != nil {
 		return nil, err
 	}
 	d := new(swapDirs)

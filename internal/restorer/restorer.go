@@ -55,14 +55,15 @@ type Replacement struct {
 	// Snapshot is the snapshot's directory, which nobody removes or changes.
 	Snapshot *fsat.Dir
 	// From are the places in Snapshot, relative and with slashes: files in a
-	// directory of Snapshot, and the Chroma directory right below it. There is
-	// always a database.
+	// directory of Snapshot, and the Chroma directory right below it. Parts that
+	// are empty here are not replaced; there must be at least one.
 	From Places
 	// Contents are the hashes of the snapshot's files, in the order of their
 	// paths.
 	Contents []format.Entry
 	// Live are the places in the live store of the parts in From, absolute and
-	// with links resolved.
+	// with links resolved. That of the database is set in any case, because the
+	// journal lies beside it.
 	Live Places
 	// Broken allows a database that SQLite cannot open.
 	Broken bool
@@ -77,10 +78,33 @@ type Replacement struct {
 
 	// Files and Bytes count what Stage has copied.
 	Files, Bytes int64
+	// NotKept is called by Stage with what could not be kept of the files that
+	// are replaced; see [filetree.Dresser]. It may be nil.
+	NotKept func(part, what, path string, reason error)
 
-	journal *Journal
-	staged  *sqlitedb.Source // the new database, locked
+	journal  *Journal
+	staged   *sqlitedb.Source             // the new database, locked
+	dressers map[string]*filetree.Dresser // by part
 }
+
+// dresser returns the dresser of a part.
+func (r *Replacement) dresser(part string) *filetree.Dresser {
+	if r.dressers == nil {
+		r.dressers = make(map[string]*filetree.Dresser)
+	}
+	if r.dressers[part] == nil {
+		d := new(filetree.Dresser)
+		if r.NotKept != nil {
+			d.NotKept = func(what, path string, reason error) { r.NotKept(part, what, path, reason) }
+		}
+		r.dressers[part] = d
+	}
+	return r.dressers[part]
+}
+
+// Owners returns to whom the files belong that are put in place of a part, which
+// is format.DBDir, ConfigDir or ChromaDir. It is known when Stage has succeeded.
+func (r *Replacement) Owners(part string) []filetree.Owner { return r.dresser(part).Owners() }
 
 // Begin records what is at the live places now and writes the journal beside
 // the database, durably. If point is set, it also writes a pointer to it into
@@ -89,11 +113,13 @@ type Replacement struct {
 func (r *Replacement) Begin(ctx context.Context, point bool) error {
 	j := &Journal{
 		Stamp: r.Stamp, BackupDir: r.BackupDir, Started: r.Started, Live: r.Live, Warn: r.Warn, Undone: r.Undone,
-		id: format.RandomHex(), isOwn: true,
+		id: format.RandomHex(), isOwn: true, leavesDatabase: r.From.Database == "",
 	}
 	var err error
-	if j.had.database, j.inPlace.database, err = examine(j.Live.Database); err != nil {
-		return err
+	if !j.leavesDatabase {
+		if j.had.database, j.inPlace.database, err = examine(j.Live.Database); err != nil {
+			return err
+		}
 	}
 	if j.Live.Registry != "" {
 		if j.had.registry, j.inPlace.registry, err = examine(j.Live.Registry); err != nil {
@@ -135,12 +161,16 @@ func (r *Replacement) Saved(stamp string) error { return r.journal.write("safety
 func (r *Replacement) KeepOld() error { return r.journal.write("keep-old") }
 
 // Stage copies the parts beside the live store, makes the copies durable and
-// locks the new database, with the errors of [sqlitedb.Lock].
+// locks the new database, if that is one of them, with the errors of
+// [sqlitedb.Lock].
 func (r *Replacement) Stage(ctx context.Context) error {
 	for _, part := range r.journal.parts {
 		if err := part.stage(ctx, r); err != nil {
 			return err
 		}
+	}
+	if r.From.Database == "" {
+		return nil
 	}
 	// Nobody gets at the new database before everything is in place. It is
 	// locked after it was synced, not before: syncing opens and closes the file,

@@ -49,7 +49,8 @@ func (p *treePart) stage(ctx context.Context, r *Replacement) error {
 	if err != nil {
 		return err
 	}
-	if err := filetree.ChownTreeLike(ctx, d.new, live); err != nil {
+	r.dresser(p.part).Saw(live)
+	if err := r.dresser(p.part).Tree(ctx, d.new, d.live); err != nil {
 		return err
 	}
 	return p.seal(ctx, d, p.expected(r))

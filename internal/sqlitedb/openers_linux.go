@@ -78,6 +78,25 @@ func askKept(path string, info fsat.Info) openness {
 	return answer
 }
 
+// forget closes the descriptor that is kept of a file, if it can be told that
+// nobody else has the file open, so that no lock is lost: otherwise other
+// processes would find the file in use by this one.
+func forget(file fsat.ID) {
+	keptDescriptors.Lock()
+	defer keptDescriptors.Unlock()
+	f := keptDescriptors.files[file]
+	if f == nil {
+		return
+	}
+	if info, err := f.Stat(); err != nil || !mayLease(f.Path(), info) {
+		return
+	}
+	if lease(f) == openByNobody {
+		delete(keptDescriptors.files, file)
+		f.Close()
+	}
+}
+
 // askOnce is askKept for a file on which nobody has locks.
 func askOnce(path string, info fsat.Info) openness {
 	if !mayLease(path, info) {

@@ -15,3 +15,6 @@ func askKept(string, fsat.Info) openness { return unknown }
 
 // askOnce returns unknown, as askKept does.
 func askOnce(string, fsat.Info) openness { return unknown }
+
+// forget does nothing: no descriptor is kept here.
+func forget(fsat.ID) {}

@@ -38,6 +38,7 @@ type Source struct {
 	mode     string // journal mode: "wal", "delete", ...
 	pageSize int64
 	pages    int64
+	summed   bool // Sum keeps a descriptor of the file
 }
 
 // Open opens the live database at path and reads nothing yet. A file that is
@@ -235,6 +236,9 @@ func (src *Source) rollBack(ctx context.Context) error {
 // that the connection itself made is removed with its -shm, unless somebody else
 // uses them.
 func (src *Source) Close() error {
+	if src.summed {
+		defer forget(src.id)
+	}
 	countSource(src.id, -1)
 	switch {
 	case src.keepWAL:
@@ -282,6 +286,7 @@ func (src *Source) Sum(ctx context.Context) (filehash.Sum, error) {
 	if err != nil {
 		return filehash.Sum{}, err
 	}
+	src.summed = true
 	info, err := live.Stat()
 	if err != nil {
 		return filehash.Sum{}, err

@@ -70,6 +70,7 @@ func TestRestoreWithFailingCalls(t *testing.T) {
 func TestRestoreThatCannotSetAside(t *testing.T) {
 	s := backuptest.NewStore(t)
 	m := s.Create()
+	s.Disturb()
 	require.NoError(t, os.WriteFile(s.DatabasePath, []byte(strings.Repeat("rubbish ", 1000)), 0o600))
 	var inTheWay, id string
 	opts := s.Options

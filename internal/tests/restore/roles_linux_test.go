@@ -24,7 +24,7 @@ import (
 var killStride = flag.Int("kill-stride", 40, "kill a restore at every `n`-th of its steps")
 
 func TestMain(m *testing.M) {
-	backuptest.Main(m, backuptest.Roles{"call": call, "call-as": callAs, "hold": hold, "restore": restore, "restore-as": restoreAs, "restore-in-sandbox": restoreInSandbox})
+	backuptest.Main(m, backuptest.Roles{"call": call, "call-as": callAs, "call-parts": callParts, "hold": hold, "restore": restore, "restore-as": restoreAs, "restore-in-sandbox": restoreInSandbox})
 }
 
 // call makes the call args[1] on the store in args[0], whose snapshot is
@@ -54,11 +54,19 @@ func call(p *backuptest.Parent, args []string) error {
 	return nil
 }
 
-// restore restores the snapshot args[1] of the store in args[0]. strace counts
-// the calls of each thread by itself, so it stays on one.
-func restore(_ *backuptest.Parent, args []string) error {
+// restore restores the snapshot args[1] of the store in args[0]. If there is an
+// args[3], it says what could not be kept. strace counts the calls of each thread
+// by itself, so it stays on one.
+func restore(p *backuptest.Parent, args []string) error {
 	runtime.LockOSThread()
-	_, err := backup.RestoreRuntimeBackup(context.Background(), optionsIn(args[0]), args[1])
+	r, err := backup.RestoreRuntimeBackup(context.Background(), optionsIn(args[0]), args[1])
+	if err == nil && len(args) > 3 {
+		for _, part := range r.Parts {
+			for _, text := range part.NotKept {
+				p.Say(text)
+			}
+		}
+	}
 	return err
 }
 
@@ -86,6 +94,25 @@ func callAs(_ *backuptest.Parent, args []string) error {
 		return err
 	}
 	return callByName(optionsIn(args[0]), args[1], args[2])
+}
+
+// callParts restores the parts args[1] of the snapshot args[2] of the store in
+// args[0]. It says when the phase args[3] begins and waits for a line.
+func callParts(p *backuptest.Parent, args []string) error {
+	opts := optionsIn(args[0])
+	for part := backup.PartDatabase; part <= backup.PartChroma; part <<= 1 {
+		if strings.Contains(args[1], part.String()) {
+			opts.Parts |= part
+		}
+	}
+	opts.OnProgress = func(now backup.Progress) {
+		if string(now.Phase) == args[3] {
+			p.Say("at " + args[3])
+			p.Hear()
+		}
+	}
+	_, err := backup.RestoreRuntimeBackup(context.Background(), opts, args[2])
+	return err
 }
 
 // hold opens the database args[0], reads it, and holds the idle connection until

@@ -25,6 +25,7 @@ func TestFailedRestoresLeaveNoSafetySnapshot(t *testing.T) {
 	s, stamp := newStore(t)
 	first := s.Restore(stamp)
 	require.NotEmpty(t, first.SafetyStamp)
+	s.Disturb()
 	for _, phase := range []backup.Phase{
 		backup.PhaseValidateDatabase, backup.PhaseDatabase, backup.PhasePublish, backup.PhaseStage, backup.PhaseSwap, backup.PhaseVerify,
 	} {
