@@ -100,6 +100,8 @@ func phaseName(p backup.Phase) string {
 		return "publishing"
 	case backup.PhasePrune:
 		return "removing snapshots"
+	case backup.PhaseCompare:
+		return "comparing with store"
 	case backup.PhaseStage:
 		return "copying snapshot"
 	case backup.PhaseSwap:

@@ -2,9 +2,11 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,10 +22,13 @@ type restoreCommand struct {
 
 	Stamp string  `arg:"" help:"The name of the snapshot, as printed by create and list, or latest."`
 	Into  *string `placeholder:"DIR" help:"Restore into DIR instead of over the store: the database and the registry under their own names (in DIR/db and DIR/config if the names collide), the Chroma directory as DIR/chroma."`
+	Only  *string `placeholder:"PARTS" help:"Restore these parts only, separated by commas: database, registry, chroma. The others stay as they are, so the store is a mixture of two points in time afterwards. By default all that the snapshot has."`
 	Yes   bool    `help:"Replace existing files without asking."`
 
 	DespiteFindings bool `help:"Restore a snapshot although SQLite, or the JSON check of the registry, objects to its content, if nothing shows damage."`
 	FromOtherStore  bool `help:"Replace the store with a snapshot of another store."`
+
+	parts backup.Parts // what Only says
 
 	Wait      time.Duration `default:"5m" placeholder:"TIME" help:"Give up after waiting this long for the guard file. 0 waits for ever. Default: 5m."`
 	GuardFile *string       `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is replaced. Every writer to the Chroma directory must hold it, too. PATH is created if it does not exist."`
@@ -58,6 +63,10 @@ func (c *restoreCommand) Run(s *session) error {
 	}
 	// Whoever names a directory knows that the store is not in it.
 	opts.DespiteFindings, opts.FromOtherStore = c.DespiteFindings, c.FromOtherStore || c.Into != nil
+	opts.Parts = c.parts
+	if !c.Yes && s.canAsk() {
+		opts.Confirm = func(_ context.Context, plan []backup.RestorePart) error { return c.agree(s, found, plan) }
+	}
 	result, err := c.replace(s, opts, snapshot.Stamp)
 	if s.wantsDespiteFindings(err) {
 		opts.DespiteFindings = true
@@ -72,7 +81,7 @@ func (c *restoreCommand) Run(s *session) error {
 	if err := s.writeResult(document(result)); err != nil {
 		return fmt.Errorf("restore: snapshot %s is restored: %w", result.Stamp, err)
 	}
-	c.summarize(s, opts, snapshot, result)
+	s.summarize(result)
 	return nil
 }
 
@@ -100,8 +109,33 @@ func (c *restoreCommand) check() error {
 	if c.Into == nil {
 		faults = append(faults, c.needDB())
 	}
+	if c.Only != nil {
+		var err error
+		c.parts, err = parseParts(*c.Only)
+		faults = append(faults, err)
+	}
 	return joinFor("restore", faults...)
 }
+
+// parseParts reads the value of --only.
+func parseParts(text string) (parts backup.Parts, err error) {
+	for _, name := range strings.Split(text, ",") {
+		var found backup.Parts
+		for part := backup.PartDatabase; part <= backup.PartChroma; part <<= 1 {
+			if name == part.String() {
+				found = part
+			}
+		}
+		if found == 0 {
+			return 0, fmt.Errorf("--only: %q is no part of a store: give database, registry or chroma, or several, separated by commas", name)
+		}
+		parts |= found
+	}
+	return parts, nil
+}
+
+// restores reports whether the part is to be restored, if the snapshot has it.
+func (c *restoreCommand) restores(part backup.Parts) bool { return c.parts == 0 || c.parts&part != 0 }
 
 // needParts returns an error for each part that the snapshot has and for which
 // no path is given.
@@ -109,10 +143,10 @@ func (c *restoreCommand) needParts(opts backup.Options, snapshot backup.Snapshot
 	if snapshot.Metadata == nil {
 		return nil
 	}
-	if snapshot.Metadata.RegistrySnapshotPath != "" && opts.RegistryPath == "" {
+	if c.restores(backup.PartRegistry) && snapshot.Metadata.RegistrySnapshotPath != "" && opts.RegistryPath == "" {
 		faults = append(faults, c.needRegistry())
 	}
-	if snapshot.Metadata.ChromaSnapshotPath != "" && opts.ChromaPath == "" {
+	if c.restores(backup.PartChroma) && snapshot.Metadata.ChromaSnapshotPath != "" && opts.ChromaPath == "" {
 		faults = append(faults, c.needChroma())
 	}
 	return faults
@@ -295,20 +329,42 @@ type part struct{ what, path, with string }
 // existingParts returns the parts of the store that exist and would be replaced.
 // It opens no file, because closing a file of a live database would drop the
 // process's locks on it.
-func existingParts(opts backup.Options, m *backup.Metadata) (parts []part) {
+func (c *restoreCommand) existingParts(opts backup.Options, m *backup.Metadata) (parts []part) {
 	for _, path := range []string{opts.DatabasePath, opts.DatabasePath + "-wal", opts.DatabasePath + "-journal"} {
-		if mayExist(path) {
-			parts = append(parts, part{"the database", opts.DatabasePath, size(m.DBSizeBytes)})
+		if c.restores(backup.PartDatabase) && mayExist(path) {
+			parts = append(parts, part{"the database", opts.DatabasePath, contentOf(m, backup.PartDatabase)})
 			break
 		}
 	}
-	if m.RegistrySnapshotPath != "" && mayExist(opts.RegistryPath) {
-		parts = append(parts, part{"the registry", opts.RegistryPath, "the snapshot's"})
+	if c.restores(backup.PartRegistry) && m.RegistrySnapshotPath != "" && mayExist(opts.RegistryPath) {
+		parts = append(parts, part{"the registry", opts.RegistryPath, contentOf(m, backup.PartRegistry)})
 	}
-	if m.ChromaSnapshotPath != "" && fsat.HasEntries(opts.ChromaPath) {
-		parts = append(parts, part{"the Chroma directory", opts.ChromaPath, fmt.Sprintf("%s, %s", count(m.ChromaSnapshotFiles, "file"), size(m.ChromaSnapshotBytes))})
+	if c.restores(backup.PartChroma) && m.ChromaSnapshotPath != "" && fsat.HasEntries(opts.ChromaPath) {
+		parts = append(parts, part{"the Chroma directory", opts.ChromaPath, contentOf(m, backup.PartChroma)})
 	}
 	return parts
+}
+
+// nameOf names a part of the store in a sentence.
+func nameOf(part backup.Parts) string {
+	switch part {
+	case backup.PartDatabase:
+		return "the database"
+	case backup.PartRegistry:
+		return "the registry"
+	}
+	return "the Chroma directory"
+}
+
+// contentOf says what a snapshot has of a part.
+func contentOf(m *backup.Metadata, part backup.Parts) string {
+	switch part {
+	case backup.PartDatabase:
+		return size(m.DBSizeBytes)
+	case backup.PartRegistry:
+		return "the snapshot's"
+	}
+	return fmt.Sprintf("%s, %s", count(m.ChromaSnapshotFiles, "file"), size(m.ChromaSnapshotBytes))
 }
 
 // mayExist reports whether there is a file at path. If that cannot be determined
@@ -321,13 +377,14 @@ func mayExist(path string) bool {
 // confirm returns an error unless the user agrees to replace the existing parts,
 // with --yes or by answering a question. It does not ask if no part exists, no
 // interrupted restore has to be dealt with, and the latest snapshot has all that
-// an older one has.
+// an older one has. If there is a terminal, agree asks when it is known what is to
+// be done, unless an interrupted restore has to be dealt with before that.
 func (c *restoreCommand) confirm(s *session, opts backup.Options, found located) error {
 	var parts []part
 	snapshot, interrupted := found.Snapshot, found.interrupted
 	restorable := isRestorable(snapshot)
 	if restorable {
-		parts = existingParts(opts, snapshot.Metadata)
+		parts = c.existingParts(opts, snapshot.Metadata)
 	}
 	if c.Yes || len(parts) == 0 && !interrupted && found.withChroma == "" {
 		return nil
@@ -346,9 +403,10 @@ func (c *restoreCommand) confirm(s *session, opts backup.Options, found located)
 		}
 		return fmt.Errorf("%s would be replaced: give --yes to confirm", strings.Join(names, ", "))
 	}
-	if interrupted {
-		s.say("An earlier restore was interrupted. It will be finished or undone first.")
+	if !interrupted {
+		return nil
 	}
+	s.say("An earlier restore was interrupted. It will be finished or undone first.")
 	switch {
 	case !restorable:
 		s.say("Snapshot %s cannot be restored.", snapshot.Stamp)
@@ -361,6 +419,11 @@ func (c *restoreCommand) confirm(s *session, opts backup.Options, found located)
 		}
 		s.say("A safety snapshot of the existing store will be taken first.")
 	}
+	return s.confirm()
+}
+
+// confirm asks the user to go on.
+func (s *session) confirm() error {
 	answer, err := s.ask("Type yes to continue:")
 	if err == nil && answer != "yes" {
 		err = errors.New("not confirmed; nothing was changed")
@@ -368,16 +431,80 @@ func (c *restoreCommand) confirm(s *session, opts backup.Options, found located)
 	return err
 }
 
-// summarize prints what the restore did, and which parts it left unchanged.
-func (c *restoreCommand) summarize(s *session, opts backup.Options, snapshot backup.Snapshot, r *backup.RestoreResult) {
-	s.say("Snapshot %s is restored: %s, %s, compared with the snapshot.", r.Stamp, count(r.Files, "file"), size(r.Bytes))
-	for _, p := range []struct{ what, path, restored string }{
-		{"registry", opts.RegistryPath, r.RegistryPath},
-		{"Chroma directory", opts.ChromaPath, r.ChromaPath},
-	} {
-		if p.restored == "" && p.path != "" && mayExist(p.path) {
-			s.say("The snapshot has no %s; %s was left unchanged.", p.what, p.path)
+// agree shows what a restore is about to do, and returns an error unless the user
+// agrees to it. It does not ask if nothing would be replaced, unless an older
+// snapshot has the Chroma directory that this one lacks.
+func (c *restoreCommand) agree(s *session, found located, plan []backup.RestorePart) error {
+	if found.interrupted {
+		return nil // the user has agreed before
+	}
+	var lines []string
+	replaces, saved := false, false
+	for _, p := range plan {
+		line := nameOf(p.Part) + " " + p.Path
+		switch p.Action {
+		case backup.ActionReplace, backup.ActionOverwrite:
+			replaces, saved = true, true
+			line += " with " + contentOf(found.Metadata, p.Part)
+			if p.Action == backup.ActionOverwrite {
+				line += ", in place, because it is mounted as a single file"
+			}
+		case backup.ActionCreate:
+			line += ", which does not exist, with " + contentOf(found.Metadata, p.Part)
+		case backup.ActionEqual:
+			saved = true
+			line += ": not at all, it is equal already"
+		case backup.ActionLeaveOut:
+			line += ": not at all, --only leaves it out"
+		case backup.ActionAbsent:
+			continue
 		}
+		lines = append(lines, line)
+	}
+	if !replaces && found.withChroma == "" {
+		return nil
+	}
+	s.say("Snapshot %s, made %s, will replace:", found.Stamp, formatTime(found.Metadata.CreatedAt))
+	for _, line := range lines {
+		s.say("  %s", line)
+	}
+	if c.parts != 0 {
+		s.say("The store will be a mixture of two points in time.")
+	}
+	if saved {
+		s.say("A safety snapshot of the existing store will be taken first.")
+	}
+	return s.confirm()
+}
+
+// sayPart prints what is to be said about one part after a restore.
+func (s *session) sayPart(p backup.RestorePart) {
+	name := nameOf(p.Part)
+	switch {
+	case p.Action == backup.ActionEqual:
+		s.say("Nothing was done to %s %s: it is equal already.", name, p.Path)
+	case p.Action == backup.ActionLeaveOut:
+		s.say("Nothing was done to %s %s: --only leaves it out.", name, p.Path)
+	case p.Action == backup.ActionAbsent && p.Path != "" && mayExist(p.Path):
+		s.say("The snapshot has no %s; %s was left unchanged.", strings.TrimPrefix(name, "the "), p.Path)
+	}
+	own := fmt.Sprintf("%d:%d", os.Geteuid(), os.Getegid())
+	if slices.ContainsFunc(p.Owners, func(owner string) bool { return owner != own }) {
+		s.say("What was restored of %s %s belongs to %s (user:group).", name, p.Path, strings.Join(p.Owners, ", "))
+	}
+	for _, text := range p.NotKept {
+		s.say("Not kept: %s", text)
+	}
+}
+
+// summarize prints what the restore did, and which parts it left unchanged.
+func (s *session) summarize(r *backup.RestoreResult) {
+	s.say("Snapshot %s is restored: %s, %s, compared with the snapshot.", r.Stamp, count(r.Files, "file"), size(r.Bytes))
+	for _, p := range r.Parts {
+		s.sayPart(p)
+	}
+	if r.Mixed {
+		s.say("Only some parts were restored: the store is a mixture of two points in time.")
 	}
 	if r.SafetyStamp != "" {
 		s.say("The previous store is saved as snapshot %s.", r.SafetyStamp)

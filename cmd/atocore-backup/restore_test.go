@@ -274,6 +274,47 @@ func TestRestoreReportsPartsLeftUnchanged(t *testing.T) {
 	requireFile(t, s.registry, `{"projects": ["new"]}`)
 }
 
+// Some parts only, into the store and into another directory.
+func TestRestoreOfSomeParts(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	_, err := s.live.Exec("INSERT INTO notes VALUES ('second')")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(s.registry, []byte(`{"projects": ["new"]}`), 0o600))
+	for only, words := range map[string]string{"": "--only", "database,": `""`, "databases": `"databases"`, "registry chroma": "chroma"} {
+		s.restore(t, "--yes", "--only="+only, stamp).requireFailed(t, words)
+	}
+	// The database is in use, and stays so.
+	o := atocore(t, "restore", "--yes", "--only", "chroma,registry", stamp, "--db", s.db, "--registry", s.registry, "--chroma", s.chroma, "--backup-dir", s.backups)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	requireFile(t, s.registry, `{"projects": []}`)
+	r := decode[struct {
+		Mixed bool
+		Parts []struct{ Part, Action string }
+		restored
+	}](t, o)
+	require.True(t, r.Mixed)
+	require.Equal(t, []struct{ Part, Action string }{{"database", "leave_out"}, {"registry", "replace"}, {"chroma", "equal"}}, r.Parts)
+	for _, words := range []string{
+		"Nothing was done to the database " + s.db + ": --only leaves it out.", "Nothing was done to the Chroma directory " + s.chroma + ": it is equal already.",
+		"mixture of two points in time", "saved as snapshot",
+	} {
+		require.Contains(t, o.stderr, words)
+	}
+	var n int
+	require.NoError(t, s.live.QueryRow("SELECT count(*) FROM notes").Scan(&n))
+	require.Equal(t, 2, n)
+
+	// Paths of parts that are left out need not be given.
+	into := filepath.Join(t.TempDir(), "new")
+	o = atocore(t, "restore", "--only", "registry", "--into", into, stamp, "--backup-dir", s.backups)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	entries, err := os.ReadDir(into)
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	requireFile(t, filepath.Join(into, "registry.json"), `{"projects": []}`)
+}
+
 func TestRestoreOverABrokenStore(t *testing.T) {
 	s := newStore(t)
 	stamp := s.snapshot(t)

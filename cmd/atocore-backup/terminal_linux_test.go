@@ -123,6 +123,36 @@ func TestRestoreAsks(t *testing.T) {
 	})
 }
 
+// The user is shown what will be done with each part, before the question.
+func TestRestoreShowsThePlan(t *testing.T) {
+	s := newStore(t)
+	stamp := s.snapshot(t)
+	s.change(t)
+	require.NoError(t, os.RemoveAll(s.chroma))
+	require.NoError(t, os.WriteFile(s.registry, []byte(`{"projects": []}`), 0o600))
+	for only, words := range map[string][]string{
+		"": {"the database " + s.db + " with ", "the registry " + s.registry + ": not at all, it is equal already",
+			"the Chroma directory " + s.chroma + ", which does not exist, with 1 file"},
+		"database": {"the database " + s.db + " with ", "the registry " + s.registry + ": not at all, --only leaves it out", "mixture of two points in time"},
+	} {
+		args := append([]string{"restore", stamp}, s.flags()...)
+		if only != "" {
+			args = append(args, "--only", only)
+		}
+		tm := newTerminal(t)
+		cmd, _ := tm.start(args...)
+		seen := tm.see(question)
+		for _, text := range words {
+			require.Contains(t, seen, text)
+		}
+		_, err := tm.user.WriteString("no\n")
+		require.NoError(t, err)
+		require.Contains(t, tm.rest(), "not confirmed; nothing was changed")
+		require.Error(t, cmd.Wait())
+		requireNotes(t, s.db, "first", "second")
+	}
+}
+
 // With --yes, or if nothing would be replaced, there is no question.
 func TestRestoreAsksOnlyIfNecessary(t *testing.T) {
 	s := newStore(t)
