@@ -66,7 +66,7 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 			err = fmt.Errorf("create backup: %w", err)
 		}
 	}()
-	s, err := opts.resolve(true)
+	s, err := opts.resolve(ctx, true)
 	if err != nil {
 		return nil, err
 	}

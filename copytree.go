@@ -346,7 +346,7 @@ func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
 	opts := r.Options
 	opts.Locker, opts.InitDB = nil, nil // the guard is held already
 	opts.IncludeChroma = r.meta.ChromaSnapshotPath != "" && r.ChromaPath != ""
-	s, err := opts.resolve(true)
+	s, err := opts.resolve(ctx, true)
 	if err != nil {
 		return nil, err
 	}

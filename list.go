@@ -125,7 +125,7 @@ func ListRuntimeBackups(ctx context.Context, opts Options) (_ []Snapshot, err er
 			err = fmt.Errorf("list backups: %w", err)
 		}
 	}()
-	s, err := opts.resolve(false)
+	s, err := opts.resolve(ctx, false)
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +275,7 @@ func LatestRuntimeBackup(ctx context.Context, opts Options) (latest *Latest, err
 		}
 	}()
 	defer errdefs.Recover(&err)
-	s, err := opts.resolve(false)
+	s, err := opts.resolve(ctx, false)
 	if err != nil {
 		return nil, err
 	}

@@ -285,8 +285,9 @@ type settings struct {
 }
 
 // resolve fills in the defaults and makes paths absolute. If forCreate is set,
-// it also checks what creating a snapshot needs. It reports every fault.
-func (o Options) resolve(forCreate bool) (settings, error) {
+// it also checks what creating a snapshot needs. It reports every fault; a nil
+// context is one, because goroutines would panic with it.
+func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) {
 	s := settings{Options: o, log: o.Logger}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -299,6 +300,9 @@ func (o Options) resolve(forCreate bool) (settings, error) {
 	}
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if ctx == nil {
+		fault("the context is nil")
+	}
 	for _, p := range []struct {
 		name     string
 		path     *string

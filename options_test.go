@@ -346,3 +346,26 @@ type plainLocker struct{ c chan struct{} }
 
 func (l plainLocker) Lock()   { l.c <- struct{}{} }
 func (l plainLocker) Unlock() { <-l.c }
+
+// Every call refuses a nil context, before it does anything.
+func TestNilContext(t *testing.T) {
+	t.Parallel()
+	s := backuptest.NewSmallStore(t)
+	stamp := s.Create().Stamp
+	before := backuptest.ReadTree(t, s.Dir)
+	var none context.Context
+	for name, call := range map[string]func() error{
+		"create":   func() error { _, err := backup.CreateRuntimeBackup(none, s.Options); return err },
+		"list":     func() error { _, err := backup.ListRuntimeBackups(none, s.Options); return err },
+		"latest":   func() error { _, err := backup.LatestRuntimeBackup(none, s.Options); return err },
+		"validate": func() error { _, err := backup.ValidateBackup(none, s.Options, stamp); return err },
+		"restore":  func() error { _, err := backup.RestoreRuntimeBackup(none, s.Options, stamp); return err },
+		"prune":    func() error { _, err := backup.PruneRuntimeBackups(none, s.Options, backup.Retention{KeepLast: 1}); return err },
+		"protect":  func() error { return backup.ProtectRuntimeBackup(none, s.Options, stamp, true) },
+	} {
+		err := call()
+		require.ErrorIs(t, err, backup.ErrInvalidOptions, name)
+		require.ErrorContains(t, err, "context is nil", name)
+	}
+	require.Equal(t, before, backuptest.ReadTree(t, s.Dir))
+}

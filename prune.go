@@ -151,7 +151,7 @@ func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (res
 		}
 	}()
 	defer errdefs.Recover(&err)
-	s, err := opts.resolve(false)
+	s, err := opts.resolve(ctx, false)
 	if err != nil {
 		return nil, err
 	}
@@ -425,7 +425,7 @@ func ProtectRuntimeBackup(ctx context.Context, opts Options, stamp string, prote
 		}
 	}()
 	defer errdefs.Recover(&err)
-	s, err := opts.resolve(false)
+	s, err := opts.resolve(ctx, false)
 	if err != nil {
 		return err
 	}

@@ -337,9 +337,12 @@ func (r *restore) finishRecovered(ctx context.Context, journal *restorer.Journal
 			keepOld = true
 		}
 	}
-	snapshot, err := backupdir.OpenSnapshot(ctx, journal.BackupDir, journal.Stamp)
-	if err != nil {
-		snapshot = nil // its directory's mode and time are not known then
+	// The mode and the time of the Chroma directory are taken from the caller's own
+	// backup directory only: a journal could name any.
+	snapshot, err := backupdir.OpenSnapshot(ctx, r.BackupDir, journal.Stamp)
+	if err != nil || journal.BackupDir != r.BackupDir {
+		snapshot.Close()
+		snapshot = nil
 	}
 	defer snapshot.Close()
 	setAside, err := journal.Finish(keepOld, snapshot)

@@ -79,7 +79,7 @@ func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (resu
 	defer errdefs.Recover(&err)
 
 	// 1. Check the options.
-	s, err := opts.resolve(true)
+	s, err := opts.resolve(ctx, true)
 	if err != nil {
 		return nil, err
 	}

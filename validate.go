@@ -56,7 +56,7 @@ func ValidateBackup(ctx context.Context, opts Options, stamp string) (report *Re
 		}
 	}()
 	defer errdefs.Recover(&err)
-	s, err := opts.resolve(false)
+	s, err := opts.resolve(ctx, false)
 	if err != nil {
 		return nil, err
 	}

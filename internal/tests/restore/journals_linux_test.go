@@ -3,6 +3,9 @@ package restore
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -206,4 +209,32 @@ func TestUnreadableJournals(t *testing.T) {
 			require.Equal(t, "new", generationOf(t, s.Options))
 		}
 	}
+}
+
+// A journal that somebody has written says of a restore that it is done, and
+// names a backup directory whose snapshot has a Chroma directory that anybody may
+// write to. The live one does not become like that.
+func TestForgedJournalChangesNoMode(t *testing.T) {
+	t.Parallel()
+	s, stamp := newStore(t)
+	require.NoError(t, os.Chmod(s.ChromaPath, 0o700))
+	forged := filepath.Join(s.Dir, "forged")
+	require.NoError(t, os.MkdirAll(filepath.Join(forged, "snapshots", stamp, "chroma"), 0o755))
+	require.NoError(t, os.Chmod(filepath.Join(forged, "snapshots", stamp, "chroma"), 0o777|fs.ModeSticky))
+	header := fmt.Sprintf(`{"version":2,"id":"0123456789abcdef","started_at":"2026-11-24T12:00:00+00:00","stamp":%q,"backup_dir":%q,"db_path":%q,`+
+		`"registry_path":%q,"chroma_path":%q,"had_db":true,"had_registry":true,"had_chroma":true,"db_in_place":false,"registry_in_place":false}`,
+		stamp, forged, s.DatabasePath, s.RegistryPath, s.ChromaPath)
+	var text, summed string
+	for _, line := range append([]string{header, "keep-old"}, journalLines[2:]...) {
+		summed += line + "\n"
+		text += fmt.Sprintf("%s %08x\n", line, crc32.Checksum([]byte(summed), crc32.MakeTable(crc32.Castagnoli)))
+	}
+	backuptest.Write(t, journalOf(s), text)
+	r, err := recovery(s)
+	require.ErrorIs(t, err, backup.ErrInvalidBackup)
+	require.Equal(t, "finished", r.Recovered)
+	info, err := os.Stat(s.ChromaPath)
+	require.NoError(t, err)
+	require.Equal(t, fs.ModeDir|0o700, info.Mode())
+	require.Equal(t, "old", generationOf(t, s.Options))
 }
