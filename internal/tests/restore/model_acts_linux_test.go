@@ -86,6 +86,19 @@ func (m *model) serve(step modelStep) error {
 			return err
 		}
 	}
+	return m.chownParts(70000 + step.N)
+}
+
+// chownParts gives a file of each part to a user of its own.
+func (m *model) chownParts(owner int) error {
+	if os.Geteuid() != 0 || m.server != nil {
+		return nil
+	}
+	for part := range modelParts {
+		if err := os.Lchown(m.liveFile(part), owner, owner); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	return nil
 }
 

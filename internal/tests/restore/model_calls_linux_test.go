@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -36,6 +37,7 @@ type modelCall struct {
 	Name  string // create, restore, prune, list or validate
 	Store modelPaths
 	Stamp string
+	Only  []string // the parts that are restored; all if it is empty
 	Keep  int
 	Clock time.Time
 	Fault modelFault
@@ -98,6 +100,11 @@ func (c *modelCall) run() *modelResult {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
 	}
+	for part, of := range []backup.Parts{modelDB: backup.PartDatabase, modelRegistry: backup.PartRegistry, modelChroma: backup.PartChroma} {
+		if len(c.Only) > 0 && c.restores(part) {
+			opts.Parts |= of
+		}
+	}
 	r := new(modelResult)
 	var err error
 	switch c.Name {
@@ -131,6 +138,11 @@ func (c *modelCall) run() *modelResult {
 		r.InUse = errors.Is(err, backup.ErrDatabaseInUse)
 	}
 	return r
+}
+
+// restores reports whether a restore is about the part.
+func (c *modelCall) restores(part int) bool {
+	return len(c.Only) == 0 || slices.Contains(c.Only, modelPartNames[part])
 }
 
 // runApart makes the call in a process of its own.

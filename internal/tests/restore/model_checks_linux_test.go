@@ -25,6 +25,7 @@ import (
 //   - If no restore is unfinished, the store is one of the whole states that it
 //     may have: a restore's before or after. A snapshot has such a state, too.
 //   - List reports an unfinished restore as long as its journal is there.
+//   - A restore changes no owner, and gives what is new to the directory's.
 //   - A call that nothing hinders succeeds.
 //   - At the end, the commands of docs/restore.md lead to a restored store, with
 //     nothing left of any restore.
@@ -150,6 +151,9 @@ func (m *model) callOf(step modelStep) *modelCall {
 	default:
 		return nil
 	}
+	if only := step.Arg["only"]; only != "" {
+		c.Only = strings.Split(only, ",")
+	}
 	c.Store = m.paths(dir)
 	switch step.Arg["without"] {
 	case "registry":
@@ -206,6 +210,8 @@ func (m *model) stampOf(dir, which string) string {
 func (m *model) make(call *modelCall, before *modelScan) error {
 	_, err := os.Lstat(filepath.Join(call.Store.BackupDir, journalFile))
 	pointed := err == nil
+	owners, _ := m.owners()
+	wasPending := len(m.pending) > 0
 	var result *modelResult
 	if kind := call.Fault.Kind; m.within && (kind == "" || kind == "cancel") {
 		result = call.run()
@@ -227,6 +233,9 @@ func (m *model) make(call *modelCall, before *modelScan) error {
 			m.counts.count("failures")
 		}
 	}
+	if result.Err == "" && len(call.Only) > 0 {
+		m.counts.count("restores of some parts")
+	}
 	m.note("  %s %s: %s", call.Name, call.Stamp, outcome)
 	if result.Recovered != "" {
 		m.counts.count("restores " + result.Recovered)
@@ -240,6 +249,14 @@ func (m *model) make(call *modelCall, before *modelScan) error {
 		return errors.New("staging directories were removed although the backup directory has a pointer to their journal")
 	}
 	touched := m.expect(call, result, before)
+	if !wasPending && len(m.last.journals) == 0 && !strings.HasPrefix(call.Fault.Kind, "fail") {
+		now, files := m.owners()
+		for part, owner := range owners {
+			if files[part] && now[part] != owner {
+				return fmt.Errorf("the owner of %s was %d and is %d", modelPartNames[part], owner, now[part])
+			}
+		}
+	}
 	return errors.Join(
 		m.checkUnits(call, before), m.settle(touched), m.checkTold(result, before), m.checkCall(call, result, before), m.check(),
 	)
@@ -270,7 +287,7 @@ func (m *model) expect(call *modelCall, result *modelResult, before *modelScan) 
 	after := make(map[modelState]bool)
 	for state := range m.may {
 		for part := range modelParts {
-			if snapshot != nil && snapshot.parts[part] != "" {
+			if snapshot != nil && snapshot.parts[part] != "" && call.restores(part) {
 				state[m.slot(part)] = snapshot.parts[part]
 			}
 		}
@@ -278,7 +295,7 @@ func (m *model) expect(call *modelCall, result *modelResult, before *modelScan) 
 	}
 	if snapshot != nil {
 		for part, state := range snapshot.parts {
-			if state != "" {
+			if state != "" && call.restores(part) {
 				touched = append(touched, m.slot(part))
 			}
 		}
@@ -519,6 +536,11 @@ func (m *model) checkCall(call *modelCall, result *modelResult, before *modelSca
 	case "restore":
 		if !before.snapshots[dir+"/"+call.Stamp].isValid() || call.Store.Registry == "" || call.Store.Chroma == "" || m.strayPointer(dir) && database == missingPart {
 			return nil
+		}
+		for part, state := range before.snapshots[dir+"/"+call.Stamp].parts {
+			if state == "" && len(call.Only) > 0 && call.restores(part) {
+				return nil // it does not have what is asked for
+			}
 		}
 		if len(before.journals) == 0 || m.mountsAsThen(before) {
 			return fmt.Errorf("the restore failed: %s", result.Err)

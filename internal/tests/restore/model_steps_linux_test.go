@@ -25,7 +25,7 @@ type modelStep struct {
 }
 
 // The arguments of the steps, in the order in which they are written.
-var modelArgs = []string{"dir", "part", "what", "snapshot", "without", "mode", "end", "rows", "files", "registry",
+var modelArgs = []string{"dir", "part", "what", "snapshot", "without", "only", "mode", "end", "rows", "files", "registry",
 	"keep", "seconds", "fault", "at", "phase", "errno"}
 
 func (s modelStep) String() string {
@@ -210,6 +210,9 @@ func (g *modelChooser) step(op string) modelStep {
 		}
 		if g.chance(4) {
 			set("without", g.pick("registry", "chroma"))
+		}
+		if g.chance(20) {
+			set("only", g.pick("db", "registry", "chroma", "db,registry", "db,chroma", "registry,chroma"))
 		}
 		g.fault(set, "stage", "swap", "verify", "validate_files", "database", "publish")
 	case "create":

@@ -248,6 +248,23 @@ func (w *modelWorld) liveFile(part int) string {
 	return filepath.Join(live, "same")
 }
 
+// owners returns to whom the file of each part belongs, or if there is none, its
+// directory; and whether it is the file.
+func (w *modelWorld) owners() (owners [modelParts]uint32, files [modelParts]bool) {
+	for part := range modelParts {
+		path := w.liveFile(part)
+		var st unix.Stat_t
+		err := unix.Lstat(path, &st)
+		if files[part] = err == nil; err != nil {
+			err = unix.Lstat(filepath.Dir(path), &st)
+		}
+		if err == nil {
+			owners[part] = st.Uid
+		}
+	}
+	return owners, files
+}
+
 // backupPath returns where a backup directory is now.
 func (w *modelWorld) backupPath(name string) string {
 	if w.hidden[name] {

@@ -88,7 +88,7 @@ func TestEqualPartsAreNotTouched(t *testing.T) {
 	require.Equal(t, before, inodes())
 	require.Equal(t, stamps, s.Stamps(), "there is nothing to be saved")
 
-	// A journal mode is no difference, and the database is not held open.
+	// A journal mode is no difference.
 	db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=journal_mode(wal)")
 	require.NoError(t, db.Close())
 	for _, change := range []struct {
@@ -132,6 +132,7 @@ func TestEqualPartsAreNotTouched(t *testing.T) {
 		s.RequireNoRemains()
 	}
 	// Another process finds nothing of it open.
+	s.Restore(stamp)
 	backuptest.Start(t, "call", s.Dir, "restore", stamp).Wait()
 }
 
