@@ -23,7 +23,7 @@
 //
 // Keep store and backups on local disks of Linux. The package also builds on
 // macOS and Windows and does what those systems allow, but it is not tested
-// there.
+// there, and on Windows creating and restoring are expected to fail.
 //
 // # Creating
 //
@@ -72,7 +72,7 @@
 //
 // [RestoreRuntimeBackup] puts a snapshot back while nobody has the store open.
 // It validates the snapshot first, takes a snapshot of the present store, and
-// exchanges all parts or none: a journal beside the database lets the next call
+// exchanges all parts that differ or none: a journal beside the database lets the next call
 // finish or undo a restore that was interrupted, and until then every function
 // returns [ErrRestoreUnfinished]. Neither deletes what somebody has written to
 // the store meanwhile; what is in the way is moved to directories that the

@@ -360,8 +360,11 @@ func TestNilContext(t *testing.T) {
 		"latest":   func() error { _, err := backup.LatestRuntimeBackup(none, s.Options); return err },
 		"validate": func() error { _, err := backup.ValidateBackup(none, s.Options, stamp); return err },
 		"restore":  func() error { _, err := backup.RestoreRuntimeBackup(none, s.Options, stamp); return err },
-		"prune":    func() error { _, err := backup.PruneRuntimeBackups(none, s.Options, backup.Retention{KeepLast: 1}); return err },
-		"protect":  func() error { return backup.ProtectRuntimeBackup(none, s.Options, stamp, true) },
+		"prune": func() error {
+			_, err := backup.PruneRuntimeBackups(none, s.Options, backup.Retention{KeepLast: 1})
+			return err
+		},
+		"protect": func() error { return backup.ProtectRuntimeBackup(none, s.Options, stamp, true) },
 	} {
 		err := call()
 		require.ErrorIs(t, err, backup.ErrInvalidOptions, name)

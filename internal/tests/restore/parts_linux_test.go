@@ -236,6 +236,25 @@ func TestRecoveryOfSomeParts(t *testing.T) {
 	}
 }
 
+// New parts that were used since a restore was cut off stay, with what was written
+// to them.
+func TestUsedPartsAreKept(t *testing.T) {
+	t.Parallel()
+	s, stamp := newStore(t)
+	c := backuptest.Start(t, "call-parts", s.Dir, "registry,chroma", stamp, "verify")
+	require.Equal(t, "at verify", c.Hear())
+	c.Kill()
+	backuptest.Write(t, s.RegistryPath, `{"gen":"used"}`)
+	r, err := recovery(s)
+	require.ErrorIs(t, err, backup.ErrInvalidBackup)
+	require.Equal(t, "finished", r.Recovered)
+	require.Empty(t, r.SetAside)
+	require.Equal(t, "used", partGeneration(t, s, backup.PartRegistry))
+	require.Equal(t, "new", partGeneration(t, s, backup.PartChroma))
+	require.Equal(t, "old", partGeneration(t, s, backup.PartDatabase))
+	s.RequireNoRemains()
+}
+
 // What can't be replaced is named before anything is touched, with the way out,
 // unless it is equal or left out.
 func TestPartsThatCannotBeReplaced(t *testing.T) {
