@@ -255,6 +255,37 @@ func TestUsedPartsAreKept(t *testing.T) {
 	s.RequireNoRemains()
 }
 
+// A Chroma directory that the restore left alone may be in use in this process: a
+// recovery must not drop the locks on its database by reading it.
+func TestRecoveryDropsNoLocksOfChroma(t *testing.T) {
+	for name, include := range map[string]bool{"in the snapshot": true, "in no snapshot": false} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := newStore(t)
+			chroma := filepath.Join(s.ChromaPath, "chroma.sqlite3")
+			backuptest.MakeDatabase(t, chroma)
+			s.IncludeChroma = include
+			stamp := s.Create().Stamp
+			backuptest.Write(t, s.RegistryPath, `{"gen":"else"}`)
+			before := len(s.Stamps())
+			c := backuptest.Start(t, "call-parts", s.Dir, "registry", stamp, "stage")
+			require.Equal(t, "at stage", c.Hear())
+			c.Kill()
+			db := backuptest.OpenDB(t, chroma)
+			db.SetMaxOpenConns(1)
+			rows, err := db.Query("SELECT * FROM account")
+			require.NoError(t, err)
+			defer rows.Close()
+			require.True(t, rows.Next())
+			locks := backuptest.LocksOn(t, chroma)
+			r, err := recovery(s)
+			require.ErrorIs(t, err, backup.ErrInvalidBackup)
+			require.Equal(t, "undone", r.Recovered)
+			require.Equal(t, locks, backuptest.LocksOn(t, chroma))
+			require.Len(t, s.Stamps(), before+1, "it is not known whether the safety snapshot is needed")
+		})
+	}
+}
+
 // What can't be replaced is named before anything is touched, with the way out,
 // unless it is equal or left out.
 func TestPartsThatCannotBeReplaced(t *testing.T) {
