@@ -45,13 +45,13 @@ func (d *Dresser) Owners() (owners []Owner) {
 	for owner := range d.owners {
 		owners = append(owners, owner)
 	}
-	slices.SortFunc(owners, func(a, b Owner) int { return cmp.Or(a.UID-b.UID, a.GID-b.GID) })
+	slices.SortFunc(owners, func(a, b Owner) int { return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(a.GID, b.GID)) })
 	return owners
 }
 
 // Saw counts the owner of a file that is not dressed.
 func (d *Dresser) Saw(info fsat.Info) {
-	if info.UID < 0 {
+	if info.UID == -1 {
 		return
 	}
 	if d.owners == nil {
@@ -211,7 +211,7 @@ func (d *Dresser) chown(dir *fsat.Dir, name string, info, like fsat.Info, replac
 		}
 	}
 	var err error
-	if like.UID >= 0 && (uid >= 0 && uid != info.UID || gid >= 0 && gid != info.GID) {
+	if like.UID != -1 && (uid != -1 && uid != info.UID || gid != -1 && gid != info.GID) {
 		err = dir.Chown(name, uid, gid)
 	}
 	if err == nil && replaces && os.Geteuid() != 0 && like.UID != info.UID {
