@@ -2,9 +2,11 @@ package restorer
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
@@ -169,7 +171,11 @@ func (j *Journal) end() (setAside []string, err error) {
 			setAside = append(setAside, kept)
 		}
 	}
-	return setAside, j.remove()
+	err = j.remove()
+	if err != nil && len(setAside) > 0 { // the next call may find no journal to tell it from
+		err = fmt.Errorf("%w (what was in the way is in %s)", err, strings.Join(setAside, ", "))
+	}
+	return setAside, err
 }
 
 // dressChroma gives the Chroma directory the mode and time of the snapshot's.

@@ -114,6 +114,16 @@ var modelScripts = []struct {
 		2 create dir=A
 		3 damage part=db what=half
 		4 restore dir=A snapshot=0`},
+	{"what was set aside is told although the journal cannot be removed", 54, 72, 2, `
+		layout flat chroma
+		1 service mode=delete end=close rows=3 files=2 registry=true
+		2 create dir=A
+		3 create dir=B
+		4 service mode=delete end=kill rows=1 files=2 registry=true
+		5 service mode=wal end=kill rows=0 files=1 registry=true
+		6 restore dir=B snapshot=4 fault=kill at=118
+		7 service mode=wal end=kill rows=3 files=2 registry=false
+		8 restore dir=A snapshot=4 fault=fail at=AT errno=5`},
 	{"a pointer is left in a backup directory that was away, and copies on a volume", 46, 58, 4, `
 		layout chroma
 		1 service mode=delete end=hot rows=1 files=0 registry=false
