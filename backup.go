@@ -95,7 +95,7 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 		return nil, wrapStep("enter backup directory", s.BackupDir, enterErr)
 	}
 	defer entered.Close()
-	if err := backupdir.Reap(ctx, s.BackupDir, s.log); err != nil {
+	if _, err := backupdir.Reap(ctx, s.BackupDir, s.log); err != nil {
 		return nil, wrapStep("clear old staging", s.BackupDir, err)
 	}
 

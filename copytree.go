@@ -359,7 +359,8 @@ func removeSafety(ctx context.Context, backupDir *fsat.Dir, stamp string) error 
 		return err
 	}
 	defer root.Close()
-	return backupdir.Remove(ctx, backupDir, root, stamp, func() {})
+	_, err = backupdir.Remove(ctx, backupDir, root, stamp, func() {})
+	return err
 }
 
 // dropOwnSafety removes the safety snapshot of a restore that failed: the store

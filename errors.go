@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
+	"strings"
 
 	"github.com/atocore/backup/internal/errdefs"
+	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/restorer"
 )
 
@@ -131,4 +134,16 @@ func (r *restore) cannotReplace(obstacles []restorer.Obstacle) error {
 		way += fmt.Sprintf("; to restore the rest, set Parts to %s (restore --only %s)", rest, rest)
 	}
 	return fmt.Errorf("%w: %w%s", ErrCannotReplace, joinInLine(reasons), way)
+}
+
+// reasonIn returns an error's text, with the name of a file below the directory
+// dir and without other paths.
+func reasonIn(dir string, err error) string {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		if below, ok := strings.CutPrefix(pathErr.Path, dir+string(filepath.Separator)); ok {
+			return below + ": " + pathErr.Err.Error()
+		}
+	}
+	return fsat.Cause(err)
 }

@@ -60,7 +60,7 @@ type snapshotJSON struct {
 	Metadata      json.RawMessage `json:"metadata,omitempty"`
 	MetadataError pyjson.String   `json:"metadata_error,omitempty"`
 	Verified      *bool           `json:"verified"`
-	VerifiedAt    *time.Time      `json:"verified_at"`
+	VerifiedAt    *pyjson.Time    `json:"verified_at"`
 	Protected     bool            `json:"protected"`
 	Note          pyjson.String   `json:"note"`
 }
@@ -73,7 +73,7 @@ func (s Snapshot) MarshalJSON() ([]byte, error) {
 		Verified: s.Verified, Protected: s.Protected, Note: pyjson.String(s.Note),
 	}
 	if !s.VerifiedAt.IsZero() {
-		at := s.VerifiedAt.UTC()
+		at := pyjson.Time(s.VerifiedAt)
 		out.VerifiedAt = &at
 	}
 	if s.HasMetadata {
@@ -97,7 +97,7 @@ func (s *Snapshot) UnmarshalJSON(data []byte) error {
 		Verified: in.Verified, Protected: in.Protected, Note: string(in.Note),
 	}
 	if in.VerifiedAt != nil {
-		s.VerifiedAt = in.VerifiedAt.UTC()
+		s.VerifiedAt = time.Time(*in.VerifiedAt).UTC()
 	}
 	s.Metadata, s.raw = foreignMetadata(in.Metadata)
 	return nil

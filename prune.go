@@ -3,7 +3,6 @@ package backup
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +13,6 @@ import (
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
-	"github.com/atocore/backup/internal/pyjson"
 	"github.com/atocore/backup/internal/retention"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
@@ -55,6 +53,10 @@ type PruneResult struct {
 	// Skipped lists what was left alone without being judged, snapshots of other
 	// stores among them.
 	Skipped []SkippedSnapshot
+	// Remains lists what should be gone and could not be removed. The snapshots
+	// that it was part of, if any, are in no list any more. Each prune tries again,
+	// and lists it until it is gone.
+	Remains []Remnant
 	DryRun  bool
 }
 
@@ -73,52 +75,12 @@ type SkippedSnapshot struct {
 	Reason string
 }
 
-// pruneJSON is the form of a PruneResult in JSON.
-type pruneJSON struct {
-	Kept    []keptJSON      `json:"kept"`
-	Removed []pyjson.String `json:"removed"`
-	Never   []pyjson.String `json:"never_verified"`
-	Skipped []skippedJSON   `json:"skipped"`
-	DryRun  bool            `json:"dry_run"`
-}
-
-type keptJSON struct {
-	Stamp     pyjson.String   `json:"stamp"`
-	CreatedAt time.Time       `json:"created_at"`
-	Reasons   []pyjson.String `json:"reasons"`
-}
-
-type skippedJSON struct {
-	Stamp  pyjson.String `json:"stamp"`
-	Reason pyjson.String `json:"reason"`
-}
-
-// MarshalJSON returns the form that the command prints.
-func (r PruneResult) MarshalJSON() ([]byte, error) {
-	out := pruneJSON{[]keptJSON{}, pyStrings(r.Removed), pyStrings(r.NeverVerified), []skippedJSON{}, r.DryRun}
-	for _, k := range r.Kept {
-		out.Kept = append(out.Kept, keptJSON{pyjson.String(k.Stamp), k.CreatedAt.UTC(), pyStrings(k.Reasons)})
-	}
-	for _, s := range r.Skipped {
-		out.Skipped = append(out.Skipped, skippedJSON{pyjson.String(s.Stamp), pyjson.String(s.Reason)})
-	}
-	return pyjson.Marshal(out)
-}
-
-// UnmarshalJSON reads what MarshalJSON writes.
-func (r *PruneResult) UnmarshalJSON(data []byte) error {
-	var in pruneJSON
-	if err := json.Unmarshal(data, &in); err != nil {
-		return err
-	}
-	*r = PruneResult{Removed: goStrings(in.Removed), NeverVerified: goStrings(in.Never), DryRun: in.DryRun}
-	for _, k := range in.Kept {
-		r.Kept = append(r.Kept, KeptSnapshot{string(k.Stamp), k.CreatedAt.UTC(), goStrings(k.Reasons)})
-	}
-	for _, s := range in.Skipped {
-		r.Skipped = append(r.Skipped, SkippedSnapshot{string(s.Stamp), string(s.Reason)})
-	}
-	return nil
+// A Remnant is a directory of which a prune could not remove everything, or a
+// record that it could not remove: the rest of a snapshot, or of the staging of a
+// process that died.
+type Remnant struct {
+	Path   string
+	Reason string
 }
 
 // PruneRuntimeBackups removes the snapshots in opts.BackupDir that keep does not
@@ -135,15 +97,18 @@ func (r *PruneResult) UnmarshalJSON(data []byte) error {
 // not that of any file; the stamp decides between equals. A Retention without
 // any rule is an error.
 //
-// One rename takes a snapshot out of lists before its files are removed. A
-// prune that is interrupted leaves nothing half-visible; the next prune or
-// create removes the rest. Creates and other prunes may run beside it.
+// A snapshot in which there is something that visibly cannot be removed, such as
+// an immutable file, stays as it is. One rename takes any other out of lists
+// before its files are removed; if the first of them cannot be removed after all,
+// the snapshot is renamed back. A prune that is interrupted leaves nothing
+// half-visible; the next prune or create removes the rest. Creates and other
+// prunes may run beside it.
 //
 // If an error is returned together with a result, the result lists what was
 // removed. Errors: [ErrInvalidOptions], [ErrRestoreUnfinished], [ErrPanic],
-// ctx's error, or an *fs.PathError for the first snapshot that could not be
-// removed; the others are removed nevertheless. A call costs as much as a list,
-// and the removal of the files.
+// ctx's error, or an *fs.PathError for the first thing that could not be
+// removed, a snapshot or a Remnant of an earlier call; all others are removed
+// nevertheless. A call costs as much as a list, and the removal of the files.
 func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (result *PruneResult, err error) {
 	defer func() {
 		if err != nil {
@@ -187,16 +152,14 @@ func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (res
 		}
 		return result, ctx.Err()
 	}
-	if err := reapRecords(dir); err != nil {
-		s.log.Warn("records_left", "path", s.BackupDir, "reason", err.Error())
+	p := pruning{settings: &s, dir: dir, result: result}
+	if err := p.reap(ctx); err != nil {
+		return result, errors.Join(p.failure(), err)
 	}
-	if err := backupdir.Reap(ctx, s.BackupDir, s.log); err != nil {
-		return result, err
+	if len(expired) > 0 {
+		err = p.remove(ctx, expired)
 	}
-	if len(expired) == 0 {
-		return result, ctx.Err()
-	}
-	return result, s.remove(ctx, dir, expired, result)
+	return result, errors.Join(p.failure(), err, ctx.Err())
 }
 
 // skipOthers records the snapshots of other stores in result.
@@ -212,20 +175,50 @@ func (s *settings) skipOthers(list, own []Snapshot, result *PruneResult) {
 	}
 }
 
-// reapRecords removes the records of snapshots that are gone.
-func reapRecords(dir *fsat.Dir) error {
-	root, err := dir.OpenDir(format.SnapshotsName)
-	if errors.Is(err, fs.ErrNotExist) {
+// A pruning removes things from the backup directory dir. If one cannot be
+// removed, it continues with the others, because otherwise the disk would fill
+// up.
+type pruning struct {
+	*settings
+	dir    *fsat.Dir
+	result *PruneResult
+	failed []error
+}
+
+// failure returns the first error of a removal.
+func (p *pruning) failure() error {
+	switch n := len(p.failed); n {
+	case 0:
 		return nil
+	case 1:
+		return p.failed[0]
+	default:
+		return fmt.Errorf("%w (the first of %d that could not be removed)", p.failed[0], n)
 	}
+}
+
+// remains records what is left at path after the removal of what has failed.
+func (p *pruning) remains(what, path string, err error) {
+	p.failed = append(p.failed, fmt.Errorf("remove %s: %w", what, err))
+	p.result.Remains = append(p.result.Remains, Remnant{path, reasonIn(path, err)})
+}
+
+// reap removes the staging of dead processes, and the records of snapshots that
+// are gone.
+func (p *pruning) reap(ctx context.Context) error {
+	records, err := backupdir.ReapRecords(p.dir)
 	if err != nil {
-		return err
+		p.log.Warn("records_left", "path", p.BackupDir, "reason", err.Error())
 	}
-	defer root.Close()
-	return backupdir.ReapRecords(dir, func(stamp string) bool {
-		there, err := root.Has(stamp)
-		return err != nil || there
-	})
+	for _, left := range records {
+		p.log.Warn("record_left", "path", left.Path, "reason", left.Err.Error())
+		p.remains("an old record", left.Path, left.Err)
+	}
+	staging, err := backupdir.Reap(ctx, p.BackupDir, p.log)
+	for _, left := range staging {
+		p.remains("old staging", left.Path, left.Err)
+	}
+	return err
 }
 
 func (r *Retention) within() retention.Span {
@@ -364,52 +357,57 @@ func skipReason(s Snapshot) string {
 	return "metadata: " + s.MetadataError
 }
 
-// remove removes the expired snapshots. If one cannot be removed, it continues
-// with the others, because otherwise the disk would fill up.
-func (s *settings) remove(ctx context.Context, backupDir *fsat.Dir, expired []Snapshot, result *PruneResult) error {
-	root, err := backupDir.OpenDir(format.SnapshotsName)
+// remove removes the expired snapshots. Its error is not about one of them.
+func (p *pruning) remove(ctx context.Context, expired []Snapshot) error {
+	root, err := p.dir.OpenDir(format.SnapshotsName)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	var first error
-	failures := 0
 	for done, snapshot := range expired {
-		if err := ctx.Err(); err != nil {
-			return errors.Join(first, err)
+		if ctx.Err() != nil {
+			return nil
 		}
-		s.progress(Progress{Phase: PhasePrune, Path: snapshot.Path, Files: int64(done), TotalFiles: int64(len(expired))})
+		p.progress(Progress{Phase: PhasePrune, Path: snapshot.Path, Files: int64(done), TotalFiles: int64(len(expired))})
 		gone := false
-		err := backupdir.Remove(ctx, backupDir, root, snapshot.Stamp, func() {
+		left, err := backupdir.Remove(ctx, p.dir, root, snapshot.Stamp, func() {
 			gone = true
-			result.Removed = slices.Insert(result.Removed, 0, snapshot.Stamp)
-			if snapshot.Verified == nil {
-				result.NeverVerified = slices.Insert(result.NeverVerified, 0, snapshot.Stamp)
-			}
-			s.log.Info("runtime_backup_removed", "stamp", snapshot.Stamp, "path", snapshot.Path, "verified", snapshot.Verified != nil)
-			if err := backupdir.RemoveRecord(backupDir, snapshot.Stamp); err != nil {
-				s.log.Warn("record_left", "stamp", snapshot.Stamp, "reason", err.Error())
-			}
+			p.removed(snapshot)
 		})
 		switch {
 		case err == nil, errors.Is(err, fs.ErrNotExist): // another prune was faster
-			continue
 		case errors.Is(err, fsat.ErrLocked):
-			result.Skipped = append(result.Skipped, SkippedSnapshot{snapshot.Stamp, "in use"})
-			continue
-		case !gone:
-			result.Skipped = append(result.Skipped, SkippedSnapshot{snapshot.Stamp, "not removed: " + fsat.Cause(err)})
-		}
-		failures++
-		if first == nil {
-			first = fmt.Errorf("remove snapshot %s: %w", snapshot.Stamp, err)
+			p.skip(snapshot, "in use")
+		case gone && ctx.Err() != nil: // the next prune or create removes the rest
+			p.failed = append(p.failed, fmt.Errorf("remove snapshot %s: %w", snapshot.Stamp, err))
+		case gone:
+			p.remains("snapshot "+snapshot.Stamp, left, err)
+			p.log.Warn("runtime_backup_not_wholly_removed", "stamp", snapshot.Stamp, "path", left, "reason", err.Error())
+		default:
+			reason := reasonIn(snapshot.Path, err)
+			p.skip(snapshot, "not removed: "+reason)
+			p.failed = append(p.failed, fmt.Errorf("remove snapshot %s: %w", snapshot.Stamp, err))
+			p.log.Warn("runtime_backup_not_removed", "stamp", snapshot.Stamp, "path", snapshot.Path, "reason", reason)
 		}
 	}
-	s.progress(Progress{Phase: PhasePrune, Files: int64(len(expired)), TotalFiles: int64(len(expired))})
-	if failures > 1 {
-		first = fmt.Errorf("%w (the first of %d that could not be removed)", first, failures)
+	p.progress(Progress{Phase: PhasePrune, Files: int64(len(expired)), TotalFiles: int64(len(expired))})
+	return nil
+}
+
+func (p *pruning) skip(snapshot Snapshot, reason string) {
+	p.result.Skipped = append(p.result.Skipped, SkippedSnapshot{snapshot.Stamp, reason})
+}
+
+// removed records that a snapshot is gone, and removes its record.
+func (p *pruning) removed(snapshot Snapshot) {
+	p.result.Removed = slices.Insert(p.result.Removed, 0, snapshot.Stamp)
+	if snapshot.Verified == nil {
+		p.result.NeverVerified = slices.Insert(p.result.NeverVerified, 0, snapshot.Stamp)
 	}
-	return errors.Join(first, ctx.Err())
+	p.log.Info("runtime_backup_removed", "stamp", snapshot.Stamp, "path", snapshot.Path, "verified", snapshot.Verified != nil)
+	if err := backupdir.RemoveRecord(p.dir, snapshot.Stamp); err != nil {
+		p.log.Warn("record_left", "stamp", snapshot.Stamp, "reason", err.Error())
+	}
 }
 
 // ProtectRuntimeBackup protects the snapshot named stamp from prunes, or ends

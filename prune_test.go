@@ -196,7 +196,7 @@ func TestPruneJSON(t *testing.T) {
 		result backup.PruneResult
 		want   string
 	}{
-		"nothing": {backup.PruneResult{}, `{"kept":[],"removed":[],"never_verified":[],"skipped":[],"dry_run":false}`},
+		"nothing": {backup.PruneResult{}, `{"kept":[],"removed":[],"never_verified":[],"skipped":[],"remains":[],"dry_run":false}`},
 		"everything": {
 			backup.PruneResult{
 				Kept: []backup.KeptSnapshot{
@@ -205,11 +205,12 @@ func TestPruneJSON(t *testing.T) {
 				},
 				Removed: []string{"b", "a\x1b"}, NeverVerified: []string{"a\x1b"},
 				Skipped: []backup.SkippedSnapshot{{"c", "no metadata"}, {"d\xfe", "in use"}},
+				Remains: []backup.Remnant{{"/e\xfe", "db/x: busy"}},
 				DryRun:  true,
 			},
-			`{"kept":[{"stamp":"20261124T120000Z","created_at":"2026-11-24T12:00:00.000005Z","reasons":["newest snapshot","last snapshot"]},` +
-				`{"stamp":"\u03b1\udcff\"\n","created_at":"0001-01-01T00:00:00Z","reasons":["within 1h0m0s"]}],` +
-				`"removed":["b","a\u001b"],"never_verified":["a\u001b"],"skipped":[{"stamp":"c","reason":"no metadata"},{"stamp":"d\udcfe","reason":"in use"}],"dry_run":true}`,
+			`{"kept":[{"stamp":"20261124T120000Z","created_at":"2026-11-24T12:00:00.000005+00:00","reasons":["newest snapshot","last snapshot"]},` +
+				`{"stamp":"\u03b1\udcff\"\n","created_at":"0001-01-01T00:00:00+00:00","reasons":["within 1h0m0s"]}],` +
+				`"removed":["b","a\u001b"],"never_verified":["a\u001b"],"skipped":[{"stamp":"c","reason":"no metadata"},{"stamp":"d\udcfe","reason":"in use"}],"remains":[{"path":"/e\udcfe","reason":"db/x: busy"}],"dry_run":true}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -671,35 +672,6 @@ func rolePruneAndPrune(p *backuptest.Parent, args []string) error {
 			p.Say(fmt.Sprint(removed))
 			return nil
 		}
-	}
-}
-
-// What is mounted in a snapshot is not removed. The snapshot is not visible any
-// more, and its files are removed when nothing is mounted there.
-func TestPruneEntersNoMountPoint(t *testing.T) {
-	for name, mount := range map[string]func(t *testing.T, target string){
-		"tmpfs": func(t *testing.T, target string) { backuptest.MountTmpfs(t, target, "") },
-		"bind":  func(t *testing.T, target string) { backuptest.MountBind(t, t.TempDir(), target) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newSnapshotSet(t)
-			stamps := s.putDays(2)
-			target := s.SnapshotPath(stamps[0], "mounted")
-			require.NoError(t, os.Mkdir(target, 0o755))
-			mount(t, target)
-			backuptest.Write(t, filepath.Join(target, "keep"), "precious")
-
-			result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1})
-			require.ErrorContains(t, err, "is a mount point")
-			require.Equal(t, stamps[:1], result.Removed)
-			require.Equal(t, stamps[1:], s.Stamps())
-			target = filepath.Join(s.Staging()[0], "mounted")
-			require.FileExists(t, filepath.Join(target, "keep"))
-
-			backuptest.Unmount(t, target)
-			s.prune(backup.Retention{KeepLast: 1})
-			s.RequireNoStaging()
-		})
 	}
 }
 

@@ -23,8 +23,8 @@ func TestPanicAndStagingThatCannotBeRemoved(t *testing.T) {
 	_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
 	require.ErrorIs(t, err, backup.ErrPanic)
 	require.ErrorContains(t, err, "oops")
-	require.ErrorContains(t, err, "remove staging: "+s.Staging()[0])
-	require.ErrorContains(t, err, "config is a mount point")
+	require.ErrorContains(t, err, "remove staging: remove "+s.Staging()[0])
+	require.ErrorContains(t, err, "config: it is a mount point")
 	require.Empty(t, s.Stamps())
 }
 

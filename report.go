@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/atocore/backup/internal/pyjson"
 )
@@ -440,4 +441,64 @@ func goStrings(texts []pyjson.String) (out []string) {
 		out = append(out, string(text))
 	}
 	return out
+}
+
+// pruneJSON is the form of a PruneResult in JSON.
+type pruneJSON struct {
+	Kept    []keptJSON      `json:"kept"`
+	Removed []pyjson.String `json:"removed"`
+	Never   []pyjson.String `json:"never_verified"`
+	Skipped []skippedJSON   `json:"skipped"`
+	Remains []remnantJSON   `json:"remains"`
+	DryRun  bool            `json:"dry_run"`
+}
+
+type keptJSON struct {
+	Stamp     pyjson.String   `json:"stamp"`
+	CreatedAt pyjson.Time     `json:"created_at"`
+	Reasons   []pyjson.String `json:"reasons"`
+}
+
+type skippedJSON struct {
+	Stamp  pyjson.String `json:"stamp"`
+	Reason pyjson.String `json:"reason"`
+}
+
+type remnantJSON struct {
+	Path   pyjson.String `json:"path"`
+	Reason pyjson.String `json:"reason"`
+}
+
+// MarshalJSON returns the form that the command prints.
+func (r PruneResult) MarshalJSON() ([]byte, error) {
+	out := pruneJSON{[]keptJSON{}, pyStrings(r.Removed), pyStrings(r.NeverVerified), []skippedJSON{}, []remnantJSON{}, r.DryRun}
+	for _, k := range r.Kept {
+		out.Kept = append(out.Kept, keptJSON{pyjson.String(k.Stamp), pyjson.Time(k.CreatedAt), pyStrings(k.Reasons)})
+	}
+	for _, s := range r.Skipped {
+		out.Skipped = append(out.Skipped, skippedJSON{pyjson.String(s.Stamp), pyjson.String(s.Reason)})
+	}
+	for _, x := range r.Remains {
+		out.Remains = append(out.Remains, remnantJSON{pyjson.String(x.Path), pyjson.String(x.Reason)})
+	}
+	return pyjson.Marshal(out)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (r *PruneResult) UnmarshalJSON(data []byte) error {
+	var in pruneJSON
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
+	}
+	*r = PruneResult{Removed: goStrings(in.Removed), NeverVerified: goStrings(in.Never), DryRun: in.DryRun}
+	for _, k := range in.Kept {
+		r.Kept = append(r.Kept, KeptSnapshot{string(k.Stamp), time.Time(k.CreatedAt).UTC(), goStrings(k.Reasons)})
+	}
+	for _, s := range in.Skipped {
+		r.Skipped = append(r.Skipped, SkippedSnapshot{string(s.Stamp), string(s.Reason)})
+	}
+	for _, x := range in.Remains {
+		r.Remains = append(r.Remains, Remnant{string(x.Path), string(x.Reason)})
+	}
+	return nil
 }

@@ -51,6 +51,9 @@ func (c *pruneCommand) Run(s *session) error {
 		s.say("All snapshots within %s of the newest one are kept.", c.KeepWithin)
 	}
 	s.say("%s", pruned(result))
+	for _, left := range result.Remains {
+		s.say("Not removed, and tried again by the next prune: %s (%s).", left.Path, left.Reason)
+	}
 	return err
 }
 

@@ -32,6 +32,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"path/filepath"
 	"time"
 
 	"github.com/atocore/backup/internal/format"
@@ -138,38 +139,64 @@ func IsStill(root *fsat.Dir, name string, dir *fsat.Dir) bool {
 }
 
 // Remove removes the snapshot stamp. root is snapshots/ in backupDir. Remove
-// renames the snapshot to a staging name, calls gone, makes the rename durable
-// and then removes the files; if it is interrupted, Reap removes the rest. The
-// lock that it holds meanwhile keeps readers out, and keeps other processes
-// from reaping the directory as stale.
+// looks for what could not be removed; if it sees nothing, it renames the
+// snapshot to a staging name, makes the rename durable and removes the files. If
+// it is interrupted, Reap removes the rest. If the first removal is refused, it
+// renames the snapshot back. The lock that it holds meanwhile keeps readers out,
+// and keeps other processes from reaping the directory as stale.
+//
+// gone is called, once, when the snapshot is out of sight and will not come back:
+// after the first file was removed, or when that fails and the snapshot cannot be
+// renamed back. If there is an error then, left is the path of what is left of
+// it.
 //
 // Errors: [fsat.ErrLocked] if the snapshot is in use, fs.ErrNotExist if it is
 // gone already, ctx's error, or an *fs.PathError.
-func Remove(ctx context.Context, backupDir, root *fsat.Dir, stamp string, gone func()) error {
+func Remove(ctx context.Context, backupDir, root *fsat.Dir, stamp string, gone func()) (left string, err error) {
 	dir, err := root.OpenDir(stamp)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer dir.Close()
 	if err := dir.TryLock(); errors.Is(err, fsat.ErrLocked) {
-		return err
+		return "", err
 	}
 	mine, err := dir.Stat()
 	if err != nil {
-		return err
+		return "", err
 	}
 	if there, err := root.Lstat(stamp); err != nil {
-		return err
+		return "", err
 	} else if there.Ino != mine.Ino {
-		return &fs.PathError{Op: "remove", Path: dir.Path(), Err: fs.ErrNotExist}
+		return "", &fs.PathError{Op: "remove", Path: dir.Path(), Err: fs.ErrNotExist}
+	}
+	if err := root.CheckRemovable(ctx, stamp); err != nil {
+		return "", err
 	}
 	name := format.NewStagingName()
 	if err := root.Rename(stamp, backupDir, name); err != nil {
-		return err
+		return "", err
+	}
+	left = filepath.Join(backupDir.Path(), name)
+	if err := fsat.SyncAll(backupDir, root); err != nil {
+		gone()
+		return left, err
+	}
+	begun := false
+	err = backupDir.RemoveTreeUnlessRefused(ctx, name, func() {
+		begun = true
+		gone()
+	})
+	if err == nil || begun {
+		return left, err
+	}
+	if ctx.Err() == nil {
+		back := backupDir.Rename(name, root, stamp)
+		if back == nil {
+			return "", errors.Join(err, fsat.SyncAll(root, backupDir))
+		}
+		err = errors.Join(err, back)
 	}
 	gone()
-	if err := fsat.SyncAll(backupDir, root); err != nil {
-		return err
-	}
-	return backupDir.RemoveTree(ctx, name)
+	return left, err
 }

@@ -95,7 +95,7 @@ func TestOpenSnapshot(t *testing.T) {
 	root, _ := snapshotIn(t, path, "a")
 	dir, err := OpenSnapshot(t.Context(), path, "a")
 	require.NoError(t, err)
-	err = Remove(t.Context(), openDir(t, path), root, "a", func() { t.Error("removed while in use") })
+	_, err = Remove(t.Context(), openDir(t, path), root, "a", func() { t.Error("removed while in use") })
 	require.ErrorIs(t, err, fsat.ErrLocked)
 	require.NoError(t, dir.Close())
 	_, err = OpenSnapshot(t.Context(), path, "b")
@@ -173,26 +173,38 @@ func TestRemove(t *testing.T) {
 	root, _ := snapshotIn(t, path, "a")
 	backupDir := openDir(t, path)
 	gone := 0
-	require.NoError(t, Remove(t.Context(), backupDir, root, "a", func() {
+	_, err := Remove(t.Context(), backupDir, root, "a", func() {
 		gone++
 		require.Empty(t, names(t, root.Path()), "it has lost its name")
-		require.Len(t, names(t, path), 2, "and still has its files")
-	}))
+		require.Len(t, names(t, path), 2, "and not all of its files are removed")
+	})
+	require.NoError(t, err)
 	require.Equal(t, 1, gone)
 	require.Equal(t, []string{format.SnapshotsName}, names(t, path))
-	require.ErrorIs(t, Remove(t.Context(), backupDir, root, "a", func() { gone++ }), fs.ErrNotExist)
+	_, err = Remove(t.Context(), backupDir, root, "a", func() { gone++ })
+	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.Equal(t, 1, gone)
 }
 
 func TestRemoveIsInterrupted(t *testing.T) {
 	path := t.TempDir()
-	root, _ := snapshotIn(t, path, "a")
+	root, dir := snapshotIn(t, path, "a")
+	require.NoError(t, os.WriteFile(filepath.Join(dir.Path(), "other"), nil, 0o600))
 	ctx, cancel := context.WithCancel(t.Context())
-	require.ErrorIs(t, Remove(ctx, openDir(t, path), root, "a", cancel), context.Canceled)
+	left, err := Remove(ctx, openDir(t, path), root, "a", cancel)
+	require.ErrorIs(t, err, context.Canceled)
+	require.DirExists(t, left)
 	require.Empty(t, names(t, root.Path()))
 	require.Len(t, names(t, path), 2)
-	require.NoError(t, Reap(t.Context(), path, slog.New(slog.DiscardHandler)))
+	requireReaped(t, path, slog.New(slog.DiscardHandler))
 	require.Equal(t, []string{format.SnapshotsName}, names(t, path))
+}
+
+func requireReaped(t *testing.T, path string, log *slog.Logger) {
+	t.Helper()
+	left, err := Reap(t.Context(), path, log)
+	require.NoError(t, err)
+	require.Empty(t, left)
 }
 
 func TestReap(t *testing.T) {
@@ -200,7 +212,7 @@ func TestReap(t *testing.T) {
 	var log bytes.Buffer
 	reap := func() string {
 		log.Reset()
-		require.NoError(t, Reap(t.Context(), path, slog.New(slog.NewTextHandler(&log, nil))))
+		requireReaped(t, path, slog.New(slog.NewTextHandler(&log, nil)))
 		return log.String()
 	}
 	live, err := NewStaging(path)
@@ -220,11 +232,12 @@ func TestReap(t *testing.T) {
 	require.Len(t, names(t, path), 6)
 	require.NoDirExists(t, live.PathOf())
 
-	require.NoError(t, Reap(t.Context(), filepath.Join(path, "missing"), nil))
+	requireReaped(t, filepath.Join(path, "missing"), nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.NoError(t, os.Mkdir(filepath.Join(path, format.NewStagingName()), 0o700))
-	require.ErrorIs(t, Reap(ctx, path, nil), context.Canceled)
+	_, err = Reap(ctx, path, nil)
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 func TestClaim(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -220,28 +221,40 @@ func RemoveRecord(dir *fsat.Dir, stamp string) error {
 }
 
 // ReapRecords removes the records of snapshots that do not exist, and drafts
-// that a dead process left. exists reports whether there is a snapshot.
-func ReapRecords(dir *fsat.Dir, exists func(stamp string) bool) error {
+// that a dead process left. dir is the backup directory. left are those that
+// could not be removed.
+func ReapRecords(dir *fsat.Dir) (left []Remains, err error) {
+	snapshots, err := dir.OpenDir(format.SnapshotsName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer snapshots.Close()
 	records, err := dir.OpenIfExists(format.RecordsName)
 	if err != nil || records == nil {
-		return withoutMissing(err)
+		return nil, withoutMissing(err)
 	}
 	defer records.Close()
 	entries, err := records.ReadDir()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, entry := range entries {
-		stamp, isRecord := strings.CutSuffix(entry.Name, recordSuffix)
-		orphaned := isRecord && !exists(stamp) || format.IsStagingName(entry.Name)
+		orphaned := format.IsStagingName(entry.Name)
+		if stamp, isRecord := strings.CutSuffix(entry.Name, recordSuffix); isRecord {
+			there, err := snapshots.Has(stamp)
+			orphaned = orphaned || err == nil && !there
+		}
 		if !orphaned || !entry.Type.IsRegular() {
 			continue
 		}
 		if err := records.Remove(entry.Name, false); withoutMissing(err) != nil {
-			return err
+			left = append(left, Remains{filepath.Join(records.Path(), entry.Name), err})
 		}
 	}
-	return nil
+	return left, nil
 }
 
 // ManifestSum returns the SHA-256 of a snapshot's manifest in hexadecimal, or

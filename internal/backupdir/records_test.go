@@ -275,7 +275,7 @@ func TestRecordsDirectoryIsUntrusted(t *testing.T) {
 			require.Equal(t, backupdir.Record{}, s.read())
 			require.Error(t, backupdir.UpdateRecord(t.Context(), s.dir, recorded, nil, func(*backupdir.Record) {}))
 			require.NoError(t, backupdir.RemoveRecord(s.dir, recorded))
-			require.NoError(t, backupdir.ReapRecords(s.dir, func(string) bool { return false }))
+			requireReaped(t, s)
 		})
 	}
 }
@@ -362,6 +362,13 @@ func TestRecordUpdatedConcurrently(t *testing.T) {
 	require.Equal(t, each, strings.Count(note, "b"), note)
 }
 
+func requireReaped(t *testing.T, s *recordSet) {
+	t.Helper()
+	left, err := backupdir.ReapRecords(s.dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
 // ReapRecords removes what belongs to no snapshot, and nothing else.
 func TestReapRecords(t *testing.T) {
 	s := newRecordSet(t)
@@ -372,7 +379,7 @@ func TestReapRecords(t *testing.T) {
 	}
 	require.NoError(t, os.Mkdir(at("dir.json"), 0o700))
 	require.NoError(t, os.Symlink("README", at("link.json")))
-	require.NoError(t, backupdir.ReapRecords(s.dir, func(stamp string) bool { return stamp == recorded }))
+	requireReaped(t, s)
 	entries, err := os.ReadDir(filepath.Join(s.path, "records"))
 	require.NoError(t, err)
 	var left []string

@@ -14,66 +14,79 @@ import (
 	"github.com/atocore/backup/internal/fsat"
 )
 
+// Remains is a directory that should have been removed and could not be.
+type Remains struct {
+	Path string
+	Err  error
+}
+
 // Reap removes the staging directories that dead processes left in the backup
 // directory at path, and logs each. A directory whose lock is held belongs to a
-// live process, even a stopped one, and is left alone. A directory that cannot
-// be locked or removed is logged and skipped; it never fails a backup. Errors:
-// ctx's error, or an *fs.PathError if the backup directory cannot be read. If it
-// does not exist, there is nothing to remove.
-func Reap(ctx context.Context, path string, log *slog.Logger) error {
+// live process, even a stopped one, and is left alone. One that cannot be opened
+// or locked may be a live process's, and is logged and skipped. One that cannot
+// be removed, or not wholly, is logged and returned; it never fails a backup.
+// Errors: ctx's error, or an *fs.PathError if the backup directory cannot be
+// read. If it does not exist, there is nothing to remove.
+func Reap(ctx context.Context, path string, log *slog.Logger) (left []Remains, err error) {
 	root, err := fsat.OpenDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer root.Close()
 	entries, err := root.ReadDir()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, entry := range entries {
 		if !entry.Type.IsDir() || !format.IsStagingName(entry.Name) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
-			return err
+			return left, err
 		}
-		err := reapOne(ctx, root, entry.Name)
+		full := filepath.Join(path, entry.Name)
+		dead, err := reapOne(ctx, root, entry.Name)
 		switch {
 		case err == nil:
-			log.Info("stale_staging_removed", "path", filepath.Join(path, entry.Name))
+			log.Info("stale_staging_removed", "path", full)
 		case ctx.Err() != nil:
-			return err
+			return left, err
 		case errors.Is(err, fsat.ErrLocked), errors.Is(err, fs.ErrNotExist):
 		default:
-			log.Warn("stale_staging_left", "path", filepath.Join(path, entry.Name), "error", err)
+			log.Warn("stale_staging_left", "path", full, "error", err)
+			if dead {
+				left = append(left, Remains{full, err})
+			}
 		}
 	}
-	return nil
+	return left, nil
 }
 
-func reapOne(ctx context.Context, root *fsat.Dir, name string) error {
+// reapOne removes the staging directory name in root. dead reports whether no
+// process holds it, so that an error is about what is left of it.
+func reapOne(ctx context.Context, root *fsat.Dir, name string) (dead bool, err error) {
 	dir, err := root.OpenDir(name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer dir.Close()
 	if err := dir.TryLock(); err != nil {
-		return err
+		return false, err
 	}
 	// It may be a snapshot that was being removed, by a process that died before
 	// the rename was durable. The snapshot must not come back without its files.
 	snapshots, err := root.OpenIfExists(format.SnapshotsName)
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer snapshots.Close()
 	if err := fsat.SyncAll(root, snapshots); err != nil {
-		return err
+		return true, err
 	}
-	return root.RemoveTree(ctx, name)
+	return true, root.RemoveTree(ctx, name)
 }
 
 // A Staging is the directory in which a snapshot is built. It lies beside

@@ -102,3 +102,31 @@ func OpenFiles(t *testing.T) (files []string) {
 	slices.Sort(files)
 	return files
 }
+
+// SetAttribute sets an attribute of chattr(1) on the file or directory at path
+// (unix.STATX_ATTR_IMMUTABLE or unix.STATX_ATTR_APPEND), until the test ends. It
+// skips the test where that is not possible. The function that it returns clears
+// the attribute before that.
+func SetAttribute(t *testing.T, path string, attribute int) (clear func()) {
+	t.Helper()
+	f, err := os.Open(path)
+	require.NoError(t, err)
+	before, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, before|attribute)
+	}
+	if err != nil {
+		f.Close()
+		t.Skipf("no attributes here: %v", err)
+	}
+	done := false
+	undo := func() {
+		if !done {
+			require.NoError(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, before))
+			require.NoError(t, f.Close())
+		}
+		done = true
+	}
+	t.Cleanup(undo)
+	return undo
+}

@@ -26,3 +26,9 @@ func LocksOn(*testing.T, string) []string { return nil }
 
 // OpenFiles returns nothing: it is implemented for Linux only.
 func OpenFiles(*testing.T) []string { return nil }
+
+// SetAttribute skips the test: it is for Linux.
+func SetAttribute(t *testing.T, _ string, _ int) (clear func()) {
+	skipMount(t)
+	return nil
+}

@@ -97,3 +97,34 @@ func SameMount(a, b *Dir) (bool, error) { return sameDevice(a, b) }
 // IsMountPoint always returns false on this platform: a single file that is a
 // mount point isn't noticed. A directory is, by its device number (SameMount).
 func (d *Dir) IsMountPoint(name string) (bool, error) { return false, nil }
+
+// The commands that take attributes away, for messages.
+const (
+	clearImmutable  = "chflags nouchg,noschg"
+	clearAppendOnly = "chflags nouappnd,nosappnd"
+)
+
+// The flags of chflags(2) that keep an entry from being removed (sys/stat.h).
+const (
+	flagImmutable  = 0x2 | 0x20000 // UF_IMMUTABLE, SF_IMMUTABLE
+	flagAppendOnly = 0x4 | 0x40000 // UF_APPEND, SF_APPEND
+)
+
+// hindrance returns what keeps everybody from removing the entry name, or nil.
+func (d *Dir) hindrance(name string) (hindrance, err error) {
+	var st unix.Stat_t
+	err = retry(func() error { return unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	switch {
+	case err != nil:
+		return nil, pathErr("lstat", join(d.path, name), err)
+	case st.Flags&flagImmutable != 0:
+		return errImmutable, nil
+	case st.Flags&flagAppendOnly != 0:
+		return errAppendOnly, nil
+	}
+	return nil, nil
+}
+
+// overridesOwner reports whether this process may do what only the owner of a
+// file may.
+func overridesOwner() bool { return os.Geteuid() == 0 }

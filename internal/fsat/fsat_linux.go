@@ -285,6 +285,51 @@ func (d *Dir) IsMountPoint(name string) (bool, error) {
 	return !sameMount(entry, own), nil
 }
 
+// The commands that take attributes away, for messages.
+const (
+	clearImmutable  = "chattr -i"
+	clearAppendOnly = "chattr -a"
+)
+
+// hindrance returns what keeps everybody from removing the entry name, or nil.
+// Where statx(2) is missing, or the file system has no attributes, it finds
+// mount points only.
+func (d *Dir) hindrance(name string) (hindrance, err error) {
+	st, err := statx(d.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0)
+	if err == nil {
+		switch {
+		case st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0: // may_delete in fs/namei.c
+			return errImmutable, nil
+		case st.Attributes&unix.STATX_ATTR_APPEND != 0:
+			return errAppendOnly, nil
+		case st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0:
+			return mountHindrance(st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0), nil
+		}
+	} else if !errors.Is(err, errNoStatx) {
+		return nil, pathErr("statx", join(d.path, name), err)
+	}
+	mounted, err := d.IsMountPoint(name)
+	return mountHindrance(mounted), err
+}
+
+func mountHindrance(mounted bool) error {
+	if mounted {
+		return errMountPoint
+	}
+	return nil
+}
+
+// overridesOwner reports whether this process may do what only the owner of a
+// file may (CAP_FOWNER in capabilities(7)).
+func overridesOwner() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	return data[0].Effective&(1<<unix.CAP_FOWNER) != 0
+}
+
 func (d *Dir) isMountPointWithoutStatx(name string) (bool, error) {
 	info, err := d.Lstat(name)
 	if err != nil {

@@ -363,3 +363,6 @@ func SameMount(a, b *Dir) (bool, error) { return true, nil }
 // IsMountPoint always returns false on this platform. What is mounted below a
 // directory is copied with it.
 func (d *Dir) IsMountPoint(name string) (bool, error) { return false, nil }
+
+// CheckRemovable always returns nil on this platform.
+func (d *Dir) CheckRemovable(ctx context.Context, name string) error { return nil }

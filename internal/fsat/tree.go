@@ -3,7 +3,6 @@ package fsat
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -52,10 +51,45 @@ func MkdirAllWith(path string, made func(parent *Dir, name string) error) error 
 	return parent.Sync()
 }
 
+// errMountPoint means that an entry cannot be removed because something is
+// mounted on it.
+var errMountPoint = errors.New("it is a mount point")
+
 // RemoveTree removes the directory name and everything below it. It follows no
-// link and refuses to enter a mount point. If ctx ends, part of the tree is
-// left.
+// link and refuses to enter a mount point. What cannot be removed stays, and the
+// rest is removed nevertheless; the error is that of the first. If ctx ends,
+// part of the tree is left.
 func (d *Dir) RemoveTree(ctx context.Context, name string) error {
+	r := removal{begun: true}
+	return r.tree(ctx, d, name)
+}
+
+// RemoveTreeUnlessRefused works like RemoveTree, except that it ends if the
+// first entry that it tries to remove cannot be removed. It calls begin after it
+// has removed the first.
+func (d *Dir) RemoveTreeUnlessRefused(ctx context.Context, name string, begin func()) error {
+	r := removal{begin: begin}
+	return r.tree(ctx, d, name)
+}
+
+// A removal is the removal of one tree.
+type removal struct {
+	begun bool // something was removed, or is taken to have been
+	begin func()
+}
+
+// remove removes one entry of d.
+func (r *removal) remove(d *Dir, name string, dir bool) error {
+	err := d.Remove(name, dir)
+	if err == nil && !r.begun {
+		r.begun = true
+		r.begin()
+	}
+	return err
+}
+
+// tree removes the directory name in d.
+func (r *removal) tree(ctx context.Context, d *Dir, name string) error {
 	dir, err := d.OpenDir(name)
 	if err != nil {
 		return err
@@ -66,7 +100,7 @@ func (d *Dir) RemoveTree(ctx context.Context, name string) error {
 		return err
 	}
 	if !same {
-		return fmt.Errorf("%s is a mount point", dir.Path())
+		return &fs.PathError{Op: "remove", Path: dir.Path(), Err: errMountPoint}
 	}
 	info, err := dir.Stat()
 	if err != nil {
@@ -81,20 +115,30 @@ func (d *Dir) RemoveTree(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	var first error
 	for _, entry := range entries {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if entry.Type.IsDir() {
-			err = dir.RemoveTree(ctx, entry.Name)
+			err = r.tree(ctx, dir, entry.Name)
 		} else {
-			err = dir.Remove(entry.Name, false)
+			err = r.remove(dir, entry.Name, false)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if !r.begun || ctx.Err() != nil {
 			return err
 		}
+		if first == nil {
+			first = err
+		}
 	}
-	return d.Remove(name, true)
+	if first != nil {
+		return first
+	}
+	return r.remove(d, name, true)
 }
 
 // Move renames the entry name from d to dst and replaces nothing. Moving a

@@ -200,3 +200,22 @@ func decodeTime(raw string) (time.Time, error) {
 	}
 	return time.Time{}, fmt.Errorf("%q is not an ISO 8601 time", s)
 }
+
+// A Time is a time in JSON in the form that Python's datetime.isoformat has for
+// UTC.
+type Time time.Time
+
+// MarshalJSON returns the time in UTC.
+func (t Time) MarshalJSON() ([]byte, error) {
+	if err := CheckTime(time.Time(t)); err != nil {
+		return nil, err
+	}
+	return []byte(encodeTime(time.Time(t))), nil
+}
+
+// UnmarshalJSON accepts any zone, and none, which is UTC.
+func (t *Time) UnmarshalJSON(data []byte) error {
+	at, err := decodeTime(string(data))
+	*t = Time(at)
+	return err
+}
