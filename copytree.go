@@ -296,6 +296,7 @@ func (r *restore) unlockLive() {
 		r.source.Close()
 		r.source = nil
 	}
+	sqlitedb.CloseUnlinked() // the old database may have been removed
 }
 
 // safety is what a create has to know if it takes the safety snapshot of a

@@ -104,6 +104,14 @@ func wrapStep(what, path string, err error) error {
 	return fmt.Errorf("%s: %s: %w", what, path, err)
 }
 
+// wrapJournal adds to err that the journal of a restore could not be written.
+func wrapJournal(err error) error {
+	if err == nil {
+		return nil
+	}
+	return wrapStep("write journal", restorer.JournalName, err)
+}
+
 // joinInLine joins errors with "; ", because a problem's detail is one line.
 func joinInLine(errs []error) error {
 	joined := errs[0]

@@ -163,9 +163,12 @@ type Options struct {
 	// keeps them still, which is as safe and several times as fast.
 	//
 	// With or without it, on Linux a few descriptors of each live database stay
-	// open for the life of the process, because closing them would drop the
-	// host's own locks: of the database, of its -shm if another process uses it,
-	// and, with IncludeChroma, of chroma.sqlite3.
+	// open for the life of the process, or until the file is removed, because
+	// closing them would drop the host's own locks: of the database, of its -shm
+	// if another process uses it, and, with IncludeChroma, of chroma.sqlite3. They
+	// are at most one in 16 of the descriptors that the process may have
+	// (RLIMIT_NOFILE); further databases are captured by the online backup, and
+	// that one of them is in use by another name is noticed in fewer cases.
 	OnlineBackup bool
 
 	// Logger receives structured messages about what was done. If it is nil,

@@ -313,13 +313,6 @@ func (r *restore) chooseParts() error {
 	return nil
 }
 
-func wrapJournal(err error) error {
-	if err == nil {
-		return nil
-	}
-	return wrapStep("write journal", restorer.JournalName, err)
-}
-
 // planReplacement prepares replacing the store by the snapshot: the parts that
 // differ from it. It touches nothing.
 func (r *restore) planReplacement(ctx context.Context, snapshot *fsat.Dir) (*restorer.Replacement, error) {

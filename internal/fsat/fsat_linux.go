@@ -96,6 +96,16 @@ func (f *File) Sync() error {
 // Descriptor returns the number of the file's descriptor, to identify it.
 func (f *File) Descriptor() int { return f.fd }
 
+// DescriptorLimit returns how many descriptors this process may have open
+// (RLIMIT_NOFILE in getrlimit(2)).
+func DescriptorLimit() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024 // the usual one
+	}
+	return int(min(limit.Cur, 1<<30))
+}
+
 // A Lock is a record lock of fcntl(2) on a part of a file.
 type Lock struct {
 	Exclusive bool

@@ -15,19 +15,48 @@ import (
 // section 2.2). So a descriptor is never closed while its file can be reached. A
 // file that has lost its last name can no longer be opened by anybody, so its
 // locks protect nothing; its descriptor is closed when one of another file is
-// requested. See also askKept.
+// requested, and by CloseUnlinked. See also askKept.
+//
+// A host of many databases needs its descriptors for other things, so there are
+// at most mostKept.
 var keptDescriptors struct {
 	sync.Mutex
 	files map[fsat.ID]*fsat.File
 }
 
+// keptShare is the share of the descriptors which this process may have that are
+// kept here: one in so many.
+const keptShare = 16
+
+// mostKept returns how many descriptors are kept at most.
+func mostKept() int { return max(4, fsat.DescriptorLimit()/keptShare) }
+
 // keepDescriptor returns a descriptor of the file at path, which must be the
-// file id; otherwise it returns errNoPinnedCopy. The caller must not close the
+// file id; otherwise, or if there are mostKept of other files, it returns
+// errNoPinnedCopy. The caller must not close the
 // descriptor. Others open the same one: it must be used with offsets only.
 func keepDescriptor(path string, id fsat.ID) (*fsat.File, error) {
 	keptDescriptors.Lock()
 	defer keptDescriptors.Unlock()
-	return keepLocked(path, id)
+	return keepLocked(path, id, false)
+}
+
+// CloseUnlinked closes the descriptors of files that have no name any more, so
+// that the space which they take up is free.
+func CloseUnlinked() {
+	keptDescriptors.Lock()
+	defer keptDescriptors.Unlock()
+	closeUnlinked()
+}
+
+// closeUnlinked is CloseUnlinked while keptDescriptors is locked.
+func closeUnlinked() {
+	for id, f := range keptDescriptors.files {
+		if info, err := f.Stat(); err == nil && info.Links == 0 {
+			delete(keptDescriptors.files, id)
+			f.Close()
+		}
+	}
 }
 
 // KeepOpen takes descriptors of the database at path and of its -shm that stay
@@ -41,23 +70,25 @@ func KeepOpen(path string) func(path string) *fsat.File {
 		if err != nil || !info.Mode.IsRegular() {
 			continue
 		}
-		if f, err := keepDescriptor(name, info.ID()); err == nil {
+		needed := openedHere(name, info.ID())
+		keptDescriptors.Lock()
+		if f, err := keepLocked(name, info.ID(), needed); err == nil {
 			kept[name] = f
 		}
+		keptDescriptors.Unlock()
 	}
 	return func(path string) *fsat.File { return kept[path] }
 }
 
-// keepLocked is keepDescriptor while keptDescriptors is locked.
-func keepLocked(path string, id fsat.ID) (*fsat.File, error) {
+// keepLocked is keepDescriptor while keptDescriptors is locked. needed means that
+// the descriptor is kept however many there are.
+func keepLocked(path string, id fsat.ID, needed bool) (*fsat.File, error) {
 	if f := keptDescriptors.files[id]; f != nil {
 		return f, nil
 	}
-	for id, f := range keptDescriptors.files {
-		if info, err := f.Stat(); err == nil && info.Links == 0 {
-			delete(keptDescriptors.files, id)
-			f.Close()
-		}
+	closeUnlinked()
+	if !needed && len(keptDescriptors.files) >= mostKept() {
+		return nil, errNoPinnedCopy
 	}
 	f, err := fsat.OpenFile(path)
 	if err != nil {

@@ -37,7 +37,8 @@ import (
 // What cannot be seen is not reported: locks and mount points on other systems
 // than Linux; the locks of this process; those of another one while
 // modernc.org/sqlite uses locks of open file descriptions here (OFDLocking);
-// that a file has another name on a mount that is only there. While somebody has
+// that a file has another name on a mount that is only there; by the first rule, a
+// database for which there is no descriptor any more (see mostKept). While somebody has
 // the database locked exclusively, nothing is reported either.
 //
 // A connection that is just being opened or closed has one of its two locks

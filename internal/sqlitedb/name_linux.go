@@ -50,9 +50,6 @@ func sharedLock(live *fsat.File) (user string, used bool) {
 	return "a process", !sqlite.OFDLockingEnabled()
 }
 
-// seesNames is set where CheckName sees a database before it is opened.
-const seesNames = true
-
 // shmLocked reports whether another process has the -shm of the database at path
 // locked, or whether that cannot be determined.
 func shmLocked(path string) bool {

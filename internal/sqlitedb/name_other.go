@@ -4,10 +4,6 @@ package sqlitedb
 
 import "github.com/atocore/backup/internal/fsat"
 
-// seesNames is not set: nothing can be seen of a database here before it is
-// opened.
-const seesNames = false
-
 // markedWAL returns nil: no descriptor of a live database is kept here.
 func markedWAL(string) *fsat.File { return nil }
 

@@ -66,7 +66,7 @@ func askKept(path string, info fsat.Info) openness {
 	}
 	keptDescriptors.Lock()
 	defer keptDescriptors.Unlock()
-	f, err := keepLocked(path, info.ID())
+	f, err := keepLocked(path, info.ID(), true)
 	if err != nil {
 		return unknown
 	}

@@ -130,10 +130,10 @@ func (src *Source) Begin(ctx context.Context) (err error) {
 }
 
 // checkNameAgain is checkName once the database is known to be a WAL database,
-// which not every system knows before, since users of it may have come just now.
+// which is not always known before, since users of it may have come just now.
 func (src *Source) checkNameAgain(ctx context.Context) error {
-	if seesNames || !src.noWAL {
-		_, err := checkLocks(ctx, src.path)
+	seen, err := checkLocks(ctx, src.path)
+	if err != nil || seen || !src.noWAL {
 		return err
 	}
 	return checkOnlyName(src.path)
