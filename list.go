@@ -360,7 +360,7 @@ func (s *settings) ownSnapshots(list []Snapshot) (own []Snapshot, err error) {
 		}
 	}
 	if stores := storesOf(list); s.DatabasePath == "" && len(stores) > 1 {
-		return nil, fmt.Errorf("%w: %s has snapshots of several stores (%s): say which by its database (DatabasePath, --db)",
+		return nil, fmt.Errorf("%w: %s has snapshots of several stores (%s): say which by the path of its database (--db)",
 			ErrInvalidOptions, s.BackupDir, joinStores(stores))
 	}
 	return own, nil

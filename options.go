@@ -288,7 +288,8 @@ type settings struct {
 }
 
 // resolve fills in the defaults and makes paths absolute. If forCreate is set,
-// it also checks what creating a snapshot needs. It reports every fault; a nil
+// it also checks what creating a snapshot needs. It reports every fault, in words
+// that a user of the command understands as well: no fault names a field. A nil
 // context is one, because goroutines would panic with it.
 func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) {
 	s := settings{Options: o, log: o.Logger}
@@ -311,21 +312,21 @@ func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) 
 		path     *string
 		required bool
 	}{
-		{"BackupDir", &s.BackupDir, true},
-		{"DatabasePath", &s.DatabasePath, forCreate},
-		{"RegistryPath", &s.RegistryPath, false},
-		{"ChromaPath", &s.ChromaPath, forCreate && s.IncludeChroma},
+		{"backup directory", &s.BackupDir, true},
+		{"database", &s.DatabasePath, forCreate},
+		{"registry", &s.RegistryPath, false},
+		{"Chroma directory", &s.ChromaPath, forCreate && s.IncludeChroma},
 	} {
 		switch {
 		case *p.path == "" && p.required:
-			fault("%s is empty", p.name)
+			fault("the path of the %s is empty", p.name)
 		case *p.path == "":
 		case strings.ContainsRune(*p.path, 0):
-			fault("%s %q has a NUL byte", p.name, *p.path)
+			fault("the path of the %s, %q, has a NUL byte", p.name, *p.path)
 		default:
 			abs, err := filepath.Abs(*p.path)
 			if err != nil {
-				fault("%s: %w", p.name, err)
+				fault("the path of the %s: %w", p.name, err)
 				continue
 			}
 			*p.path = abs
@@ -335,13 +336,13 @@ func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) 
 	for _, text := range []struct {
 		name, text string
 		most       int
-	}{{"Note", s.Note, backupdir.MaxNote}, {"Host", s.Host, maxHost}} {
+	}{{"note", s.Note, backupdir.MaxNote}, {"host name", s.Host, maxHost}} {
 		if len(text.text) > text.most {
-			fault("%s has %d bytes, more than %d", text.name, len(text.text), text.most)
+			fault("the %s has %d bytes, more than %d", text.name, len(text.text), text.most)
 		}
 	}
 	if s.Wait < 0 {
-		fault("Wait is negative: %s", s.Wait)
+		fault("the time to wait is negative: %s", s.Wait)
 	}
 	if len(faults) == 0 && forCreate {
 		faults = s.checkPlaces()
@@ -366,35 +367,35 @@ func (s *settings) checkPlaces() (faults []error) {
 		chroma := fsat.RealPath(s.ChromaPath)
 		switch {
 		case fsat.Within(backupDir, chroma):
-			fault("BackupDir %s lies inside ChromaPath %s", s.BackupDir, s.ChromaPath)
+			fault("the backup directory %s lies inside the Chroma directory %s", s.BackupDir, s.ChromaPath)
 		case fsat.Within(chroma, backupDir):
-			fault("ChromaPath %s lies inside BackupDir %s", s.ChromaPath, s.BackupDir)
+			fault("the Chroma directory %s lies inside the backup directory %s", s.ChromaPath, s.BackupDir)
 		}
 		if fsat.Within(database, chroma) {
-			fault("DatabasePath %s lies inside ChromaPath %s", s.DatabasePath, s.ChromaPath)
+			fault("the database %s lies inside the Chroma directory %s", s.DatabasePath, s.ChromaPath)
 		}
 		if s.RegistryPath != "" && fsat.Within(registry, chroma) {
-			fault("RegistryPath %s lies inside ChromaPath %s", s.RegistryPath, s.ChromaPath)
+			fault("the registry %s lies inside the Chroma directory %s", s.RegistryPath, s.ChromaPath)
 		}
 	}
 	snapshots := filepath.Join(backupDir, format.SnapshotsName)
 	if fsat.Within(database, snapshots) {
-		fault("DatabasePath %s lies inside %s", s.DatabasePath, snapshots)
+		fault("the database %s lies inside %s", s.DatabasePath, snapshots)
 	}
 	if s.RegistryPath != "" {
 		if fsat.Within(registry, snapshots) {
-			fault("RegistryPath %s lies inside %s", s.RegistryPath, snapshots)
+			fault("the registry %s lies inside %s", s.RegistryPath, snapshots)
 		}
 		opened, openedErr := fsat.Stat(s.RegistryPath)
 		for _, suffix := range sqlitedb.Suffixes {
 			live, err := fsat.Stat(database + suffix)
 			if registry == database+suffix || openedErr == nil && err == nil && live.SameFile(opened) {
-				fault("RegistryPath %s is the database file %s", s.RegistryPath, database+suffix)
+				fault("the registry %s is the database file %s", s.RegistryPath, database+suffix)
 			}
 		}
 	}
 	if base := filepath.Base(s.DatabasePath); base == string(filepath.Separator) {
-		fault("DatabasePath %s names no file", s.DatabasePath)
+		fault("the path of the database, %s, names no file", s.DatabasePath)
 	}
 	// SQLite refuses a path if its journal's path would be longer than 512
 	// bytes (mxPathname in os_unix.c), and a copy that cannot be opened cannot
@@ -406,7 +407,7 @@ func (s *settings) checkPlaces() (faults []error) {
 		deepest = max(deepest, len(filepath.Join(root, format.ChromaDir, format.ChromaDBName)))
 	}
 	if deepest > longest {
-		fault("BackupDir %s is %d bytes too long for SQLite to open a copy in it", s.BackupDir, deepest-longest)
+		fault("the path of the backup directory, %s, is %d bytes too long for SQLite to open a copy in it", s.BackupDir, deepest-longest)
 	}
 	return faults
 }

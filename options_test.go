@@ -24,16 +24,16 @@ func TestFaultyOptions(t *testing.T) {
 		opts   backup.Options
 		faults []string
 	}{
-		{"nothing set", backup.Options{}, []string{"BackupDir is empty", "DatabasePath is empty"}},
+		{"nothing set", backup.Options{}, []string{"the path of the backup directory is empty", "the path of the database is empty"}},
 		{"Chroma without a path", backup.Options{IncludeChroma: true},
-			[]string{"BackupDir is empty", "DatabasePath is empty", "ChromaPath is empty"}},
-		{"only a database", backup.Options{DatabasePath: "a.db"}, []string{"BackupDir is empty"}},
-		{"only a backup directory", backup.Options{BackupDir: "backups"}, []string{"DatabasePath is empty"}},
+			[]string{"the path of the backup directory is empty", "the path of the database is empty", "the path of the Chroma directory is empty"}},
+		{"only a database", backup.Options{DatabasePath: "a.db"}, []string{"the path of the backup directory is empty"}},
+		{"only a backup directory", backup.Options{BackupDir: "backups"}, []string{"the path of the database is empty"}},
 		{"NUL in all paths",
 			backup.Options{BackupDir: "b\x00", DatabasePath: "/d\x00.db", RegistryPath: "\x00", ChromaPath: "c\x00c"},
-			[]string{`BackupDir "b\x00" has a NUL`, `DatabasePath "/d\x00.db" has a NUL`, `RegistryPath "\x00" has a NUL`, `ChromaPath "c\x00c" has a NUL`}},
+			[]string{`the path of the backup directory, "b\x00", has a NUL`, `the path of the database, "/d\x00.db", has a NUL`, `the path of the registry, "\x00", has a NUL`, `the path of the Chroma directory, "c\x00c", has a NUL`}},
 		{"empty and NUL", backup.Options{IncludeChroma: true, BackupDir: "b\x00"},
-			[]string{`BackupDir "b\x00" has a NUL`, "DatabasePath is empty", "ChromaPath is empty"}},
+			[]string{`the path of the backup directory, "b\x00", has a NUL`, "the path of the database is empty", "the path of the Chroma directory is empty"}},
 		{"a root as database", backup.Options{BackupDir: "backups", DatabasePath: "/"}, []string{"names no file"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -71,67 +71,67 @@ func TestPathsThatCannotWork(t *testing.T) {
 	}{
 		{"backups in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
-		}, []string{"lies inside ChromaPath"}},
+		}, []string{"lies inside the Chroma directory"}},
 		{"backups deep in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.ChromaPath, "a", "b", "c")
-		}, []string{"lies inside ChromaPath"}},
+		}, []string{"lies inside the Chroma directory"}},
 		{"backups in Chroma under a name with dots", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.ChromaPath, "..backups")
-		}, []string{"lies inside ChromaPath"}},
+		}, []string{"lies inside the Chroma directory"}},
 		{"Chroma as backups", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = s.ChromaPath
-		}, []string{"lies inside ChromaPath"}},
+		}, []string{"lies inside the Chroma directory"}},
 		{"Chroma in backups", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Dir(s.ChromaPath)
-		}, []string{"lies inside BackupDir"}},
+		}, []string{"lies inside the backup directory"}},
 		{"backups in Chroma, which is not asked for", func(t *testing.T, s *backuptest.Store) {
 			s.IncludeChroma = false
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
-		}, []string{"lies inside ChromaPath"}},
+		}, []string{"lies inside the Chroma directory"}},
 		{"backups in Chroma through a link", func(t *testing.T, s *backuptest.Store) {
 			link(t, s.ChromaPath, filepath.Join(s.Dir, "linked"))
 			s.BackupDir = filepath.Join(s.Dir, "linked", "not", "there", "yet")
-		}, []string{"lies inside ChromaPath"}},
+		}, []string{"lies inside the Chroma directory"}},
 		{"Chroma as a link to the backups' parent", func(t *testing.T, s *backuptest.Store) {
 			s.RemoveAll(s.ChromaPath)
 			link(t, s.Dir, s.ChromaPath)
-		}, []string{"BackupDir", "DatabasePath", "RegistryPath"}},
+		}, []string{"the backup directory ", "the database ", "the registry "}},
 		{"backups as a link to Chroma's parent", func(t *testing.T, s *backuptest.Store) {
 			link(t, "data", filepath.Join(s.Dir, "linked"))
 			s.BackupDir = filepath.Join(s.Dir, "linked")
-		}, []string{"lies inside BackupDir"}},
+		}, []string{"lies inside the backup directory"}},
 		{"database in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.DatabasePath = filepath.Join(s.ChromaPath, "chroma.sqlite3")
-		}, []string{"DatabasePath"}},
+		}, []string{"the database "}},
 		{"database in Chroma through a link", func(t *testing.T, s *backuptest.Store) {
 			link(t, filepath.Join(s.ChromaPath, "chroma.sqlite3"), filepath.Join(s.Dir, "link.db"))
 			s.DatabasePath = filepath.Join(s.Dir, "link.db")
-		}, []string{"DatabasePath"}},
+		}, []string{"the database "}},
 		{"database and backups in Chroma", func(t *testing.T, s *backuptest.Store) {
 			s.DatabasePath = filepath.Join(s.ChromaPath, "chroma.sqlite3")
 			s.BackupDir = filepath.Join(s.ChromaPath, "backups")
-		}, []string{"DatabasePath", "BackupDir"}},
+		}, []string{"the database ", "the backup directory "}},
 		{"database in a snapshot", func(t *testing.T, s *backuptest.Store) {
 			s.DatabasePath = s.SnapshotPath("20261124T120000Z", "db", "atocore.db")
-		}, []string{"DatabasePath"}},
+		}, []string{"the database "}},
 		{"database as registry", func(t *testing.T, s *backuptest.Store) {
 			s.RegistryPath = s.DatabasePath
-		}, []string{"RegistryPath"}},
+		}, []string{"the registry "}},
 		{"database as registry, through a link", func(t *testing.T, s *backuptest.Store) {
 			s.RegistryPath = filepath.Join(s.Dir, "registry.json")
 			link(t, s.DatabasePath, s.RegistryPath)
-		}, []string{"RegistryPath"}},
+		}, []string{"the registry "}},
 		{"database as registry, by a hard link", func(t *testing.T, s *backuptest.Store) {
 			s.RegistryPath = filepath.Join(s.Dir, "registry.json")
 			require.NoError(t, os.Link(s.DatabasePath, s.RegistryPath))
-		}, []string{"RegistryPath"}},
+		}, []string{"the registry "}},
 		{"backups deeper than the paths of SQLite", func(t *testing.T, s *backuptest.Store) {
 			s.BackupDir = filepath.Join(s.Dir, strings.Repeat("a", 200), strings.Repeat("b", 250))
 		}, []string{"too long for SQLite"}},
 		{"the database's -shm as registry", func(t *testing.T, s *backuptest.Store) {
 			s.RegistryPath = s.DatabasePath + "-shm"
 			backuptest.Write(t, s.RegistryPath, "{}")
-		}, []string{"RegistryPath"}},
+		}, []string{"the registry "}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -265,7 +265,7 @@ func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
 		return nil, err
 	}
 	if r.meta = report.Metadata; !r.empty && !r.FromOtherStore && !r.owner()(r.meta) {
-		return nil, fmt.Errorf("%w, %s: set FromOtherStore (restore --from-other-store) to replace this one with it", ErrOtherStore, r.meta.store())
+		return nil, fmt.Errorf("%w, %s, and would replace this one", ErrOtherStore, r.meta.store())
 	}
 	if err := r.chooseParts(); err != nil {
 		return nil, err
@@ -285,10 +285,10 @@ func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
 // there are not.
 func (s *settings) checkRestore() error {
 	if unknown := s.Parts &^ allParts; unknown != 0 {
-		return fmt.Errorf("%w: Parts has unknown bits: %#x", ErrInvalidOptions, uint8(unknown))
+		return fmt.Errorf("%w: unknown parts are asked for: %#x", ErrInvalidOptions, uint8(unknown))
 	}
 	if s.DB != nil && (s.Parts == 0 || s.Parts&PartDatabase != 0) {
-		return fmt.Errorf("%w: DB is set: a database is restored while nobody has it open", ErrInvalidOptions)
+		return fmt.Errorf("%w: a database handle is given: a database is restored while nobody has it open", ErrInvalidOptions)
 	}
 	return nil
 }
@@ -297,14 +297,14 @@ func (s *settings) checkRestore() error {
 func (r *restore) chooseParts() error {
 	has := r.meta.parts()
 	if r.parts = cmp.Or(r.Parts, has); r.parts&^has != 0 {
-		return fmt.Errorf("%w: Parts has parts that the snapshot does not have: %s", ErrInvalidOptions, r.parts&^has)
+		return fmt.Errorf("%w: parts are asked for that the snapshot does not have: %s", ErrInvalidOptions, r.parts&^has)
 	}
 	for _, p := range []struct {
 		part        Parts
 		name, given string
-	}{{PartRegistry, "RegistryPath", r.RegistryPath}, {PartChroma, "ChromaPath", r.ChromaPath}} {
+	}{{PartRegistry, "registry", r.RegistryPath}, {PartChroma, "Chroma directory", r.ChromaPath}} {
 		if r.parts&p.part != 0 && p.given == "" {
-			return fmt.Errorf("%w: %s is empty, and the snapshot has that part", ErrInvalidOptions, p.name)
+			return fmt.Errorf("%w: the path of the %s is empty, and the snapshot has that part", ErrInvalidOptions, p.name)
 		}
 	}
 	if r.parts&PartChroma != 0 {

@@ -101,7 +101,7 @@ func TestRestoreOfAnotherStore(t *testing.T) {
 	_, err := backup.RestoreRuntimeBackup(t.Context(), hr.Options, stamps[0])
 	require.ErrorIs(t, err, backup.ErrOtherStore)
 	require.ErrorContains(t, err, storeName(t, sales))
-	require.ErrorContains(t, err, "--from-other-store")
+	require.ErrorContains(t, err, "would replace this one")
 	require.Equal(t, before, backuptest.ReadTree(t, filepath.Dir(hr.DatabasePath)))
 	require.Equal(t, backups, backuptest.ReadTree(t, hr.BackupDir))
 

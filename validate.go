@@ -219,7 +219,7 @@ func (s *settings) despiteFindings(report *Report, err error) error {
 		if len(report.Problems) > 1 { // err names the first one
 			others = "; the others are " + listProblems(report.Problems[1:])
 		}
-		return fmt.Errorf("%w%s; %s: set DespiteFindings (restore --despite-findings) to restore it all the same", err, others, claim)
+		return fmt.Errorf("%w%s; %s; it can be restored despite its findings", err, others, claim)
 	}
 	s.log.Warn("restored_despite_findings", "stamp", report.Stamp, "findings", listProblems(report.Problems), "intact", report.Intact)
 	return nil

@@ -80,8 +80,7 @@ func TestRestoreDespiteFindings(t *testing.T) {
 				require.ErrorContains(t, err, p.String())
 			}
 			require.ErrorContains(t, err, "every byte is what was backed up")
-			require.ErrorContains(t, err, "DespiteFindings")
-			require.ErrorContains(t, err, "--despite-findings")
+			require.ErrorContains(t, err, "despite its findings")
 			require.Equal(t, before, backuptest.ReadTree(t, s.Dir), "something was touched")
 
 			s.DespiteFindings = true
@@ -222,7 +221,7 @@ func TestRestoreOfAPythonSnapshotDespiteFindings(t *testing.T) {
 	_, err := backup.RestoreRuntimeBackup(t.Context(), s.Options, snapshot.Stamp)
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
 	require.ErrorContains(t, err, "nothing proves that the snapshot is intact")
-	require.ErrorContains(t, err, "DespiteFindings")
+	require.ErrorContains(t, err, "despite its findings")
 	s.DespiteFindings = true
 	s.Restore(snapshot.Stamp)
 	requireRestored(t, snapshot, s.Options)

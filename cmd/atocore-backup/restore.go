@@ -72,10 +72,12 @@ func (c *restoreCommand) Run(s *session) error {
 		opts.DespiteFindings = true
 		result, err = c.replace(s, opts, snapshot.Stamp)
 	}
-	if isInvalid(err) {
+	switch {
+	case isInvalid(err):
 		return s.reportRefused("restore", err)
-	}
-	if err != nil {
+	case errors.Is(err, backup.ErrOtherStore):
+		return fmt.Errorf("%w: give --from-other-store if that is meant", err)
+	case err != nil:
 		return err
 	}
 	if err := s.writeResult(document(result)); err != nil {

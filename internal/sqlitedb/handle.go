@@ -90,9 +90,9 @@ func (c *Capture) connect(ctx context.Context) (*sql.Conn, error) {
 	case err == nil:
 		return host, nil
 	case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
-		return nil, fmt.Errorf("%w: all connections of DB are in use", ErrBusy)
+		return nil, fmt.Errorf("%w: all connections of the database handle are in use", ErrBusy)
 	}
-	return nil, fmt.Errorf("get a connection of DB: %w", err)
+	return nil, fmt.Errorf("get a connection of the database handle: %w", err)
 }
 
 // checkNotEmpty returns errdefs.ErrSourceInvalid for a database without a page:
@@ -101,7 +101,7 @@ func (c *Capture) connect(ctx context.Context) (*sql.Conn, error) {
 func checkNotEmpty(ctx context.Context, host *sql.Conn) error {
 	var pages int64
 	if err := host.QueryRowContext(ctx, "PRAGMA page_count").Scan(&pages); err != nil {
-		return interrupted(ctx, fmt.Errorf("ask DB for its size: %w", err))
+		return interrupted(ctx, fmt.Errorf("ask the database handle for its size: %w", err))
 	}
 	if pages == 0 {
 		return fmt.Errorf("%w: the database is empty", errdefs.ErrSourceInvalid)
@@ -114,7 +114,7 @@ func checkNotEmpty(ctx context.Context, host *sql.Conn) error {
 func (c *Capture) checkHandle(ctx context.Context, host *sql.Conn) error {
 	file, err := mainFile(ctx, host)
 	if err != nil {
-		return interrupted(ctx, fmt.Errorf("ask DB for its file: %w", err))
+		return interrupted(ctx, fmt.Errorf("ask the database handle for its file: %w", err))
 	}
 	wanted, err := fsat.Stat(c.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -126,11 +126,11 @@ func (c *Capture) checkHandle(ctx context.Context, host *sql.Conn) error {
 	case err != nil && inMemory: // Path is only a name
 		return nil
 	case inMemory:
-		return fmt.Errorf("%w: DB is in memory, but DatabasePath is a file", errdefs.ErrInvalidOptions)
+		return fmt.Errorf("%w: the database handle has a database in memory, but %s is a file", errdefs.ErrInvalidOptions, c.Path)
 	case openedErr != nil:
 		return openedErr
 	case err != nil, opened.Ino != 0 && !opened.SameFile(wanted):
-		return fmt.Errorf("%w: DB has %s open, which is not DatabasePath", errdefs.ErrInvalidOptions, file)
+		return fmt.Errorf("%w: the database handle has %s open, which is not %s", errdefs.ErrInvalidOptions, file, c.Path)
 	}
 	return nil
 }
