@@ -48,7 +48,7 @@ func (s *settings) captureUnderGuard(ctx context.Context, st *backupdir.Staging,
 	for {
 		if err := database.Ready(waiting, onBusy); err != nil {
 			if s.waitEnded(ctx, waiting) && errors.Is(err, waiting.Err()) {
-				err = fmt.Errorf("%w: it could not be read for %s", ErrDatabaseInUse, s.Wait)
+				err = fmt.Errorf("%w: somebody has it locked, in a transaction or in exclusive locking mode, so that it could not be read for %s", ErrDatabaseInUse, s.Wait)
 			}
 			return wrapStep("capture database", s.DatabasePath, err)
 		}
@@ -383,4 +383,32 @@ func (r *restore) dropSafety(ctx context.Context, backupDir, stamp string) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.warn("safety_snapshot_left", filepath.Join(backupDir, format.SnapshotsName, stamp), err)
 	}
+}
+
+// fixedParts returns those of the given parts of which something has an attribute
+// that keeps it from being moved or removed.
+func (r *restore) fixedParts(ctx context.Context, parts Parts) (fixed []restorer.Obstacle, err error) {
+	live := r.livePlaces()
+	for _, part := range []struct {
+		part   Parts
+		name   string
+		places restorer.Places
+	}{
+		{PartDatabase, format.DBDir, restorer.Places{Database: live.Database}},
+		{PartRegistry, format.ConfigDir, restorer.Places{Registry: live.Registry}},
+		{PartChroma, format.ChromaDir, restorer.Places{Chroma: live.Chroma}},
+	} {
+		if parts&part.part == 0 {
+			continue
+		}
+		var pathErr *fs.PathError
+		switch err := restorer.CheckAttributes(ctx, part.places); {
+		case err == nil:
+		case errors.As(err, &pathErr) && errors.Is(err, fs.ErrPermission):
+			fixed = append(fixed, restorer.Obstacle{Part: part.name, Err: err})
+		default:
+			return nil, err
+		}
+	}
+	return fixed, nil
 }

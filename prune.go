@@ -359,7 +359,7 @@ func skipReason(s Snapshot) string {
 
 // remove removes the expired snapshots. Its error is not about one of them.
 func (p *pruning) remove(ctx context.Context, expired []Snapshot) error {
-	root, err := p.dir.OpenDir(format.SnapshotsName)
+	root, err := backupdir.OpenSnapshotsIn(p.dir)
 	if err != nil {
 		return err
 	}

@@ -152,6 +152,10 @@ func (r *restore) run(ctx context.Context) (err error) {
 			return wrapStep("lock database", r.DatabasePath, err)
 		}
 	}
+	// SQLite could not say why it cannot lock the database.
+	if fixed, err := r.fixedParts(ctx, r.parts&PartDatabase); err != nil || len(fixed) > 0 {
+		return errors.Join(err, r.cannotReplace(fixed))
+	}
 	if err := r.lockLive(ctx, r.parts); err != nil {
 		return err
 	}
@@ -369,6 +373,17 @@ func (r *restore) decide(ctx context.Context, p *restorer.Replacement, equal []s
 	obstacles, err := p.Obstacles(ctx)
 	if err != nil {
 		return err
+	}
+	if len(obstacles) == 0 {
+		var replaced Parts
+		for _, part := range r.plan {
+			if part.Action == ActionReplace || part.Action == ActionOverwrite {
+				replaced |= part.Part
+			}
+		}
+		if obstacles, err = r.fixedParts(ctx, replaced); err != nil {
+			return err
+		}
 	}
 	if len(obstacles) > 0 && p.From != (restorer.Places{}) {
 		return r.cannotReplace(obstacles)

@@ -45,6 +45,9 @@ func (c *createCommand) Run(s *session) error {
 	if err := s.writeResult(document(meta)); err != nil {
 		return fmt.Errorf("create: snapshot %s is complete: %w", meta.Stamp, err)
 	}
+	if c.Registry != "" && meta.RegistrySnapshotPath == "" {
+		s.say("There is no registry %s; the snapshot does not include it.", c.Registry)
+	}
 	if c.IncludeChroma && !meta.ChromaSnapshotIncluded {
 		s.say("There is no Chroma directory %s; the snapshot does not include it.", c.Chroma)
 	}

@@ -74,8 +74,24 @@ func OpenSnapshots(backupDir string) (*fsat.Dir, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	return dir.OpenDir(format.SnapshotsName)
+	return OpenSnapshotsIn(dir)
 }
+
+// OpenSnapshotsIn is OpenSnapshots in the open backup directory dir.
+func OpenSnapshotsIn(dir *fsat.Dir) (*fsat.Dir, error) {
+	snapshots, err := dir.OpenDir(format.SnapshotsName)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return snapshots, err
+	}
+	if info, statErr := dir.Lstat(format.SnapshotsName); statErr == nil && info.Mode&fs.ModeSymlink != 0 {
+		err = &fs.PathError{Op: "open", Path: filepath.Join(dir.Path(), format.SnapshotsName), Err: errLink}
+	}
+	return nil, err
+}
+
+// errLink is the error for a link in the place of snapshots/.
+var errLink = errors.New("it is a symbolic link, which is not followed; " +
+	"make the backup directory itself the link, and move the snapshots to a real directory of this name in it")
 
 // OpenSnapshot opens the snapshot stamp in the backup directory at backupDir
 // and holds it as [Hold] does: while the directory is open, the snapshot is not

@@ -224,7 +224,7 @@ func RemoveRecord(dir *fsat.Dir, stamp string) error {
 // that a dead process left. dir is the backup directory. left are those that
 // could not be removed.
 func ReapRecords(dir *fsat.Dir) (left []Remains, err error) {
-	snapshots, err := dir.OpenDir(format.SnapshotsName)
+	snapshots, err := OpenSnapshotsIn(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

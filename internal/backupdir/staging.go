@@ -119,7 +119,7 @@ func NewStaging(backupDir string) (_ *Staging, err error) {
 	if err := st.backupDir.Mkdir(format.SnapshotsName, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	if st.snapshots, err = st.backupDir.OpenDir(format.SnapshotsName); err != nil {
+	if st.snapshots, err = OpenSnapshotsIn(st.backupDir); err != nil {
 		return nil, err
 	}
 	same, err := fsat.SameMount(st.backupDir, st.snapshots)

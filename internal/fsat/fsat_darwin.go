@@ -128,3 +128,6 @@ func (d *Dir) hindrance(name string) (hindrance, err error) {
 // overridesOwner reports whether this process may do what only the owner of a
 // file may.
 func overridesOwner() bool { return os.Geteuid() == 0 }
+
+// IsUnwritable always returns false on this platform.
+func IsUnwritable(path string) bool { return false }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -156,6 +157,35 @@ func IsRemote(path string) bool {
 	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
 		unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_FS_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC, unix.OCFS2_SUPER_MAGIC:
 		return true
+	}
+	return false
+}
+
+// IsUnwritable reports whether nobody can change the file at path, as long as
+// its file system stays as it is: it is local and read-only, wherever it is
+// mounted. A mount that alone is read-only shows what is written through another
+// one. If that cannot be determined, IsUnwritable returns false.
+func IsUnwritable(path string) bool {
+	var fsinfo unix.Statfs_t
+	if err := retry(func() error { return unix.Statfs(path, &fsinfo) }); err != nil || fsinfo.Flags&unix.ST_RDONLY == 0 || IsRemote(path) {
+		return false
+	}
+	st, err := statx(unix.AT_FDCWD, path, unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID)
+	if err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return false
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	// 36 35 98:0 /root /mount ro,noatime master:1 - ext3 /dev/root ro,errors=continue
+	// (proc_pid_mountinfo(5)): the options after the dash are the file system's.
+	for line := range strings.Lines(string(mounts)) {
+		if id, rest, _ := strings.Cut(line, " "); id == strconv.FormatUint(st.Mnt_id, 10) {
+			_, rest, _ = strings.Cut(rest, " - ")
+			fields := strings.Fields(rest)
+			return len(fields) == 3 && slices.Contains(strings.Split(fields[2], ","), "ro")
+		}
 	}
 	return false
 }

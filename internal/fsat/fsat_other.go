@@ -366,3 +366,12 @@ func (d *Dir) IsMountPoint(name string) (bool, error) { return false, nil }
 
 // CheckRemovable always returns nil on this platform.
 func (d *Dir) CheckRemovable(ctx context.Context, name string) error { return nil }
+
+// Access always returns nil on this platform.
+func Access(path string, write bool) error { return nil }
+
+// IsUnwritable always returns false on this platform.
+func IsUnwritable(path string) bool { return false }
+
+// CheckAttributes always returns nil on this platform.
+func (d *Dir) CheckAttributes(ctx context.Context, name string) error { return nil }

@@ -169,6 +169,18 @@ func Stat(path string) (Info, error) {
 	return infoOf(&st), nil
 }
 
+// Access returns an error, which is that of the system, unless this process may
+// read the file at path, or write to it if write is set (faccessat(2)). It opens
+// nothing.
+func Access(path string, write bool) error {
+	mode := uint32(unix.R_OK)
+	if write {
+		mode = unix.W_OK
+	}
+	err := retry(func() error { return unix.Faccessat(unix.AT_FDCWD, path, mode, unix.AT_EACCESS) })
+	return pathErr("open", path, err)
+}
+
 func fstat(fd int, path string) (Info, error) {
 	var st unix.Stat_t
 	if err := retry(func() error { return unix.Fstat(fd, &st) }); err != nil {

@@ -46,6 +46,72 @@ func (d *Dir) CheckRemovable(ctx context.Context, name string) error {
 	return c.entry(ctx, d, parent, Entry{Name: name, Type: info.Mode.Type()})
 }
 
+// CheckAttributes returns an error for the directory itself, for the entry name in
+// it, which need not exist, or for anything below that, if it is immutable or
+// append-only, so that it cannot be renamed or removed. If name is empty, all
+// entries are looked at. The error is an *fs.PathError.
+func (d *Dir) CheckAttributes(ctx context.Context, name string) error {
+	if hindrance, err := d.hindrance("."); err != nil {
+		return err
+	} else if isAttribute(hindrance) {
+		return pathErr("change", d.path, hindrance)
+	}
+	if name == "" {
+		return d.checkAllAttributes(ctx)
+	}
+	info, err := d.Lstat(name)
+	if err != nil {
+		return withoutMissing(err)
+	}
+	return d.checkAttributes(ctx, Entry{Name: name, Type: info.Mode.Type()})
+}
+
+func (d *Dir) checkAllAttributes(ctx context.Context) error {
+	entries, err := d.ReadDir()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := d.checkAttributes(ctx, entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Dir) checkAttributes(ctx context.Context, entry Entry) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	hindrance, err := d.hindrance(entry.Name)
+	if err != nil {
+		return withoutMissing(err)
+	}
+	if isAttribute(hindrance) {
+		return pathErr("replace", join(d.path, entry.Name), hindrance)
+	}
+	if !entry.Type.IsDir() || hindrance != nil { // a mount point has its own rules
+		return nil
+	}
+	dir, err := d.OpenDir(entry.Name)
+	if err != nil {
+		return withoutMissing(err)
+	}
+	defer dir.Close()
+	return dir.checkAllAttributes(ctx)
+}
+
+func isAttribute(hindrance error) bool {
+	return hindrance == errImmutable || hindrance == errAppendOnly
+}
+
+func withoutMissing(err error) error {
+	if IsMissing(err) {
+		return nil
+	}
+	return err
+}
+
 // A removalCheck knows what does not change while a tree is looked at.
 type removalCheck struct {
 	uid       int

@@ -4,10 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"io/fs"
 
-	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/filehash"
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/poll"
@@ -152,10 +150,10 @@ func (c *Capture) copyTo(ctx context.Context, dir *fsat.Dir, made *Copy) error {
 	}
 	if !c.Online {
 		if err := c.copyPinned(ctx, src, dir, made); !errors.Is(err, errNoPinnedCopy) {
-			return err
+			return errors.Join(err, src.checkStill())
 		}
 	}
-	return c.copyOnline(ctx, src, dir, made)
+	return errors.Join(c.copyOnline(ctx, src, dir, made), src.checkStill())
 }
 
 // removeCopy removes what was begun of a copy.
@@ -201,12 +199,4 @@ func createEmpty(dir *fsat.Dir, name string) error {
 		return err
 	}
 	return f.Close()
-}
-
-// sourceError wraps SQLITE_NOTADB and SQLITE_CORRUPT in ErrSourceInvalid.
-func sourceError(err error) error {
-	if code := Code(err); code == codeNotADB || code == codeCorrupt {
-		return fmt.Errorf("%w: %w", errdefs.ErrSourceInvalid, err)
-	}
-	return err
 }

@@ -173,7 +173,7 @@ func (c *Capture) inTransaction(ctx context.Context, host driver.Conn, do func(*
 	}()
 	defer errdefs.Recover(&err)
 	if err := briefly(ctx, func() error { return src.read(ctx) }); err != nil {
-		return sourceError(err)
+		return sourceError(c.Path, err)
 	}
 	return do(src)
 }

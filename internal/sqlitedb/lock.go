@@ -97,7 +97,7 @@ func lockError(path string, err error) error {
 	case isUnreadable(err):
 		return fmt.Errorf("%w: %s cannot be read: %w", errdefs.ErrSourceInvalid, path, err)
 	}
-	return sourceError(err)
+	return sourceError(path, err)
 }
 
 // CheckNotOpen returns errdefs.ErrDatabaseInUse if somebody has the file at path

@@ -33,9 +33,10 @@ type Source struct {
 	*conn
 	path     string // with links resolved, as SQLite names the WAL
 	id       fsat.ID
-	noWAL    bool   // there was no WAL before the connection made one
-	keepWAL  bool   // Close must not checkpoint; see Lock
-	mode     string // journal mode: "wal", "delete", ...
+	still    *fsat.Info // set if nobody can change the file: as it was
+	noWAL    bool       // there was no WAL before the connection made one
+	keepWAL  bool       // Close must not checkpoint; see Lock
+	mode     string     // journal mode: "wal", "delete", ...
 	pageSize int64
 	pages    int64
 	summed   bool // Sum keeps a descriptor of the file
@@ -52,6 +53,11 @@ type Source struct {
 // recovered all the same, which writes to the -shm alone: SQLite opens that for
 // writing unless readonly_shm is set (unixOpenSharedMemory in os_unix.c). A
 // rollback journal cannot be played back; see rollBack.
+//
+// Where the file system is read-only for everybody, and there is neither WAL nor
+// journal, SQLite is told that the file is immutable. Otherwise it could not open
+// a database in WAL mode there, for want of a -shm (sqlite.org/wal.html,
+// "Read-Only Databases").
 func Open(path string) (*Source, error) {
 	path = fsat.RealPath(path)
 	info, err := fsat.Stat(path)
@@ -65,13 +71,31 @@ func Open(path string) (*Source, error) {
 		// (pagerOpenWalIfPresent and hasHotJournal in pager.c).
 		return nil, fmt.Errorf("%w: the database is empty", errdefs.ErrSourceInvalid)
 	}
-	c, err := openConn(path, "ro", "_pragma=query_only(1)", "_pragma=busy_timeout(0)")
-	if err != nil {
-		return nil, sourceError(err)
-	}
 	_, err = fsat.Stat(path + "-wal")
+	src := &Source{path: path, id: info.ID(), noWAL: errors.Is(err, fs.ErrNotExist)}
+	params := []string{"_pragma=query_only(1)", "_pragma=busy_timeout(0)"}
+	if src.noWAL && !fsat.Exists(path+"-journal") && fsat.IsUnwritable(path) {
+		src.still = &info
+		params = append(params, "immutable=1")
+	}
+	if src.conn, err = openConn(path, "ro", params...); err != nil {
+		return nil, sourceError(path, err)
+	}
 	countSource(info.ID(), 1)
-	return &Source{conn: c, path: path, id: info.ID(), noWAL: errors.Is(err, fs.ErrNotExist)}, nil
+	return src, nil
+}
+
+// checkStill returns ErrSourceChanged if a database on a read-only file system,
+// of which SQLite assumes that nobody changes it, was changed nevertheless: the
+// file system has become writable meanwhile.
+func (src *Source) checkStill() error {
+	if src.still == nil {
+		return nil
+	}
+	if now, err := fsat.Stat(src.path); err != nil || !now.Unchanged(*src.still) || fsat.Exists(src.path+"-wal") || fsat.Exists(src.path+"-journal") {
+		return errdefs.ErrSourceChanged
+	}
+	return nil
 }
 
 // Begin begins a read transaction. Until it ends, writers of a WAL database go
@@ -96,7 +120,7 @@ func (src *Source) Begin(ctx context.Context) (err error) {
 		return err
 	}
 	if err := src.begin(ctx); err != nil {
-		return sourceError(err)
+		return sourceError(src.path, err)
 	}
 	defer func() {
 		if err != nil {
@@ -112,7 +136,7 @@ func (src *Source) Begin(ctx context.Context) (err error) {
 	if isBusy(err) {
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	} else if err != nil {
-		return sourceError(err)
+		return sourceError(src.path, err)
 	}
 	// SQLite takes a journal that it cannot stat for a missing one, and would
 	// read what a crashed writer left half written.
