@@ -169,6 +169,44 @@ func TestLongNamesInFaults(t *testing.T) {
 	require.Less(t, memory, 200)
 }
 
+// How much memory a validation takes depends on the longest indexed value, up to
+// 32 MiB; a longer one is not compared, which is noted. It depends on the number of
+// tables and the length of their names, too.
+func TestMemoryOfLargeDatabases(t *testing.T) {
+	for name, tt := range map[string]struct {
+		statements string
+		notes      []string
+		memory     int // MiB
+	}{
+		"an indexed value of 30 MB":  {"CREATE TABLE t(x UNIQUE); INSERT INTO t VALUES (zeroblob(30000000))", nil, 125},
+		"an indexed value of 100 MB": {"CREATE TABLE t(x UNIQUE); INSERT INTO t VALUES (zeroblob(100000000))", []string{`table "t" was not checked to its end: string or blob too big (18)`}, 125},
+		"another value of 100 MB":    {"CREATE TABLE t(x); INSERT INTO t VALUES (zeroblob(100000000))", nil, 125},
+		"2,000 tables":               {tables(2000, 10), nil, 100},
+		"names of 20 MB":             {tables(200, 100_000), nil, 125},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := backuptest.NewSnapshot(t)
+			s.InDatabase(func(db *sql.DB) {
+				_, err := db.Exec("BEGIN;" + tt.statements + "; COMMIT")
+				require.NoError(t, err)
+			})
+			got, memory := validateFor(t, s, "60s")
+			require.Equal(t, append([]string{fmt.Sprintf("valid true, 0 problems of 0 KiB, %d notes", len(tt.notes))}, tt.notes...), got)
+			require.Less(t, memory, tt.memory)
+			t.Logf("%d MiB", memory)
+		})
+	}
+}
+
+// tables returns statements that create n tables, with names of that length.
+func tables(n, length int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "CREATE TABLE \"%s%d\"(a);", strings.Repeat("n", length), i)
+	}
+	return b.String()
+}
+
 // A virtual table reads other tables by their names. If one of these is a view,
 // it is not read.
 func TestViewsAreNotRead(t *testing.T) {

@@ -22,11 +22,14 @@ const limitLength = 0
 
 // checkLength returns the most bytes that a value may have while a file of size
 // bytes is checked. A stored value is not longer than the file, but a schema can
-// compute longer ones.
-func checkLength(size int64) int {
-	const most = 1_000_000_000 // SQLITE_MAX_LENGTH
-	return int(min(4*min(size, most)+1<<20, most))
-}
+// compute longer ones. A stored one may be longer than longestChecked: SQLite has
+// it in memory twice when it looks it up in an index, and then the check of a large
+// value would end a process in a small container. Its table is not checked to its
+// end, and that is noted.
+func checkLength(size int64) int { return int(min(4*min(size, longestChecked)+1<<20, longestChecked)) }
+
+// longestChecked is the length of the longest value that a check reads.
+const longestChecked = 32 << 20
 
 // A checkConn is a connection that checks a file and cannot write to it.
 type checkConn struct {
