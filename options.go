@@ -36,8 +36,10 @@ type Options struct {
 	// DB is the host's own database handle. If it is set, the database is
 	// captured through one of the handle's connections, which is occupied for
 	// that time, and no other connection is opened. It is for hosts that use
-	// another driver than modernc.org/sqlite, and for databases in memory. If
-	// it is nil, which is the usual case, DatabasePath is opened.
+	// another driver than modernc.org/sqlite, and for databases in memory. An
+	// encrypted one works if the copies that the driver's VACUUM INTO writes are
+	// not encrypted, since a snapshot is checked without the key. If it is nil,
+	// which is the usual case, DatabasePath is opened.
 	//
 	// A connection of modernc.org/sqlite is captured with the online backup
 	// API. Any other runs VACUUM INTO, which leaves out free pages, may
@@ -64,8 +66,10 @@ type Options struct {
 	ChromaPath string
 
 	// BackupDir holds the snapshots, in BackupDir/snapshots. It is created with
-	// mode 0700 if it does not exist. It must be on the same file system as
-	// BackupDir/snapshots, and outside the Chroma directory.
+	// mode 0700 if it does not exist, and should keep that: who may read it may
+	// hold a lock on it that keeps every create, prune and restore from working. It
+	// must be on the same file system as BackupDir/snapshots, and outside the
+	// Chroma directory.
 	BackupDir string
 
 	// IncludeChroma includes the Chroma directory in the snapshot. If the

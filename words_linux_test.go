@@ -63,7 +63,7 @@ func TestSourceErrorsSayWhatToDo(t *testing.T) {
 			_, err := rand.Read(data)
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(s.DatabasePath, data, 0o600))
-		}, false, backup.ErrSourceInvalid, []string{"file is not a database", "it is encrypted", "its own database handle"}},
+		}, false, backup.ErrSourceInvalid, []string{"file is not a database", "it is encrypted", "the database handle of a driver that decrypts it"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := closedWAL(t)
