@@ -384,31 +384,3 @@ func (r *restore) dropSafety(ctx context.Context, backupDir, stamp string) {
 		r.warn("safety_snapshot_left", filepath.Join(backupDir, format.SnapshotsName, stamp), err)
 	}
 }
-
-// fixedParts returns those of the given parts of which something has an attribute
-// that keeps it from being moved or removed.
-func (r *restore) fixedParts(ctx context.Context, parts Parts) (fixed []restorer.Obstacle, err error) {
-	live := r.livePlaces()
-	for _, part := range []struct {
-		part   Parts
-		name   string
-		places restorer.Places
-	}{
-		{PartDatabase, format.DBDir, restorer.Places{Database: live.Database}},
-		{PartRegistry, format.ConfigDir, restorer.Places{Registry: live.Registry}},
-		{PartChroma, format.ChromaDir, restorer.Places{Chroma: live.Chroma}},
-	} {
-		if parts&part.part == 0 {
-			continue
-		}
-		var pathErr *fs.PathError
-		switch err := restorer.CheckAttributes(ctx, part.places); {
-		case err == nil:
-		case errors.As(err, &pathErr) && errors.Is(err, fs.ErrPermission):
-			fixed = append(fixed, restorer.Obstacle{Part: part.name, Err: err})
-		default:
-			return nil, err
-		}
-	}
-	return fixed, nil
-}

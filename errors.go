@@ -124,9 +124,6 @@ func joinInLine(errs []error) error {
 // cannotReplace returns the ErrCannotReplace for a restore that meets these
 // obstacles, with the way out.
 func (r *restore) cannotReplace(obstacles []restorer.Obstacle) error {
-	if len(obstacles) == 0 {
-		return nil
-	}
 	rest := r.parts
 	var reasons []error
 	for _, o := range obstacles {

@@ -153,8 +153,10 @@ func (r *restore) run(ctx context.Context) (err error) {
 		}
 	}
 	// SQLite could not say why it cannot lock the database.
-	if fixed, err := r.fixedParts(ctx, r.parts&PartDatabase); err != nil || len(fixed) > 0 {
-		return errors.Join(err, r.cannotReplace(fixed))
+	if r.parts&PartDatabase != 0 {
+		if err := restorer.CheckAttributes(ctx, r.livePlaces().Database); err != nil {
+			return r.cannotReplace([]restorer.Obstacle{{Part: format.DBDir, Err: err}})
+		}
 	}
 	if err := r.lockLive(ctx, r.parts); err != nil {
 		return err
@@ -373,17 +375,6 @@ func (r *restore) decide(ctx context.Context, p *restorer.Replacement, equal []s
 	obstacles, err := p.Obstacles(ctx)
 	if err != nil {
 		return err
-	}
-	if len(obstacles) == 0 {
-		var replaced Parts
-		for _, part := range r.plan {
-			if part.Action == ActionReplace || part.Action == ActionOverwrite {
-				replaced |= part.Part
-			}
-		}
-		if obstacles, err = r.fixedParts(ctx, replaced); err != nil {
-			return err
-		}
 	}
 	if len(obstacles) > 0 && p.From != (restorer.Places{}) {
 		return r.cannotReplace(obstacles)

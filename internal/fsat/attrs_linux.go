@@ -140,8 +140,8 @@ func CheckWrite(path string) error {
 	if st.Flags&unix.ST_RDONLY != 0 {
 		return pathErr("write", path, unix.EROFS)
 	}
-	if isFixed(path) {
-		return pathErr("write", path, unix.EPERM)
+	if st, err := statx(unix.AT_FDCWD, path, unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE); err == nil && attributeOf(st) != nil {
+		return pathErr("write", path, attributeOf(st))
 	}
 	err := retry(func() error { return unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS) })
 	return pathErr("write", path, err)
@@ -168,17 +168,20 @@ func (d *Dir) CheckMove(name string) error {
 		return pathErr("rename", join(d.path, name), unix.EBUSY)
 	case st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
 		return pathErr("rename", join(d.path, name), unix.EBUSY)
-	case st.Attributes&fixedAttributes != 0:
-		return pathErr("rename", join(d.path, name), unix.EPERM)
+	case attributeOf(st) != nil:
+		return pathErr("rename", join(d.path, name), attributeOf(st))
 	}
 	return nil
 }
 
-const fixedAttributes = unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND
-
-// isFixed reports whether the file at path is known to be immutable or
-// append-only.
-func isFixed(path string) bool {
-	st, err := statx(unix.AT_FDCWD, path, unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE)
-	return err == nil && st.Attributes&fixedAttributes != 0
+// attributeOf returns what keeps a file with these attributes from being changed,
+// or nil (may_delete in fs/namei.c).
+func attributeOf(st *unix.Statx_t) error {
+	switch {
+	case st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0:
+		return errImmutable
+	case st.Attributes&unix.STATX_ATTR_APPEND != 0:
+		return errAppendOnly
+	}
+	return nil
 }

@@ -22,6 +22,7 @@
 //	start writing early     sync_file_range  none               none
 //	mount points are seen   statx, /proc     by the device      no
 //	                                         number
+//	attributes are seen     statx            st_flags           no
 //	owner, inode numbers    yes              yes                no
 //	extended attributes     yes              no                 no
 //	CheckWrite, CheckMove   yes              find nothing       find nothing

@@ -338,10 +338,8 @@ func (d *Dir) hindrance(name string) (hindrance, err error) {
 	st, err := statx(d.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0)
 	if err == nil {
 		switch {
-		case st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0: // may_delete in fs/namei.c
-			return errImmutable, nil
-		case st.Attributes&unix.STATX_ATTR_APPEND != 0:
-			return errAppendOnly, nil
+		case attributeOf(st) != nil:
+			return attributeOf(st), nil
 		case st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0:
 			return mountHindrance(st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0), nil
 		}

@@ -44,32 +44,10 @@ func IsLive(ctx context.Context, contents []format.Entry, from, live Places, dat
 	return true, nil
 }
 
-// CheckAttributes returns an *fs.PathError for what is in the places live and
-// could not be replaced because it, or its directory, is immutable or append-only.
-// It looks at every file of the Chroma directory.
-func CheckAttributes(ctx context.Context, live Places) error {
-	paths := []string{live.Registry}
-	for _, suffix := range sqlitedb.Suffixes {
-		if live.Database != "" {
-			paths = append(paths, live.Database+suffix)
-		}
-	}
-	for _, path := range paths {
-		if path == "" {
-			continue
-		}
-		if err := checkAttributes(ctx, filepath.Dir(path), filepath.Base(path)); err != nil {
-			return err
-		}
-	}
-	if live.Chroma == "" {
-		return nil
-	}
-	return checkAttributes(ctx, live.Chroma, "")
-}
-
-func checkAttributes(ctx context.Context, path, name string) error {
-	dir, err := fsat.OpenDir(path)
+// CheckAttributes returns an *fs.PathError if the database at path, a file beside
+// it or their directory is immutable or append-only.
+func CheckAttributes(ctx context.Context, path string) error {
+	dir, err := fsat.OpenDir(filepath.Dir(path))
 	if fsat.IsMissing(err) {
 		return nil
 	}
@@ -77,7 +55,12 @@ func checkAttributes(ctx context.Context, path, name string) error {
 		return err
 	}
 	defer dir.Close()
-	return dir.CheckAttributes(ctx, name)
+	for _, suffix := range sqlitedb.Suffixes {
+		if err := dir.CheckAttributes(ctx, filepath.Base(path)+suffix); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func sumOfFile(ctx context.Context, path string) (sum filehash.Sum, err error) {
