@@ -21,10 +21,10 @@ func TestPlacesOfARegistryThatCannotWork(t *testing.T) {
 		path  string
 		fault string
 	}{
-		{"in Chroma", s.InChroma("registry.json"), "lies inside ChromaPath"},
-		{"missing, deep in Chroma", s.InChroma("a/b/registry.json"), "lies inside ChromaPath"},
-		{"in Chroma through a link", filepath.Join(s.Dir, "link.json"), "lies inside ChromaPath"},
-		{"in Chroma through a link to nothing", filepath.Join(s.Dir, "dangling.json"), "lies inside ChromaPath"},
+		{"in Chroma", s.InChroma("registry.json"), "lies inside the Chroma directory"},
+		{"missing, deep in Chroma", s.InChroma("a/b/registry.json"), "lies inside the Chroma directory"},
+		{"in Chroma through a link", filepath.Join(s.Dir, "link.json"), "lies inside the Chroma directory"},
+		{"in Chroma through a link to nothing", filepath.Join(s.Dir, "dangling.json"), "lies inside the Chroma directory"},
 		{"a missing journal of the database", s.DatabasePath + "-journal", "is the database file"},
 		{"a missing -wal of the database, through a directory that is a link", filepath.Join(s.Dir, "linked", "atocore.db-wal"), "is the database file"},
 		{"in a snapshot", s.SnapshotPath(m.Stamp, "config", "project-registry.json"), "lies inside"},
@@ -41,7 +41,7 @@ func TestPlacesOfARegistryThatCannotWork(t *testing.T) {
 			opts.InitDB = func(context.Context) error { panic("something was done") }
 			_, err := backup.CreateRuntimeBackup(t.Context(), opts)
 			requireFaults(t, err, []string{tt.fault})
-			require.ErrorContains(t, err, "RegistryPath "+tt.path)
+			require.ErrorContains(t, err, "the registry "+tt.path)
 			_, err = backup.RestoreRuntimeBackup(t.Context(), opts, m.Stamp)
 			requireFaults(t, err, []string{tt.fault})
 		})
