@@ -86,7 +86,7 @@ var (
 	// set. Nothing was done.
 	ErrOtherStore = errors.New("the snapshot is of another store")
 
-	// ErrPanic is returned if a function of the host (InitDB, Locker,
+	// ErrPanic is returned if a function of the host (InitDB, Locker, Confirm,
 	// OnProgress, Clock, Logger) panicked. The error carries the value and the
 	// stack. Everything was released and removed, as after any other error.
 	// (A panic of the Logger at the message that a snapshot was created, or

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/atocore/backup/internal/fsat"
@@ -37,6 +38,9 @@ type Dresser struct {
 
 	owners map[Owner]bool
 	said   map[string]bool
+	// from is the directory that is dressed, and to the one in whose place it is
+	// to be, by which files are named.
+	from, to string
 }
 
 // Owners returns the owners of the files that were dressed, in the order of their
@@ -68,6 +72,9 @@ func (d *Dresser) notKept(what string, path string, reason error) {
 		d.said = make(map[string]bool)
 	}
 	d.said[what] = true
+	if below, ok := strings.CutPrefix(path, d.from); ok {
+		path = d.to + below
+	}
 	if d.NotKept != nil {
 		d.NotKept(what, path, reason)
 	}
@@ -94,6 +101,7 @@ func (d *Dresser) inheritedFrom(dir *fsat.Dir) (in inherited, err error) {
 // File dresses the file name in dir, which is to take the place of the entry as
 // in live, or to be a new one there, and gives it the mode.
 func (d *Dresser) File(dir *fsat.Dir, name string, live *fsat.Dir, as string, mode fs.FileMode) error {
+	d.from, d.to = dir.Path(), live.Path()
 	in, err := d.inheritedFrom(live)
 	if err != nil {
 		return err
@@ -110,6 +118,7 @@ func (d *Dresser) File(dir *fsat.Dir, name string, live *fsat.Dir, as string, mo
 // live. Modes stay as they are; dir itself is left alone. It stops at the first
 // error.
 func (d *Dresser) Tree(ctx context.Context, dir, live *fsat.Dir) error {
+	d.from, d.to = dir.Path(), live.Path()
 	in, err := d.inheritedFrom(live)
 	if err != nil {
 		return err

@@ -208,6 +208,26 @@ func TestRestoreBesideUsersOfOtherParts(t *testing.T) {
 	}
 }
 
+// A host that has the database open through a handle of its own restores the other
+// parts, and the safety snapshot is taken through the handle.
+func TestRestoreBesideAHandle(t *testing.T) {
+	t.Parallel()
+	s, stamp := newStore(t)
+	s.DB = backuptest.OpenDB(t, s.DatabasePath)
+	require.NoError(t, s.DB.Ping())
+	for _, parts := range []backup.Parts{0, backup.PartDatabase, backup.PartDatabase | backup.PartRegistry} {
+		s.Parts = parts
+		_, err := backup.RestoreRuntimeBackup(t.Context(), s.Options, stamp)
+		require.ErrorIs(t, err, backup.ErrInvalidOptions)
+	}
+	s.Parts = backup.PartRegistry | backup.PartChroma
+	r := s.Restore(stamp)
+	require.Equal(t, "new", partGeneration(t, s, backup.PartRegistry))
+	require.Equal(t, "new", partGeneration(t, s, backup.PartChroma))
+	s.DB, s.Parts = nil, 0
+	requireGeneration(t, s, r.SafetyStamp, "old")
+}
+
 // A restore of parts that was cut off is finished or undone, and the database
 // that it leaves alone may be in use meanwhile.
 func TestRecoveryOfSomeParts(t *testing.T) {

@@ -241,6 +241,7 @@ func TestRestoreIntoADirectoryThatIsForbidden(t *testing.T) {
 				require.Error(t, c.Cmd.Wait())
 				require.NotContains(t, c.Stderr.String(), backup.ErrRestoreUnfinished.Error())
 				require.Contains(t, c.Stderr.String(), "permission denied")
+				require.Contains(t, c.Stderr.String(), backup.ErrCannotReplace.Error())
 				require.Equal(t, "old", generationOf(t, s.Options))
 				require.Equal(t, []string{stamp}, s.Stamps())
 				s.RequireNoRemains()
