@@ -282,8 +282,8 @@ func (r *restore) lockLive(ctx context.Context, parts Parts) error {
 		return nil
 	}
 	if err != nil {
-		if obstacle := restorer.FileObstacle(database); obstacle != nil { // SQLite's words would not name it
-			return r.cannotReplace([]restorer.Obstacle{{Part: format.DBDir, Err: obstacle}})
+		if o := restorer.DatabaseObstacle(database); o.Err != nil { // SQLite's words would not name it
+			return r.cannotReplace([]restorer.Obstacle{o})
 		}
 		return wrapStep("lock database", r.DatabasePath, err)
 	}

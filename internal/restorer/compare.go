@@ -165,8 +165,8 @@ func (r *Replacement) Target(part string) (there, mounted bool) {
 
 // An Obstacle is why a part can't be replaced.
 type Obstacle struct {
-	// Part is format.DBDir, ConfigDir or ChromaDir, or empty for the directory of
-	// a database that is not replaced: the journal goes there.
+	// Part is format.DBDir, ConfigDir or ChromaDir. It is empty for the directory
+	// of the database, which every restore needs for the journal.
 	Part string
 	// Err names the file and the reason.
 	Err error
@@ -177,19 +177,12 @@ type Obstacle struct {
 // Chroma directory, directories in which this process may create nothing.
 // Whatever it does not find, Stage and Swap still do. Errors: ctx's.
 func (r *Replacement) Obstacles(ctx context.Context) (found []Obstacle, err error) {
-	for _, part := range []struct{ name, from, live string }{
-		{format.DBDir, r.From.Database, r.Live.Database}, {format.ConfigDir, r.From.Registry, r.Live.Registry},
-	} {
-		switch {
-		case part.from != "":
-			err = FileObstacle(part.live)
-		case part.name == format.DBDir:
-			part.name, err = "", writeObstacle(filepath.Dir(part.live))
-		default:
-			continue
-		}
-		if err != nil {
-			found = append(found, Obstacle{part.name, err})
+	if o := DatabaseObstacle(r.Live.Database); o.Err != nil && (o.Part == "" || r.From.Database != "") {
+		found = append(found, o)
+	}
+	if r.From.Registry != "" {
+		if err := fileObstacle(r.Live.Registry); err != nil {
+			found = append(found, Obstacle{format.ConfigDir, err})
 		}
 	}
 	if r.From.Chroma != "" {
@@ -215,9 +208,17 @@ func writeObstacle(path string) error {
 	}
 }
 
-// FileObstacle returns an error if it can be told that the file at path, without
-// links, can't be replaced. It touches nothing.
-func FileObstacle(path string) error {
+// DatabaseObstacle returns why the database at path, without links, can't be
+// replaced. Err is nil if nothing is known. It touches nothing.
+func DatabaseObstacle(path string) Obstacle {
+	if err := writeObstacle(filepath.Dir(path)); err != nil {
+		return Obstacle{"", err}
+	}
+	return Obstacle{format.DBDir, fileObstacle(path)}
+}
+
+// fileObstacle returns why the file at path can't be replaced.
+func fileObstacle(path string) error {
 	if err := writeObstacle(filepath.Dir(path)); err != nil {
 		return err
 	}

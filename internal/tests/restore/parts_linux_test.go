@@ -359,6 +359,23 @@ func TestPartsThatCannotBeReplaced(t *testing.T) {
 			require.Equal(t, "old", partGeneration(t, s, tt.part))
 		})
 	}
+	// Every restore needs the directory of the database, so there is no way out.
+	t.Run("the directory of the database", func(t *testing.T) {
+		s, stamp := newStore(t)
+		chroma := filepath.Join(s.Dir, "chroma")
+		require.NoError(t, os.Rename(s.ChromaPath, chroma))
+		s.ChromaPath = chroma
+		backuptest.MountReadOnly(t, filepath.Dir(s.DatabasePath), filepath.Dir(s.DatabasePath))
+		for _, s.Parts = range []backup.Parts{0, backup.PartChroma} {
+			_, err := backup.RestoreRuntimeBackup(context.Background(), s.Options, stamp)
+			require.ErrorIs(t, err, backup.ErrCannotReplace)
+			require.ErrorIs(t, err, syscall.EROFS)
+			require.ErrorContains(t, err, filepath.Dir(s.DatabasePath)+": ")
+			require.ErrorContains(t, err, "keeps its journal")
+			require.NotContains(t, err.Error(), "--only")
+		}
+		require.Equal(t, []string{stamp}, s.Stamps())
+	})
 	t.Run("equal, so it need not be", func(t *testing.T) {
 		s, stamp := newStore(t)
 		backuptest.Write(t, s.RegistryPath, `{"gen":"new"}`)
