@@ -134,17 +134,22 @@ func (d *Dir) ChmodEntry(name string, mode fs.FileMode) error {
 // or append-only (chattr(1)), fs.ErrPermission for the mode. It opens nothing.
 func CheckWrite(path string) error {
 	var st unix.Statfs_t
-	if err := retry(func() error { return unix.Statfs(path, &st) }); err != nil {
+	err := retry(func() error { return unix.Statfs(path, &st) })
+	switch {
+	case err == unix.ENOENT:
 		return pathErr("statfs", path, err)
-	}
-	if st.Flags&unix.ST_RDONLY != 0 {
+	case err == nil && st.Flags&unix.ST_RDONLY != 0:
 		return pathErr("write", path, unix.EROFS)
 	}
 	if st, err := statx(unix.AT_FDCWD, path, unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE); err == nil && attributeOf(st) != nil {
 		return pathErr("write", path, attributeOf(st))
 	}
-	err := retry(func() error { return unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS) })
-	return pathErr("write", path, err)
+	err = retry(func() error { return unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS) })
+	switch err {
+	case unix.EACCES, unix.EROFS, unix.ENOENT, unix.ENOTDIR:
+		return pathErr("write", path, err)
+	}
+	return nil // anything else may be about the call and not about the file
 }
 
 // CheckMove returns an error if it can be told that the entry name can't be
