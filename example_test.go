@@ -108,6 +108,36 @@ func ExampleSyncLocker() {
 	// files: 1 bytes: 7
 }
 
+// A channel serves as an ingestion guard. Waiting for it can be cancelled and
+// leaves nothing behind, and it works in a bubble of testing/synctest.
+func ExampleLocker() {
+	opts, remove := exampleStore()
+	defer remove()
+	if err := os.Mkdir(opts.ChromaPath, 0o755); err != nil {
+		panic(err)
+	}
+
+	ingestion := make(chan struct{}, 1) // a writer to the Chroma directory has sent to it and receives when it is done
+	opts.IncludeChroma = true
+	opts.Locker = backup.LockerFunc(func(ctx context.Context) (unlock func(), err error) {
+		select {
+		case ingestion <- struct{}{}:
+			return func() { <-ingestion }, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	})
+
+	meta, err := backup.CreateRuntimeBackup(context.Background(), opts)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("made", meta.Stamp)
+	// Output:
+	// made 20261124T115419Z
+}
+
 // If the guard fails, the backup fails with the guard's error and leaves nothing.
 func ExampleLockerFunc() {
 	opts, remove := exampleStore()

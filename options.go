@@ -206,24 +206,22 @@ type LockerFunc func(ctx context.Context) (unlock func(), err error)
 func (f LockerFunc) Lock(ctx context.Context) (unlock func(), err error) { return f(ctx) }
 
 // SyncLocker returns a [Locker] for a mutex that every writer to the Chroma
-// directory holds.
+// directory holds. It gets the mutex when l.Lock would: a [sync.Mutex] or
+// [sync.RWMutex] is handed over to those that wait in Lock, however busy it is.
 //
-// If l has a TryLock method, as *sync.Mutex and *sync.RWMutex do, it is polled
-// (after 1 ms at first, up to every 20 ms) until ctx is done. Writers that
-// hand such a mutex to each other without a gap can keep the poll waiting.
-// Any other l is locked with its Lock method, which cannot be cancelled.
+// A wait in l.Lock cannot be cancelled. If ctx ends first, the Locker returns
+// ctx's error at once, but leaves a goroutine that waits for l and unlocks it
+// immediately. It ends when l is free, and until then a sync.RWMutex admits no
+// new readers. Nothing else outlasts a call of this package. A channel as the
+// guard leaves nothing; see the example of [Locker]. Use one in a bubble of
+// [testing/synctest], too: a goroutine that waits for a mutex is not durably
+// blocked there, so if the one that holds it sleeps, time stands still.
+//
+// l.Lock may run on another goroutine than l.Unlock. If l has a TryLock method,
+// a mutex that is free is locked without a goroutine.
 func SyncLocker(l sync.Locker) Locker {
 	return LockerFunc(func(ctx context.Context) (func(), error) {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		try, ok := l.(interface{ TryLock() bool })
-		if !ok {
-			l.Lock()
-			return l.Unlock, nil
-		}
-		err := poll.Until(ctx, time.Millisecond, 20*time.Millisecond, func() (bool, error) { return try.TryLock(), nil })
-		if err != nil {
+		if err := poll.Lock(ctx, l); err != nil {
 			return nil, err
 		}
 		return l.Unlock, nil

@@ -6,9 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -277,75 +275,6 @@ func TestCreatedAt(t *testing.T) {
 		require.Zero(t, meta.CreatedAt.Nanosecond()%1000)
 	}
 }
-
-// SyncLocker waits for a mutex until the context ends, if it has TryLock.
-func TestSyncLocker(t *testing.T) {
-	for name, l := range map[string]sync.Locker{
-		"Mutex":   new(sync.Mutex),
-		"RWMutex": new(sync.RWMutex),
-	} {
-		t.Run(name+" is free", func(t *testing.T) {
-			unlock, err := backup.SyncLocker(l).Lock(t.Context())
-			require.NoError(t, err)
-			require.False(t, l.(interface{ TryLock() bool }).TryLock(), "it is not locked")
-			unlock()
-			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it is still locked")
-			l.Unlock()
-		})
-		t.Run(name+" is released", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				l.Lock()
-				time.AfterFunc(time.Minute, l.Unlock)
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Second)
-				defer cancel()
-				unlock, err := backup.SyncLocker(l).Lock(ctx)
-				require.NoError(t, err, "the release was not noticed within a second")
-				unlock()
-			})
-		})
-		t.Run(name+" is never released", func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				l.Lock()
-				defer l.Unlock()
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
-				_, err := backup.SyncLocker(l).Lock(ctx)
-				require.ErrorIs(t, err, context.DeadlineExceeded)
-			})
-		})
-		t.Run(name+" and ctx is done", func(t *testing.T) {
-			ctx, cancel := context.WithCancel(t.Context())
-			cancel()
-			_, err := backup.SyncLocker(l).Lock(ctx)
-			require.ErrorIs(t, err, context.Canceled)
-			require.True(t, l.(interface{ TryLock() bool }).TryLock(), "it was locked though ctx was done")
-			l.Unlock()
-		})
-	}
-	t.Run("without TryLock", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			l := plainLocker{make(chan struct{}, 1)}
-			l.Lock()
-			time.AfterFunc(time.Hour, l.Unlock)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			unlock, err := backup.SyncLocker(l).Lock(ctx)
-			require.NoError(t, err, "without TryLock the wait cannot be cancelled, so the lock must be returned")
-			unlock()
-			select {
-			case l.c <- struct{}{}:
-			default:
-				require.Fail(t, "it is still locked")
-			}
-		})
-	})
-}
-
-// A plainLocker has only the methods of sync.Locker.
-type plainLocker struct{ c chan struct{} }
-
-func (l plainLocker) Lock()   { l.c <- struct{}{} }
-func (l plainLocker) Unlock() { <-l.c }
 
 // Every call refuses a nil context, before it does anything.
 func TestNilContext(t *testing.T) {

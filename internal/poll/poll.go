@@ -1,6 +1,6 @@
-// Package poll tries something again, with growing pauses, until it succeeds
-// or a context ends. It is for locks and files that offer nothing to wait on.
-// It must not know what is being tried.
+// Package poll waits until a context ends for what offers no such wait: it tries
+// something again, with growing pauses, until it succeeds, and it waits for a
+// mutex. It must not know what is being tried.
 package poll
 
 import (
