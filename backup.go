@@ -197,13 +197,12 @@ func (s *settings) initDatabase(ctx context.Context) error {
 		}
 	}
 	info, err := fsat.Stat(s.DatabasePath)
-	if s.DB != nil && errors.Is(err, fs.ErrNotExist) {
-		return nil // in memory; otherwise DB reports it
-	}
-	if err != nil {
+	switch {
+	case s.Capture != nil, s.DB != nil && errors.Is(err, fs.ErrNotExist):
+		return nil // it is only a name; if it is not, DB reports it
+	case err != nil:
 		return wrapStep("find database", s.DatabasePath, err)
-	}
-	if !info.Mode.IsRegular() {
+	case !info.Mode.IsRegular():
 		return wrapStep("find database", s.DatabasePath, &fs.PathError{Op: "open", Path: s.DatabasePath, Err: fsat.ErrNotRegular})
 	}
 	return nil

@@ -29,7 +29,7 @@ import (
 func (s *settings) captureUnderGuard(ctx context.Context, st *backupdir.Staging, c *capture, safety *safety) error {
 	waiting, cancel := s.bounded(ctx)
 	defer cancel()
-	if safety == nil && s.DB == nil {
+	if safety == nil && s.DB == nil && s.Capture == nil {
 		if library := sqlitedb.OtherLibrary(s.DatabasePath); library != "" {
 			s.log.Warn("database_open_by_another_sqlite", "path", s.DatabasePath, "library", library,
 				"reason", "this process has the database open already; if by that library, its locks are lost: set Options.DB")
@@ -170,6 +170,7 @@ func (s *settings) databaseCapture(safety *safety) *sqlitedb.Capture {
 	c := &sqlitedb.Capture{
 		Path:   s.DatabasePath,
 		Handle: s.DB,
+		Write:  s.Capture,
 		Online: s.OnlineBackup,
 		// While the guard is held, the CPUs should only copy.
 		Hash: !s.IncludeChroma,
@@ -346,6 +347,9 @@ func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
 	}()
 	opts := r.Options
 	opts.Locker, opts.InitDB = nil, nil // the guard is held already
+	if r.parts&PartDatabase != 0 {
+		opts.Capture = nil // the database is locked, and nobody else has it open
+	}
 	opts.IncludeChroma = r.meta.ChromaSnapshotPath != "" && r.ChromaPath != ""
 	s, err := opts.resolve(ctx, true)
 	if err != nil {

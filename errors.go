@@ -36,7 +36,7 @@ var (
 	// ErrSourceInvalid is returned by CreateRuntimeBackup if a source file
 	// cannot be backed up as what it should be: a database file that is empty
 	// or not an SQLite database, one that is reached by another name than its
-	// users', or a registry of more than 16 MiB.
+	// users', a file of Options.Capture that is not a copy, or a registry of more than 16 MiB.
 	ErrSourceInvalid = errdefs.ErrSourceInvalid
 
 	// ErrUnsupportedFile is returned by CreateRuntimeBackup if the Chroma
@@ -86,8 +86,8 @@ var (
 	// set. Nothing was done.
 	ErrOtherStore = errors.New("the snapshot is of another store")
 
-	// ErrPanic is returned if a function of the host (InitDB, Locker, Confirm,
-	// OnProgress, Clock, Logger) panicked. The error carries the value and the
+	// ErrPanic is returned if a function of the host (InitDB, Capture, Locker,
+	// Confirm, OnProgress, Clock, Logger) panicked. The error carries the value and the
 	// stack. Everything was released and removed, as after any other error.
 	// (A panic of the Logger at the message that a snapshot was created, or
 	// restored, is ignored.)

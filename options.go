@@ -56,6 +56,28 @@ type Options struct {
 	// DB has open; for a database in memory it is only a name.
 	DB *sql.DB
 
+	// Capture writes a copy of the database by the means of the host's own driver:
+	// its backup functions, or VACUUM INTO. It is for what neither of the former
+	// can copy: a driver without database/sql, an encrypted database, one in a VFS
+	// of the driver's; docs/hosts.md has code for several drivers. path is absolute,
+	// in the staging directory, and nothing is there yet. Capture must write the
+	// committed state of one moment, as one plain SQLite file, and close it before
+	// it returns nil. It is called once in each create, under the guard if that is
+	// taken, and must heed ctx.
+	//
+	// The copy is ErrSourceInvalid if there is none, if it is encrypted, which could
+	// not be validated, if it has no table, if it is a link, if it is still open, or
+	// if there is a journal beside it; a WAL beside it is folded in. With Options.DB
+	// or OnlineBackup, Capture is ErrInvalidOptions.
+	//
+	// DatabasePath then only names the copy and the store, and a create does not
+	// open that file. So these are Capture's to see to: that the database is the
+	// right one, also by its name; that it is not replaced meanwhile; waiting while
+	// it is busy, which Wait does not bound. RestoreRuntimeBackup does not call
+	// Capture: it writes a plain database to DatabasePath, and saves the file that
+	// was there, or sets it aside if that is no plain database.
+	Capture func(ctx context.Context, path string) error
+
 	// RegistryPath is the project-registry JSON file, which must not be inside
 	// the Chroma directory. If it is empty, or if the file does not exist, the
 	// snapshot has no registry.
@@ -342,6 +364,9 @@ func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) 
 		if len(text.text) > text.most {
 			fault("the %s has %d bytes, more than %d", text.name, len(text.text), text.most)
 		}
+	}
+	if s.Capture != nil && (s.DB != nil || s.OnlineBackup) {
+		fault("Capture is set together with DB or OnlineBackup: only one of them can capture the database")
 	}
 	if s.Wait < 0 {
 		fault("the time to wait is negative: %s", s.Wait)

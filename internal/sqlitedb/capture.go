@@ -18,12 +18,16 @@ const WorkName = "capture.db"
 
 // A Capture describes how one live database is to be copied.
 type Capture struct {
-	// Path is the database file. With a Handle on a database in memory it is
-	// only a name.
+	// Path is the database file. With a Handle on a database in memory, and with
+	// Write, it is only a name.
 	Path string
 	// Handle, if it is set, is the host's own handle on the database. The copy
 	// is made through a connection of it, and the file is not opened here.
 	Handle *sql.DB
+	// Write, if it is set, is a function of the host that writes a copy of the
+	// database to path, which does not exist. The database itself is not looked at
+	// here. Write is called while CopyTo runs; its errors and panics pass through.
+	Write func(ctx context.Context, path string) error
 	// Source, if it is set, is used instead of opening Path. It has begun a
 	// transaction, and stays open.
 	Source *Source
@@ -49,6 +53,7 @@ type Capture struct {
 type Copy struct {
 	hash    *filehash.Follower
 	written pageSet // the pages that SQLite wrote and did not copy
+	byHost  bool    // the host wrote it; see checkContent
 }
 
 // Ready waits until the database can be read, and leaves it unlocked. Whenever
@@ -56,7 +61,7 @@ type Copy struct {
 // soon. The errors are those of CopyTo without ErrBusy, or that of ctx. The
 // caller must call Close in the end.
 func (c *Capture) Ready(ctx context.Context, waiting func()) error {
-	if c.Source != nil {
+	if c.Source != nil || c.Write != nil {
 		return nil
 	}
 	try := c.tryFile
@@ -112,7 +117,8 @@ func (c *Capture) Close() error {
 // (see CheckName), is errdefs.ErrSourceInvalid; one that was replaced while it
 // was copied is errdefs.ErrSourceChanged, one whose journal is in use is
 // errdefs.ErrDatabaseInUse, and a Handle that has another file open is
-// errdefs.ErrInvalidOptions. A database that is busy for more than a moment is
+// errdefs.ErrInvalidOptions. What Write has left is errdefs.ErrSourceInvalid if it
+// is not a copy. A database that is busy for more than a moment is
 // ErrBusy: then nothing is in dir. After another error, what was written stays.
 func (c *Capture) CopyTo(ctx context.Context, dir *fsat.Dir) (*Copy, error) {
 	made := new(Copy)
@@ -132,7 +138,10 @@ func (c *Capture) CopyTo(ctx context.Context, dir *fsat.Dir) (*Copy, error) {
 }
 
 func (c *Capture) copyTo(ctx context.Context, dir *fsat.Dir, made *Copy) error {
-	if c.Handle != nil {
+	switch {
+	case c.Write != nil:
+		return c.copyByHost(ctx, dir, made)
+	case c.Handle != nil:
 		return c.copyHandle(ctx, dir, made)
 	}
 	src := c.Source

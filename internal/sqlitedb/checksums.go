@@ -128,15 +128,8 @@ func (s *pageSet) addWAL(ctx context.Context, wal io.ReaderAt) error {
 	} else if err != nil {
 		return err
 	}
-	magic, pageSize := binary.BigEndian.Uint32(header[:]), int64(binary.BigEndian.Uint32(header[walPageSize:]))
-	if magic&^1 != walMagic || pageSize > 65536 {
-		return nil
-	}
-	sum := walSum{order: binary.LittleEndian}
-	if magic&1 != 0 {
-		sum.order = binary.BigEndian
-	}
-	if sum.add(header[:walChecksum]); !sum.is(header[walChecksum:]) {
+	sum, pageSize, ok := parseWALHeader(header[:])
+	if !ok {
 		return nil
 	}
 	var written []uint32 // since the last commit
@@ -166,6 +159,18 @@ func (s *pageSet) addWAL(ctx context.Context, wal io.ReaderAt) error {
 			written = written[:0]
 		}
 	}
+}
+
+// parseWALHeader returns the checksum of a WAL's header and the size of its pages.
+// ok is false if it is not the header of a WAL; then SQLite ignores the file.
+func parseWALHeader(header []byte) (sum walSum, pageSize int64, ok bool) {
+	magic, pageSize := binary.BigEndian.Uint32(header), int64(binary.BigEndian.Uint32(header[walPageSize:]))
+	sum.order = binary.LittleEndian
+	if magic&1 != 0 {
+		sum.order = binary.BigEndian
+	}
+	sum.add(header[:walChecksum])
+	return sum, pageSize, magic&^1 == walMagic && pageSize <= 65536 && sum.is(header[walChecksum:])
 }
 
 // A walSum is the checksum of a WAL up to some place in it.

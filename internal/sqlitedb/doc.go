@@ -35,6 +35,7 @@
 //	pinned.go        the copy of the files themselves, and why it is right
 //	online.go        the copy through the online backup API
 //	handle.go        the copy through a connection of the host
+//	hostcopy.go      the copy that the host writes by itself
 //	seal.go          Copy.Seal: the form in which a copy is kept
 //	checksums.go     the checksums that pages of some databases carry
 //

@@ -16,11 +16,15 @@ import (
 // rollback-journal database, so that reading it never makes a -wal or -shm beside
 // it and it opens on a read-only disk. If its pages carry checksums, those that
 // SQLite or Seal wrote get right ones. Seal returns the size of the copy. If that
-// is less than its header says, as it is if somebody cut the original short, the
-// error matches errdefs.ErrSourceInvalid.
+// is less than its header says, as it is if somebody cut the original short, or if
+// a copy that the host has written has no table or cannot be read, the error
+// matches errdefs.ErrSourceInvalid.
 func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64, err error) {
 	folded, err := c.foldWAL(ctx, dir)
 	if err != nil {
+		if c.byHost {
+			err = sourceError(err)
+		}
 		return 0, withSystemError(err)
 	}
 	if folded { // the copy is no longer the one that was hashed
@@ -33,6 +37,11 @@ func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64
 	defer f.Close()
 	if err := c.setForm(ctx, f); err != nil {
 		return 0, err
+	}
+	if c.byHost {
+		if err := checkContent(ctx, dir); err != nil {
+			return 0, err
+		}
 	}
 	h, err := readHeader(f)
 	if err != nil {
