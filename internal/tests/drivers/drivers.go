@@ -6,6 +6,7 @@ package drivers
 import (
 	"context"
 	"database/sql"
+	"maps"
 	"path/filepath"
 	"testing"
 
@@ -18,11 +19,13 @@ import (
 // An Opener opens a database with the driver under test.
 type Opener func(dsn string) (*sql.DB, error)
 
-// Main is the TestMain of a driver's package.
-func Main(m *testing.M, open Opener) {
-	backuptest.Main(m, backuptest.Roles{"host": func(p *backuptest.Parent, args []string) error {
+// Main is the TestMain of a driver's package. capturing are further roles.
+func Main(m *testing.M, open Opener, capturing backuptest.Roles) {
+	roles := backuptest.Roles{"host": func(p *backuptest.Parent, args []string) error {
 		return host(p, open, args[0], args[1])
-	}})
+	}}
+	maps.Copy(roles, capturing)
+	backuptest.Main(m, roles)
 }
 
 // host is a service that holds a write lock on its database, takes a snapshot
@@ -89,29 +92,25 @@ func countRows(t *testing.T, path string) (n int) {
 
 // Run runs all tests with one driver.
 func Run(t *testing.T, open Opener) {
-	t.Run("locks of the host survive", testLocks)
+	t.Run("locks of the host survive", func(t *testing.T) { RunLocks(t, "host") })
 	t.Run("database in memory", func(t *testing.T) { testMemory(t, open) })
 	t.Run("cancelled while the pool is busy", func(t *testing.T) { testCancelled(t, open) })
 }
 
-func testLocks(t *testing.T) {
-	for _, mode := range []string{"wal", "delete"} {
-		t.Run(mode, func(t *testing.T) {
-			dir := t.TempDir()
-			path, backupDir := filepath.Join(dir, "live.db"), filepath.Join(dir, "backups")
-			makeDatabase(t, path, mode)
-			host := backuptest.Start(t, "host", path, backupDir)
-			require.Equal(t, "locked", host.Hear())
-			requireLocked(t, path)
-			stamp := host.Ask("take a snapshot")
-			_, err := backup.ValidateBackup(context.Background(), backup.Options{BackupDir: backupDir}, stamp)
-			require.NoError(t, err)
-			requireLocked(t, path)
-			require.Equal(t, "committed", host.Ask("commit"))
-			host.Wait()
-			require.Equal(t, 10000, countRows(t, filepath.Join(backupDir, "snapshots", stamp, "db", "live.db")))
-		})
-	}
+func testLocks(t *testing.T, role, mode string) {
+	dir := t.TempDir()
+	path, backupDir := filepath.Join(dir, "live.db"), filepath.Join(dir, "backups")
+	makeDatabase(t, path, mode)
+	host := backuptest.Start(t, role, path, backupDir)
+	require.Equal(t, "locked", host.Hear())
+	requireLocked(t, path)
+	stamp := host.Ask("take a snapshot")
+	_, err := backup.ValidateBackup(context.Background(), backup.Options{BackupDir: backupDir}, stamp)
+	require.NoError(t, err)
+	requireLocked(t, path)
+	require.Equal(t, "committed", host.Ask("commit"))
+	host.Wait()
+	require.Equal(t, 10000, countRows(t, filepath.Join(backupDir, "snapshots", stamp, "db", "live.db")))
 }
 
 func testMemory(t *testing.T, open Opener) {

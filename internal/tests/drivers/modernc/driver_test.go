@@ -11,6 +11,6 @@ import (
 
 func open(dsn string) (*sql.DB, error) { return sql.Open("sqlite", dsn) }
 
-func TestMain(m *testing.M) { drivers.Main(m, open) }
+func TestMain(m *testing.M) { drivers.Main(m, open, nil) }
 
 func TestDriver(t *testing.T) { drivers.Run(t, open) }

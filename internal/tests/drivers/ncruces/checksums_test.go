@@ -1,7 +1,9 @@
 package ncruces
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,6 +27,20 @@ func openChecksummed(path string) (*sql.DB, error) {
 	return db, err
 }
 
+// vacuumWithoutChecksums returns a function for Options.Capture that uses a driver
+// without these checksums.
+func vacuumWithoutChecksums(live string) func(ctx context.Context, path string) error {
+	return func(ctx context.Context, path string) error {
+		db, err := backuptest.Open(live, "mode=ro") // must not checkpoint the WAL
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		_, err = db.ExecContext(ctx, "VACUUM INTO ?", path)
+		return err
+	}
+}
+
 // requireReadable reads all of a database through the driver.
 func requireReadable(t *testing.T, path string, rows int) {
 	t.Helper()
@@ -45,7 +61,7 @@ func requireReadable(t *testing.T, path string, rows int) {
 func TestPageChecksums(t *testing.T) {
 	for _, mode := range []string{"delete", "wal"} {
 		for _, killed := range []bool{false, true} {
-			for _, way := range []string{"files", "online", "handle"} {
+			for _, way := range []string{"files", "online", "handle", "capture", "capture that writes none"} {
 				t.Run(fmt.Sprint(mode, ", killed ", killed, ", ", way), func(t *testing.T) {
 					dir := t.TempDir()
 					opts := backup.Options{DatabasePath: filepath.Join(dir, "a.db"), BackupDir: filepath.Join(dir, "backups"), OnlineBackup: way == "online"}
@@ -73,6 +89,18 @@ func TestPageChecksums(t *testing.T) {
 							defer opts.DB.Close()
 						}
 						require.NoError(t, err)
+					}
+					if way == "capture" {
+						db, err := openChecksummed(opts.DatabasePath)
+						require.NoError(t, err)
+						defer db.Close()
+						capture := Capture(db)
+						opts.Capture = func(ctx context.Context, path string) error {
+							return errors.Join(capture(ctx, path), db.Close())
+						}
+					}
+					if way == "capture that writes none" {
+						opts.Capture = vacuumWithoutChecksums(opts.DatabasePath)
 					}
 					meta, err := backup.CreateRuntimeBackup(t.Context(), opts)
 					require.NoError(t, err)
