@@ -37,9 +37,9 @@ func capturing(t *testing.T, after func(path string) error) *backuptest.Store {
 func TestCapture(t *testing.T) {
 	t.Parallel()
 	for name, place := range map[string]func(path string) error{
-		"nothing there":   func(string) error { return nil },
-		"another file":    func(path string) error { return os.WriteFile(path, []byte("of the driver's own format"), 0o600) },
-		"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		"nothing there": func(string) error { return nil },
+		"another file":  func(path string) error { return os.WriteFile(path, []byte("of the driver's own format"), 0o600) },
+		"a directory":   func(path string) error { return os.Mkdir(path, 0o700) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := capturing(t, nil)

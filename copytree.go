@@ -32,7 +32,7 @@ func (s *settings) captureUnderGuard(ctx context.Context, st *backupdir.Staging,
 	if safety == nil && s.DB == nil && s.Capture == nil {
 		if library := sqlitedb.OtherLibrary(s.DatabasePath); library != "" {
 			s.log.Warn("database_open_by_another_sqlite", "path", s.DatabasePath, "library", library,
-				"reason", "this process has the database open already; if by that library, its locks are lost: set Options.DB")
+				"reason", "this process has the database open already; if by that library, its locks are lost: set Options.DB or Options.Capture")
 		}
 	}
 	database := s.databaseCapture(safety)

@@ -19,7 +19,8 @@
 // other parts (sqlite.org/howtocorrupt.html, section 2.2). This package never
 // does so, but it opens the database with modernc.org/sqlite. A host that has
 // the database open through another SQLite library in the same process must
-// pass its handle in Options.DB.
+// pass its handle in Options.DB, or write the copy itself in Options.Capture;
+// docs/hosts.md has code for several drivers.
 //
 // Keep store and backups on local disks of Linux. The package also builds on
 // macOS and Windows and does what those systems allow, but it is not tested

@@ -55,6 +55,17 @@ func TestRestoreGuideQuotesRealMessages(t *testing.T) {
 	require.Greater(t, quoted, 20)
 }
 
+// The code that the guide for hosts shows is that which the suite of drivers runs.
+func TestHostsGuideShowsTestedCode(t *testing.T) {
+	blocks := regexp.MustCompile("(?s)<!-- (\\S+) -->\n```go\n(.*?)```").FindAllStringSubmatch(readDoc(t, "hosts.md"), -1)
+	require.Len(t, blocks, 4)
+	for _, block := range blocks {
+		source, err := os.ReadFile(filepath.FromSlash(block[1]))
+		require.NoError(t, err)
+		require.True(t, strings.Contains(string(source), "\n"+block[2]), "%s does not have the code that the guide shows", block[1])
+	}
+}
+
 // handBlock returns the commands of the guide that follow a mark.
 func handBlock(t *testing.T, mark string) string {
 	t.Helper()

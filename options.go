@@ -45,7 +45,9 @@ type Options struct {
 	// API. Any other runs VACUUM INTO, which leaves out free pages, may
 	// renumber the rows of tables without an INTEGER PRIMARY KEY
 	// (sqlite.org/lang_vacuum.html), reports no progress, and waits for locks
-	// as long as the driver does.
+	// as long as the driver does. It fails for a database that is in a VFS of the
+	// driver's own, such as an encrypting one, because SQLite writes the copy
+	// through the same VFS; see Capture.
 	//
 	// A call takes a connection from the pool and waits for one. So with a pool
 	// of one connection, a caller within a transaction, or an OnProgress that
