@@ -454,6 +454,8 @@ func TestNothingStaysOpen(t *testing.T) {
 	noDatabase.DatabasePath = notJSON
 	online := s.Options
 	online.OnlineBackup = true
+	notCaptured := s.Options
+	notCaptured.Capture = func(_ context.Context, path string) error { return os.WriteFile(path, []byte("encrypted"), 0o600) }
 	fails := func(opts backup.Options, ctx context.Context) {
 		_, err := backup.CreateRuntimeBackup(ctx, opts)
 		require.Error(t, err)
@@ -486,6 +488,7 @@ func TestNothingStaysOpen(t *testing.T) {
 		fails(badChroma, t.Context())
 		fails(badRegistry, t.Context())
 		fails(noDatabase, t.Context())
+		fails(notCaptured, t.Context())
 		for _, phase := range backuptest.CreatePhases {
 			if phase != backup.PhaseGuard { // there is no guard
 				cancelledAt(phase)

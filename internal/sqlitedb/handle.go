@@ -53,6 +53,11 @@ func (c *Capture) copyHandle(ctx context.Context, dir *fsat.Dir, made *Copy) err
 	if _, err := host.ExecContext(ctx, "VACUUM INTO ?", filepath.Join(dir.Path(), WorkName)); err != nil {
 		return interrupted(ctx, fmt.Errorf("VACUUM INTO: %w", err))
 	}
+	// SQLite opens the copy through the VFS of the source.
+	if err := acceptFile(dir); err != nil {
+		return fmt.Errorf("%w: VACUUM INTO wrote no plain file; if the database is in a VFS of the driver's own, set Options.Capture: %w",
+			errdefs.ErrSourceInvalid, err)
+	}
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	_ "github.com/ncruces/go-sqlite3/vfs/xts"
 	"github.com/stretchr/testify/require"
 
+	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/backuptest"
 	"github.com/atocore/backup/internal/tests/drivers"
 )
@@ -51,6 +52,32 @@ func TestCapture(t *testing.T) {
 		t.Run(vfs.name, func(t *testing.T) { drivers.RunCapture(t, startIn(vfs.query), vfs.onDisk) })
 	}
 	t.Run("locks of the host survive", func(t *testing.T) { drivers.RunLocks(t, "capturing") })
+}
+
+// VACUUM INTO, which Options.DB uses, writes through the VFS of the source. So for
+// a VFS of the driver's own it fails, and makes nothing.
+func TestHandleOfAnotherVFSIsRefused(t *testing.T) {
+	for name, query := range map[string]string{"memdb": "vfs=memdb", "adiantum": "vfs=adiantum&textkey=secret"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			opts := backup.Options{DatabasePath: filepath.Join(dir, "a.db"), BackupDir: filepath.Join(dir, "backups")}
+			db, err := open((&url.URL{Scheme: "file", Path: opts.DatabasePath, RawQuery: query}).String())
+			require.NoError(t, err)
+			defer db.Close()
+			_, err = db.Exec("CREATE TABLE memory (text TEXT)")
+			require.NoError(t, err)
+			opts.DB = db
+			_, err = backup.CreateRuntimeBackup(t.Context(), opts)
+			require.Error(t, err)
+			if name == "memdb" {
+				require.ErrorIs(t, err, backup.ErrSourceInvalid)
+				require.ErrorContains(t, err, "set Options.Capture")
+			}
+			list, err := backup.ListRuntimeBackups(t.Context(), backup.Options{BackupDir: opts.BackupDir})
+			require.NoError(t, err)
+			require.Empty(t, list)
+		})
+	}
 }
 
 // The driver reads a snapshot that is copied into an encrypted database again.
