@@ -68,8 +68,9 @@ func TestSyncLocker(t *testing.T) {
 			cancel()
 			require.ErrorIs(t, <-ended, context.Canceled)
 			l.Unlock()
-			l.Lock() // waits for ever if the lock is kept
-			l.Unlock()
+			unlock, err := backup.SyncLocker(l).Lock(t.Context()) // waits for ever if the lock is kept
+			require.NoError(t, err)
+			unlock()
 		})
 	}
 }
