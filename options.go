@@ -73,11 +73,12 @@ type Options struct {
 	// or OnlineBackup, Capture is ErrInvalidOptions.
 	//
 	// DatabasePath then only names the copy and the store, and a create does not
-	// open that file. So these are Capture's to see to: that the database is the
-	// right one, also by its name; that it is not replaced meanwhile; waiting while
-	// it is busy, which Wait does not bound. RestoreRuntimeBackup does not call
-	// Capture: it writes a plain database to DatabasePath, and saves the file that
-	// was there, or sets it aside if that is no plain database.
+	// open that file. So Capture must make sure that it copies the right database,
+	// by the name that its users open, and that no other file takes its place; if
+	// the database is busy, it must wait, which Wait does not bound.
+	// RestoreRuntimeBackup does not call Capture: it writes a plain database to
+	// DatabasePath, and saves the file that was there, or sets it aside if that is
+	// not a plain database.
 	Capture func(ctx context.Context, path string) error
 
 	// RegistryPath is the project-registry JSON file, which must not be inside
@@ -236,8 +237,8 @@ func (f LockerFunc) Lock(ctx context.Context) (unlock func(), err error) { retur
 // A wait in l.Lock cannot be cancelled. If ctx ends first, the Locker returns
 // ctx's error at once, but leaves a goroutine that waits for l and unlocks it
 // immediately. It ends when l is free, and until then a sync.RWMutex admits no
-// new readers. Nothing else outlasts a call of this package. A channel as the
-// guard leaves nothing; see the example of [Locker]. Use one in a bubble of
+// new readers. No other goroutine of this package outlasts its call. A channel as
+// the guard leaves nothing; see the example of [Locker]. Use one in a bubble of
 // [testing/synctest], too: a goroutine that waits for a mutex is not durably
 // blocked there, so if the one that holds it sleeps, time stands still.
 //
