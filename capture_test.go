@@ -289,7 +289,22 @@ func TestCaptureIsTheOnlyOne(t *testing.T) {
 	}
 }
 
-// A restore does not call Capture. It saves the database that is in DatabasePath
+// A restore that leaves the database alone has Capture write that of the safety
+// snapshot: the host has it open.
+func TestRestoreOfOtherPartsCallsCapture(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	s := capturing(t, func(string) error { calls++; return nil })
+	stamp := s.Create().Stamp
+	require.NoError(t, os.WriteFile(s.RegistryPath, []byte("{}"), 0o600))
+	s.Parts = backup.PartRegistry
+	result := s.Restore(stamp)
+	require.Equal(t, 2, calls)
+	backuptest.RequireSound(t, s.SnapshotPath(result.SafetyStamp, "db", filepath.Base(s.DatabasePath)))
+	require.NoFileExists(t, s.DatabasePath)
+}
+
+// A restore of the database does not call Capture. It saves the database that is in DatabasePath
 // by its own means, and sets aside what is there if it is no plain database.
 func TestRestoreDoesNotCallCapture(t *testing.T) {
 	t.Parallel()
@@ -309,14 +324,9 @@ func TestRestoreDoesNotCallCapture(t *testing.T) {
 	require.NoError(t, os.WriteFile(s.DatabasePath, encrypted, 0o600))
 	result = s.Restore(stamp)
 	require.Empty(t, result.SafetyStamp)
-	require.Len(t, result.SetAside, 3)
-	kept := 0
-	for _, dir := range result.SetAside {
-		if data, err := os.ReadFile(filepath.Join(dir, filepath.Base(s.DatabasePath))); err == nil {
-			require.Equal(t, encrypted, data)
-			kept++
-		}
-	}
-	require.Equal(t, 1, kept)
+	require.Len(t, result.SetAside, 1)
+	kept, err := os.ReadFile(filepath.Join(result.SetAside[0], filepath.Base(s.DatabasePath)))
+	require.NoError(t, err)
+	require.Equal(t, encrypted, kept)
 	require.Equal(t, 1, calls)
 }

@@ -76,8 +76,9 @@ type Options struct {
 	// open that file. So Capture must make sure that it copies the right database,
 	// by the name that its users open, and that no other file takes its place; if
 	// the database is busy, it must wait, which Wait does not bound.
-	// RestoreRuntimeBackup does not call Capture: it writes a plain database to
-	// DatabasePath, and saves the file that was there, or sets it aside if that is
+	// RestoreRuntimeBackup calls Capture for its safety snapshot if Parts leaves the
+	// database alone. Otherwise it writes a plain database to DatabasePath, and
+	// saves the file that was there by its own means, or sets it aside if that is
 	// not a plain database.
 	Capture func(ctx context.Context, path string) error
 
