@@ -178,7 +178,9 @@ func TestRestoreLooksForAttributes(t *testing.T) {
 			// Locking the database may bring its WAL into it.
 			tree := func() map[string]backuptest.File {
 				tree := backuptest.ReadTree(t, s.Dir)
-				maps.DeleteFunc(tree, func(name string, _ backuptest.File) bool { return name == "data" || strings.Contains(name, "atocore.db") })
+				maps.DeleteFunc(tree, func(name string, _ backuptest.File) bool {
+					return name == "data" || strings.Contains(name, "atocore.db")
+				})
 				return tree
 			}
 			before := tree()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
@@ -23,7 +24,7 @@ func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64
 	folded, err := c.foldWAL(ctx, dir)
 	if err != nil {
 		if c.byHost {
-			err = sourceError(err)
+			err = sourceError(filepath.Join(dir.Path(), WorkName), err)
 		}
 		return 0, withSystemError(err)
 	}
