@@ -146,19 +146,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer r.release(unlock)
-	// Not while recovering: an interrupted restore leaves hard links.
-	if r.parts&PartDatabase != 0 {
-		if err := sqlitedb.CheckName(ctx, r.DatabasePath); err != nil {
-			return wrapStep("lock database", r.DatabasePath, err)
-		}
-	}
-	// SQLite could not say why it cannot lock the database.
-	if r.parts&PartDatabase != 0 {
-		if err := restorer.CheckAttributes(ctx, r.livePlaces().Database); err != nil {
-			return r.cannotReplace([]restorer.Obstacle{{Part: format.DBDir, Err: err}})
-		}
-	}
-	if err := r.lockLive(ctx, r.parts); err != nil {
+	if err := r.lockParts(ctx); err != nil {
 		return err
 	}
 	defer r.unlockLive()
@@ -170,8 +158,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 		return err
 	}
 	if replacement.From == (restorer.Places{}) {
-		r.finishResult(replacement, nil)
-		return nil
+		return r.finishResult(replacement, nil)
 	}
 
 	// 6. Write the journal. From here on it records how to go on if this is
@@ -191,7 +178,6 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err := replacement.Stage(ctx); err != nil {
 		return wrapStep("stage", r.DatabasePath, err)
 	}
-	files, bytes := replacement.Files, replacement.Bytes
 
 	// 9. Swap the old parts and the new ones, and compare the new ones with the
 	// snapshot.
@@ -199,7 +185,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err := replacement.Swap(ctx); err != nil {
 		return wrapStep("swap", r.DatabasePath, err)
 	}
-	r.progress(Progress{Phase: PhaseVerify, TotalFiles: files, TotalBytes: bytes})
+	r.progress(Progress{Phase: PhaseVerify, TotalFiles: replacement.Files, TotalBytes: replacement.Bytes})
 	if err := replacement.Verify(ctx); err != nil {
 		return wrapStep("verify", r.DatabasePath, err)
 	}
@@ -213,8 +199,22 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: the new store is in place: %w", ErrRestoreUnfinished, err)
 	}
-	r.finishResult(replacement, setAside)
-	return nil
+	return r.finishResult(replacement, setAside)
+}
+
+// lockParts locks everybody out of the parts that are restored.
+func (r *restore) lockParts(ctx context.Context) error {
+	// Not while recovering: an interrupted restore leaves hard links.
+	if r.parts&PartDatabase != 0 {
+		if err := sqlitedb.CheckName(ctx, r.DatabasePath); err != nil {
+			return wrapStep("lock database", r.DatabasePath, err)
+		}
+		// SQLite could not say why it cannot lock the database.
+		if err := restorer.CheckAttributes(ctx, r.livePlaces().Database); err != nil {
+			return r.cannotReplace([]restorer.Obstacle{{Part: format.DBDir, Err: err}})
+		}
+	}
+	return r.lockLive(ctx, r.parts)
 }
 
 // release ends the guard. A restore that is done stays done if the host's
@@ -244,9 +244,9 @@ func (r *restore) close(replacement *restorer.Replacement) error {
 	return nil
 }
 
-// finishResult completes the result of a restore that is done, and logs it. A
-// Logger that panics does not undo that, so an error would be wrong.
-func (r *restore) finishResult(replacement *restorer.Replacement, setAside []string) {
+// finishResult completes the result of a restore that is done, and logs it. It
+// returns nil: a Logger that panics does not undo that, so an error would be wrong.
+func (r *restore) finishResult(replacement *restorer.Replacement, setAside []string) error {
 	r.result.Files, r.result.Bytes = replacement.Files, replacement.Bytes
 	r.result.SetAside = append(r.result.SetAside, setAside...)
 	for i := range r.plan {
@@ -258,6 +258,7 @@ func (r *restore) finishResult(replacement *restorer.Replacement, setAside []str
 	defer func() { _ = recover() }()
 	r.log.Info("runtime_backup_restored", "stamp", r.result.Stamp, "safety_stamp", r.result.SafetyStamp,
 		"files", r.result.Files, "bytes", r.result.Bytes, "parts", describeParts(r.plan), "mixed", r.result.Mixed)
+	return nil
 }
 
 // openSnapshot validates the snapshot and reads which files it has. It returns
