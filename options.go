@@ -58,14 +58,13 @@ type Options struct {
 	// DB has open; for a database in memory it is only a name.
 	DB *sql.DB
 
-	// Capture writes a copy of the database by the means of the host's own driver:
-	// its backup functions, or VACUUM INTO. It is for what neither of the former
-	// can copy: a driver without database/sql, an encrypted database, one in a VFS
-	// of the driver's; docs/hosts.md has code for several drivers. path is absolute,
-	// in the staging directory, and nothing is there yet. Capture must write the
-	// committed state of one moment, as one plain SQLite file, and close it before
-	// it returns nil. It is called once in each create, under the guard if that is
-	// taken, and must heed ctx.
+	// Capture writes a copy of the database by the means of the host's own driver.
+	// It is for what neither of the former can copy: a driver without database/sql,
+	// an encrypted database, one in a VFS of the driver's; docs/hosts.md has code.
+	// path is absolute, in the staging directory, and nothing is there yet. Capture
+	// must write the committed state of one moment, as one plain SQLite file, and
+	// close it before it returns nil. It is called once in each create, under the
+	// guard if that is taken, and must heed ctx.
 	//
 	// The copy is ErrSourceInvalid if there is none, if it is encrypted, which could
 	// not be validated, if it has no table, if it is a link, if it is still open, or
@@ -370,7 +369,7 @@ func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) 
 		}
 	}
 	if s.Capture != nil && (s.DB != nil || s.OnlineBackup) {
-		fault("Capture is set together with DB or OnlineBackup: only one of them can capture the database")
+		fault("Capture is set together with a database handle or the online backup: only one of them can capture the database")
 	}
 	if s.Wait < 0 {
 		fault("the time to wait is negative: %s", s.Wait)

@@ -25,7 +25,7 @@ const (
 func sourceError(path string, err error) error {
 	switch code := Code(err); {
 	case code == codeNotADB:
-		return fmt.Errorf("%w: %w: it is encrypted, or something else than an SQLite database; an encrypted one can be backed up only through the database handle of a driver that decrypts it and whose VACUUM INTO writes no encrypted copy",
+		return fmt.Errorf("%w: %w: it is encrypted, or something else than an SQLite database; an encrypted one can be backed up only by a program that can read it, through the library, whose Capture option writes a plain copy",
 			errdefs.ErrSourceInvalid, err)
 	case code == codeCorrupt:
 		return fmt.Errorf("%w: %w", errdefs.ErrSourceInvalid, err)

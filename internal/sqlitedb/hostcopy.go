@@ -145,13 +145,20 @@ func checkContent(ctx context.Context, dir *fsat.Dir) error {
 	}
 	defer db.Close()
 	tables, err := db.text(ctx, "SELECT count(*) FROM sqlite_schema")
-	switch {
-	case Code(err) == codeNotADB, Code(err) == codeCorrupt:
-		return fmt.Errorf("%w: the copy of Capture cannot be read: %w%s", errdefs.ErrSourceInvalid, err, ifEncrypted)
-	case err != nil:
-		return err
-	case tables == "0":
+	if err != nil {
+		return unreadableCopy(err)
+	}
+	if tables == "0" {
 		return fmt.Errorf("%w: the copy of Capture has no table", errdefs.ErrSourceInvalid)
 	}
 	return nil
+}
+
+// unreadableCopy wraps SQLITE_NOTADB and SQLITE_CORRUPT, of a copy that the host
+// has written, in ErrSourceInvalid.
+func unreadableCopy(err error) error {
+	if code := Code(err); code != codeNotADB && code != codeCorrupt {
+		return err
+	}
+	return fmt.Errorf("%w: the copy of Capture cannot be read: %w%s", errdefs.ErrSourceInvalid, err, ifEncrypted)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
@@ -24,7 +23,7 @@ func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64
 	folded, err := c.foldWAL(ctx, dir)
 	if err != nil {
 		if c.byHost {
-			err = sourceError(filepath.Join(dir.Path(), WorkName), err)
+			err = unreadableCopy(err)
 		}
 		return 0, withSystemError(err)
 	}
