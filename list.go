@@ -265,7 +265,7 @@ type Latest struct {
 // a list costs.
 //
 // Errors: those of [ListRuntimeBackups], with the result together with
-// [ErrRestoreUnfinished]; one that matches fs.ErrNotExist if no snapshot
+// [ErrRestoreUnfinished]; [ErrNoSnapshot] if no snapshot
 // qualifies, which names those that were passed over; [ErrInvalidOptions] if
 // DatabasePath is empty and there are snapshots of several stores.
 func LatestRuntimeBackup(ctx context.Context, opts Options) (latest *Latest, err error) {
@@ -293,7 +293,7 @@ func LatestRuntimeBackup(ctx context.Context, opts Options) (latest *Latest, err
 		if len(own) < len(list) {
 			others = "; there are snapshots of other stores: " + joinStores(storesOf(list))
 		}
-		return nil, fmt.Errorf("%w: no snapshot qualifies as the latest in %s%s%s", fs.ErrNotExist, s.BackupDir, listSkipped(latest.Skipped), others)
+		return nil, fmt.Errorf("%w: no snapshot qualifies as the latest in %s%s%s", ErrNoSnapshot, s.BackupDir, listSkipped(latest.Skipped), others)
 	}
 	return latest, s.restoreCutOff()
 }

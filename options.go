@@ -297,6 +297,9 @@ const (
 
 	PhasePrune Phase = "prune" // removing snapshots
 
+	PhaseExport Phase = "export" // writing a snapshot to an archive
+	PhaseImport Phase = "import" // reading an archive; then sync, validate_files, validate_database and publish
+
 	PhaseCompare Phase = "compare" // finding out which parts of the live store differ from a snapshot
 	PhaseStage   Phase = "stage"   // copying a snapshot beside the live store
 	PhaseSwap    Phase = "swap"    // replacing the live store with it

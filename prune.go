@@ -271,7 +271,7 @@ func (r *Retention) apply(list []Snapshot, now time.Time, result *PruneResult) (
 		case m == nil:
 			continue
 		case m.CreatedAt.After(now):
-			addReason(i, "dated in the future")
+			addReason(i, reasonFuture)
 			continue
 		case m.SafetyOf != "":
 			safety = append(safety, i)
@@ -285,21 +285,21 @@ func (r *Retention) apply(list []Snapshot, now time.Time, result *PruneResult) (
 	for i, snapshot := range list {
 		switch {
 		case snapshot.Protected:
-			addReason(i, "protected")
+			addReason(i, reasonProtected)
 		case snapshot.recordFault != "":
 			addReason(i, "its record cannot be read: "+snapshot.recordFault)
 		}
 	}
 	for _, i := range ordinary {
 		if s := list[i]; s.Verified != nil && *s.Verified {
-			addReason(i, "newest snapshot that was found valid")
+			addReason(i, reasonValid)
 			break
 		}
 	}
 	for _, group := range []struct {
 		counted []int
 		first   string // the reason to keep the newest one
-	}{{ordinary, "newest snapshot"}, {safety, "safety snapshot of the last restore"}} {
+	}{{ordinary, reasonNewest}, {safety, reasonSafety}} {
 		if len(group.counted) == 0 {
 			continue
 		}
@@ -414,8 +414,8 @@ func (p *pruning) removed(snapshot Snapshot) {
 // that. It changes nothing in the snapshot: the protection is recorded beside
 // it, so it is lost if the backup directory is copied without its records.
 //
-// Errors: [ErrInvalidOptions], one that matches fs.ErrNotExist if there is no
-// such snapshot, or an *fs.PathError if the record cannot be written.
+// Errors: [ErrInvalidOptions], [ErrNoSnapshot], or an *fs.PathError if the record
+// cannot be written.
 func ProtectRuntimeBackup(ctx context.Context, opts Options, stamp string, protect bool) (err error) {
 	defer func() {
 		if err != nil {
@@ -427,10 +427,7 @@ func ProtectRuntimeBackup(ctx context.Context, opts Options, stamp string, prote
 	if err != nil {
 		return err
 	}
-	if !format.IsStamp(stamp) {
-		return &fs.PathError{Op: "open", Path: stamp, Err: fs.ErrNotExist}
-	}
-	snapshot, err := backupdir.OpenSnapshot(ctx, s.BackupDir, stamp)
+	snapshot, err := s.hold(ctx, stamp)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package backup
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -171,12 +172,15 @@ func (r *Report) onlyFindings() bool {
 
 // InvalidBackupError is the error for a snapshot that is not valid. It matches
 // [ErrInvalidBackup] and carries the report, so that errors.As spares a second
-// validation.
+// validation. If there is no such snapshot, it also matches [ErrNoSnapshot].
 type InvalidBackupError struct{ Report *Report }
 
 // Error returns the number of problems and the first of them.
 func (e *InvalidBackupError) Error() string {
 	r := e.Report
+	if !r.Exists {
+		return fmt.Sprintf("%v: %q: %s: %s", ErrNoSnapshot, r.Stamp, r.Path, r.Problems[0])
+	}
 	n := fmt.Sprintf("%d problems, the first is", len(r.Problems))
 	if len(r.Problems) == 1 {
 		n = "a problem:"
@@ -184,8 +188,11 @@ func (e *InvalidBackupError) Error() string {
 	return fmt.Sprintf("%v: %q has %s %s", ErrInvalidBackup, r.Stamp, n, r.Problems[0])
 }
 
-// Is reports whether target is [ErrInvalidBackup].
-func (e *InvalidBackupError) Is(target error) bool { return target == ErrInvalidBackup }
+// Is reports whether target is [ErrInvalidBackup], or, if there is no such
+// snapshot, [ErrNoSnapshot] or fs.ErrNotExist.
+func (e *InvalidBackupError) Is(target error) bool {
+	return target == ErrInvalidBackup || !e.Report.Exists && (target == ErrNoSnapshot || target == fs.ErrNotExist)
+}
 
 // reportJSON is the form of a report in JSON. The Python module has the names
 // up to valid, with problems as strings under "errors".

@@ -24,7 +24,8 @@ import (
 //   - nil: every check that can be made here ran and passed, and the report's
 //     Valid is true. Its Notes name what could not be checked.
 //   - errors.Is(err, [ErrInvalidBackup]): the report lists every problem, up
-//     to 1,000 of them.
+//     to 1,000 of them. The error also matches [ErrNoSnapshot] if there is no
+//     such snapshot, or no backup directory; then the report's Exists is false.
 //   - any other error: the check could not be completed, nothing is known, and
 //     there is no report. [ErrInvalidOptions], [ErrPanic], ctx's error, or a
 //     file that cannot be read. Only [ErrRestoreUnfinished] comes with the
@@ -95,6 +96,12 @@ func validate(ctx context.Context, s *settings, stamp string) (*Report, error) {
 		return report.verdict()
 	}
 	defer dir.Close()
+	return s.validateOpened(ctx, dir, report)
+}
+
+// validateOpened completes the report about the snapshot dir, which has its name
+// and path, as validate returns it.
+func (s *settings) validateOpened(ctx context.Context, dir *fsat.Dir, report *Report) (_ *Report, err error) {
 	report.Exists = true
 
 	// 2. Read the metadata, and find the manifest and the parts by them.
@@ -144,7 +151,7 @@ func validate(ctx context.Context, s *settings, stamp string) (*Report, error) {
 	report.Notes = checked.notes
 	report.judge(snap.manifest != nil)
 	for _, n := range report.Notes {
-		s.log.Warn("snapshot_not_fully_checked", "stamp", stamp, "path", n.Path, "detail", n.Detail)
+		s.log.Warn("snapshot_not_fully_checked", "stamp", report.Stamp, "path", n.Path, "detail", n.Detail)
 	}
 	return report.verdict()
 }
@@ -286,6 +293,16 @@ func openSnapshot(ctx context.Context, backupDir, stamp string) (*fsat.Dir, *Pro
 		return nil, missing, nil
 	}
 	return dir, nil, nil
+}
+
+// hold opens the directory of a snapshot, which cannot be removed while it is
+// open. If there is no such snapshot, the error matches ErrNoSnapshot.
+func (s *settings) hold(ctx context.Context, stamp string) (*fsat.Dir, error) {
+	dir, missing, err := openSnapshot(ctx, s.BackupDir, stamp)
+	if missing != nil {
+		err = fmt.Errorf("%w in %s: %s", ErrNoSnapshot, s.BackupDir, missing)
+	}
+	return dir, err
 }
 
 // readMetadata reads backup-metadata.json. If that fails for a reason that

@@ -198,7 +198,7 @@ func TestRestoreOfDamageDespiteFindings(t *testing.T) {
 			opts.BackupDir = s.BackupDir
 			_, err := backup.RestoreRuntimeBackup(t.Context(), opts, stamp)
 			require.ErrorIs(t, err, backup.ErrInvalidBackup)
-			require.NotContains(t, err.Error(), "espite")
+			require.NotContains(t, err.Error(), "set Despite")
 			require.Equal(t, before, backuptest.ReadTree(t, filepath.Dir(base.DatabasePath)))
 		})
 	}
@@ -229,7 +229,7 @@ func TestRestoreOfAPythonSnapshotDespiteFindings(t *testing.T) {
 	snapshot.Set(map[string]any{"db_size_bytes": 1}) // that is damage
 	_, err = backup.RestoreRuntimeBackup(t.Context(), s.Options, snapshot.Stamp)
 	require.ErrorIs(t, err, backup.ErrInvalidBackup)
-	require.NotContains(t, err.Error(), "espite")
+	require.NotContains(t, err.Error(), "set Despite")
 }
 
 // A restore despite findings that is interrupted is finished or undone like any

@@ -31,10 +31,12 @@ package backupdir
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"time"
 
+	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/poll"
@@ -43,27 +45,38 @@ import (
 // Enter opens the backup directory at path and takes the shared lock of a
 // create or a prune, which lasts until the directory is closed. It does not
 // wait: while a restore holds the exclusive lock, the error matches
-// [fsat.ErrLocked]. Where the file system has no locks, the directory is
+// [fsat.ErrLocked]. If there is no such directory, the error matches
+// [errdefs.ErrNoSnapshot]. Where the file system has no locks, the directory is
 // returned unlocked.
 func Enter(path string) (*fsat.Dir, error) { return enter(path, (*fsat.Dir).TryRLock) }
 
 // EnterExclusive opens the backup directory at path and takes the exclusive
 // lock of a restore, which lasts until the directory is closed. It does not
 // wait: while a create, a prune or another restore holds a lock, the error
-// matches [fsat.ErrLocked]. Where the file system has no locks, the directory
-// is returned unlocked.
+// matches [fsat.ErrLocked]. If there is no such directory, the error matches
+// [errdefs.ErrNoSnapshot]. Where the file system has no locks, the directory is
+// returned unlocked.
 func EnterExclusive(path string) (*fsat.Dir, error) { return enter(path, (*fsat.Dir).TryLock) }
 
 func enter(path string, lock func(*fsat.Dir) error) (*fsat.Dir, error) {
 	dir, err := fsat.OpenDir(path)
 	if err != nil {
-		return nil, err
+		return nil, noSnapshot(err)
 	}
 	if err := lock(dir); errors.Is(err, fsat.ErrLocked) {
 		dir.Close()
 		return nil, err
 	}
 	return dir, nil
+}
+
+// noSnapshot makes an error that says that a directory is missing
+// [errdefs.ErrNoSnapshot].
+func noSnapshot(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errdefs.ErrNoSnapshot, err)
+	}
+	return err
 }
 
 // OpenSnapshots opens snapshots/ in the backup directory at backupDir. It
@@ -96,20 +109,20 @@ var errLink = errors.New("it is a symbolic link, which is not followed; " +
 // OpenSnapshot opens the snapshot stamp in the backup directory at backupDir
 // and holds it as [Hold] does: while the directory is open, the snapshot is not
 // removed. If there is no such snapshot, or no longer, the error matches
-// fs.ErrNotExist.
+// [errdefs.ErrNoSnapshot].
 func OpenSnapshot(ctx context.Context, backupDir, stamp string) (*fsat.Dir, error) {
 	root, err := OpenSnapshots(backupDir)
 	if err != nil {
-		return nil, err
+		return nil, noSnapshot(err)
 	}
 	defer root.Close()
 	dir, err := root.OpenDir(stamp)
 	if err != nil {
-		return nil, err
+		return nil, noSnapshot(err)
 	}
 	gone, err := Hold(ctx, root, dir, stamp)
 	if err == nil && gone {
-		err = &fs.PathError{Op: "open", Path: dir.Path(), Err: fs.ErrNotExist}
+		err = noSnapshot(&fs.PathError{Op: "open", Path: dir.Path(), Err: fs.ErrNotExist})
 	}
 	if err != nil {
 		dir.Close()

@@ -7,6 +7,7 @@ package errdefs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime/debug"
 )
 
@@ -14,6 +15,7 @@ import (
 var (
 	ErrInvalidOptions    = errors.New("invalid options")
 	ErrInvalidBackup     = errors.New("invalid backup")
+	ErrInvalidArchive    = errors.New("invalid archive")
 	ErrSourceChanged     = errors.New("source changed while it was copied")
 	ErrSourceInvalid     = errors.New("source is not valid")
 	ErrUnsupportedFile   = errors.New("unsupported kind of file")
@@ -23,7 +25,21 @@ var (
 	ErrBusy              = errors.New("the backup directory is in use")
 	ErrDatabaseInUse     = errors.New("the database is in use")
 	ErrPanic             = errors.New("panic during backup")
+
+	ErrNoSnapshot     error = &fileError{"no such snapshot", fs.ErrNotExist}
+	ErrSnapshotExists error = &fileError{"the snapshot exists already", fs.ErrExist}
 )
+
+// A fileError is a sentinel that also matches one of package io/fs.
+type fileError struct {
+	text  string
+	match error
+}
+
+func (e *fileError) Error() string { return e.text }
+
+// Is reports whether target is the error of package io/fs that e matches.
+func (e *fileError) Is(target error) bool { return target == e.match }
 
 // Recover turns a panic into an error that matches ErrPanic and carries the
 // value and the stack. It must be deferred directly. Only functions of the
