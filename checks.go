@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/pyjson"
 	"github.com/atocore/backup/internal/registry"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
@@ -312,4 +314,102 @@ func (s *settings) checkChromaDatabase(ctx context.Context, snap *openedSnapshot
 		problems = addProblem(problems, CodeChromaDBCheck, file, f.Text)
 	}
 	return problems, notesOf(file, checked), err
+}
+
+// readMetadata reads backup-metadata.json. If that fails for a reason that
+// lies in the snapshot, it returns the problem. raw is the file's JSON, even
+// if it is not the JSON of metadata.
+func readMetadata(dir *fsat.Dir, live sqlitedb.Files) (meta *Metadata, raw string, problems []Problem, err error) {
+	problem := func(code Code, detail string) []Problem { return addProblem(nil, code, "", detail) }
+	text, err := readMetadataFile(dir, live)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, "", problem(CodeMetadataMissing, ""), nil
+	case errors.Is(err, fsat.ErrNotRegular):
+		return nil, "", problem(CodeMetadataNotFile, ""), nil
+	case errors.Is(err, fsat.ErrTooLarge):
+		return nil, "", problem(CodeMetadataTooLarge, fmt.Sprintf("more than %d bytes", format.MaxMetadataSize)), nil
+	case err != nil:
+		return nil, "", nil, err
+	}
+	meta, fault := parseMetadata(text)
+	raw = foreignJSON(text, meta, fault)
+	switch {
+	case fault == nil:
+		return meta, raw, nil, nil
+	case errors.Is(fault, pyjson.ErrNotJSON):
+		problems = problem(CodeMetadataInvalidJSON, fault.Error())
+	case errors.Is(fault, errFormatVersion):
+		problems = problem(CodeFormatVersion, fault.Error())
+	default:
+		problems = problem(CodeMetadataShape, fault.Error())
+	}
+	return nil, raw, problems, nil
+}
+
+// places holds the places of a snapshot's parts that its metadata record.
+type places struct{ db, registry, chroma place }
+
+// A place is the recorded place of one part.
+type place struct {
+	recorded bool   // the metadata name one
+	path     string // relative to the snapshot; empty if the part has no usable place
+	dir      string // the directory of the snapshot that belongs to the part
+}
+
+// passes reports whether the part is where it should be and no check found a
+// problem with it: neither one of its own checks, nor another one with any
+// of its files.
+func (p place) passes(all []Problem, own ...[]Problem) bool {
+	for _, found := range own {
+		if len(found) > 0 {
+			return false
+		}
+	}
+	return p.path != "" && !slices.ContainsFunc(all, func(problem Problem) bool {
+		return fsat.IsBelow(problem.Path, p.dir) || problem.Path == p.path
+	})
+}
+
+// recordedPlaces finds the recorded parts relative to the snapshot, which may
+// have been moved.
+func recordedPlaces(meta *Metadata) (at places, problems []Problem) {
+	if meta == nil {
+		return at, nil
+	}
+	for _, p := range []struct {
+		recorded, dir string
+		into          *place
+	}{
+		{meta.DBSnapshotPath, format.DBDir, &at.db},
+		{meta.RegistrySnapshotPath, format.ConfigDir, &at.registry},
+		{meta.ChromaSnapshotPath, format.ChromaDir, &at.chroma},
+	} {
+		p.into.dir = p.dir
+		if p.recorded == "" {
+			if p.dir == format.DBDir {
+				problems = addProblem(problems, CodeDBMissing, "", "none is recorded")
+			}
+			continue
+		}
+		p.into.recorded = true
+		rel, ok := format.Relative(meta.BackupRoot, p.recorded)
+		if !ok {
+			problems = addProblem(problems, CodePathOutside, "", fmt.Sprintf("%q", p.recorded))
+			continue
+		}
+		right := path.Dir(rel) == p.dir
+		if p.dir == format.ChromaDir {
+			right = rel == p.dir
+		}
+		if !right {
+			problems = addProblem(problems, CodeMetadataShape, "", fmt.Sprintf("%q is not where a snapshot keeps it", rel))
+			continue
+		}
+		p.into.path = rel
+	}
+	if meta.FormatVersion > 0 && meta.ChromaSnapshotIncluded != (meta.ChromaSnapshotPath != "") {
+		problems = addProblem(problems, CodeMetadataShape, "", "chroma_snapshot_included and chroma_snapshot_path disagree")
+	}
+	return at, problems
 }

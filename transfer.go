@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"slices"
 
+	"github.com/atocore/backup/internal/archive"
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/errdefs"
+	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/sqlitedb"
 )
 
 // The reasons of a prune to keep a snapshot that no rule keeps, and of
@@ -185,7 +189,54 @@ func ExportRuntimeBackup(ctx context.Context, opts Options, stamp string, w io.W
 		return err
 	}
 	defer snapshot.Close()
-	return errors.ErrUnsupported
+	return s.export(ctx, snapshot, stamp, w)
+}
+
+func (s *settings) export(ctx context.Context, dir *fsat.Dir, stamp string, w io.Writer) error {
+	s.progress(Progress{Phase: PhaseExport})
+	report := &Report{Stamp: stamp, Path: dir.Path(), Exists: true}
+	damaged := func(problems ...Problem) error {
+		report.Problems = problems
+		report.judge(false)
+		return &InvalidBackupError{report}
+	}
+	snap := &openedSnapshot{dir: dir, live: sqlitedb.FilesOf(s.DatabasePath)}
+	meta, raw, problems, err := readMetadata(dir, snap.live)
+	if err != nil {
+		return err
+	}
+	report.Metadata, report.raw, snap.meta = meta, raw, meta
+	if len(problems) > 0 {
+		return damaged(problems...)
+	}
+	manifest, problems, err := openManifest(snap)
+	if err != nil {
+		return err
+	}
+	defer manifest.Close()
+	switch {
+	case len(problems) > 0:
+		return damaged(problems...)
+	case manifest == nil || meta.FormatVersion == 0:
+		return damaged(Problem{Code: CodeManifestMissing, Detail: "it is a snapshot of the Python module; nothing proves it intact"})
+	case !format.IsStampOf(meta.Stamp, meta.CreatedAt):
+		return damaged(Problem{Code: CodeMetadataShape, Detail: oneLine(fmt.Sprintf("%q is no stamp of that time", meta.Stamp))})
+	}
+	err = archive.Write(ctx, w, dir, archive.WriteOptions{
+		Top:       meta.Stamp,
+		Forbidden: snap.live.Contains,
+		Progress: func(path string, files, totalFiles, bytes, totalBytes int64) {
+			s.progress(Progress{PhaseExport, path, files, totalFiles, bytes, totalBytes})
+		},
+	})
+	if mismatch := new(archive.MismatchError); errors.As(err, &mismatch) {
+		code := codeOf[mismatch.Kind]
+		if mismatch.Irregular {
+			code = CodeFileNotRegular
+		}
+		return damaged(Problem{Code: code, Path: mismatch.Path, Detail: oneLine(mismatch.Detail)})
+	}
+	return err
 }
 
 // ImportRuntimeBackup reads an archive that [ExportRuntimeBackup] has written
@@ -213,60 +264,184 @@ func ExportRuntimeBackup(ctx context.Context, opts Options, stamp string, w io.W
 // report, [ErrSnapshotExists], [ErrNoSpace], [ErrCrossDevice],
 // [ErrRestoreUnfinished], [ErrPanic], ctx's error, that of r, or an
 // *fs.PathError.
-func ImportRuntimeBackup(ctx context.Context, opts Options, r io.Reader) (_ *Metadata, err error) {
-	return nil, fmt.Errorf("import backup: %w", errors.ErrUnsupported)
-}
-
-// ValidateDir checks the snapshot in the directory dir, wherever that is: on a
-// disk that is mounted read-only, for example, or where an archive was unpacked.
-// The report and the errors are those of [ValidateBackup], except that the
-// report's Stamp is the name of the directory, and that [ErrRestoreUnfinished]
-// does not occur. If there is no such directory, the error matches
-// [ErrNoSnapshot].
-//
-// opts.BackupDir is not used and may be empty. Nothing is written, not even a
-// verdict. dir may be a symbolic link; no link below it is followed.
-func ValidateDir(ctx context.Context, opts Options, dir string) (report *Report, err error) {
+func ImportRuntimeBackup(ctx context.Context, opts Options, r io.Reader) (meta *Metadata, err error) {
 	defer func() {
-		if err != nil && !errors.Is(err, ErrInvalidBackup) {
-			report, err = nil, fmt.Errorf("validate %s: %w", dir, err)
+		if err != nil {
+			err = fmt.Errorf("import backup: %w", err)
 		}
 	}()
 	defer errdefs.Recover(&err)
-	if dir == "" {
-		return nil, fmt.Errorf("%w: the directory is empty", ErrInvalidOptions)
-	}
-	opts.BackupDir = dir
-	opts.RecordVerdicts, opts.Verify = false, false
 	s, err := opts.resolve(ctx, false)
 	if err != nil {
 		return nil, err
 	}
+	if faults := s.checkPlaces(); len(faults) > 0 {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, errors.Join(faults...))
+	}
+	return s.importFrom(ctx, r)
+}
+
+// importFrom imports a snapshot. It returns the metadata together with
+// ErrSnapshotExists if the snapshot is there already.
+func (s *settings) importFrom(ctx context.Context, r io.Reader) (meta *Metadata, err error) {
+	defer errdefs.Recover(&err) // after everything that is deferred below
+
+	// 1. Keep restores away, and remove what dead processes left.
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	report = &Report{Stamp: filepath.Base(s.BackupDir), Path: s.BackupDir}
-	info, err := fsat.Stat(s.BackupDir)
-	switch {
-	case fsat.IsMissing(err):
-		report.Problems = []Problem{{Code: CodeSnapshotMissing}}
-	case err != nil:
-		return nil, err
-	case !info.Mode.IsDir():
-		report.Problems = []Problem{{Code: CodeStampInvalid, Detail: "not a directory"}}
+	s.progress(Progress{Phase: PhaseImport})
+	backupDir, err := s.enterBackupDir()
+	if errors.Is(err, ErrNoSnapshot) { // this is its first snapshot
+		if err := fsat.MkdirAll(s.BackupDir); err != nil {
+			return nil, wrapStep("make backup directory", s.BackupDir, err)
+		}
+		backupDir, err = s.enterBackupDir()
 	}
-	if len(report.Problems) > 0 {
-		report.judge(false)
-		return report.verdict()
-	}
-	opened, err := fsat.OpenDir(s.BackupDir)
 	if err != nil {
+		return nil, wrapStep("enter backup directory", s.BackupDir, err)
+	}
+	defer backupDir.Close()
+	if _, err := backupdir.Reap(ctx, s.BackupDir, s.log); err != nil {
+		return nil, wrapStep("clear old staging", s.BackupDir, err)
+	}
+
+	// 2. Create staging.
+	st, err := backupdir.NewStaging(s.BackupDir)
+	if err != nil {
+		return nil, wrapStep("make staging", s.BackupDir, err)
+	}
+	defer func() {
+		if derr := st.Discard(); derr != nil {
+			err = errors.Join(err, wrapStep("remove staging", st.PathOf(), derr))
+		}
+	}()
+
+	// 3. Read the archive, comparing every file with the manifest.
+	if meta, err = s.readArchive(ctx, st, r); err != nil {
+		return meta, err // the metadata of one that is there already
+	}
+
+	// 4. Make everything durable.
+	if err := s.syncAll(ctx, st, meta); err != nil {
+		return nil, wrapStep("sync", st.PathOf(), err)
+	}
+
+	// 5. Validate the snapshot.
+	report := &Report{Stamp: meta.Stamp, Path: filepath.Join(s.BackupDir, format.SnapshotsName, meta.Stamp)}
+	report, err = s.validateOpened(ctx, st.Dir, report)
+	if err = s.despiteFindings(report, err); err != nil {
 		return nil, err
 	}
-	defer opened.Close()
-	// So that it is not removed, if it is in a backup directory.
-	if errors.Is(opened.TryRLock(), fsat.ErrLocked) {
-		return nil, fmt.Errorf("%w: somebody creates or removes the snapshot", ErrBusy)
+
+	// 6. Publish it, without what is recorded about another one of its name.
+	s.progress(Progress{Phase: PhasePublish})
+	if err := s.publishImported(ctx, backupDir, st, meta); err != nil {
+		return nil, err
 	}
-	return s.validateOpened(ctx, opened, report)
+	if s.Note != "" {
+		s.record(ctx, meta.Stamp, "note_not_recorded", func(r *backupdir.Record) { r.Note = s.Note })
+	}
+	if s.RecordVerdicts || s.Verify {
+		s.recordVerdict(ctx, report)
+	}
+	return meta, nil
+}
+
+// readArchive reads an archive into staging.
+func (s *settings) readArchive(ctx context.Context, st *backupdir.Staging, r io.Reader) (meta *Metadata, err error) {
+	err = archive.Read(ctx, r, st.Dir, archive.ReadOptions{
+		Metadata: func(data []byte) (string, error) {
+			parsed, err := parseMetadata(string(data))
+			switch {
+			case err != nil:
+				return "", fmt.Errorf("%w: its metadata: %w", ErrInvalidArchive, err)
+			case !format.IsStampOf(parsed.Stamp, parsed.CreatedAt):
+				return "", fmt.Errorf("%w: its metadata have the stamp %q and the time %s", ErrInvalidArchive, parsed.Stamp, parsed.CreatedAt)
+			}
+			meta = parsed
+			return meta.Stamp, nil
+		},
+		Manifest: func() error { return s.checkNew(ctx, st, meta.Stamp) },
+		Progress: func(path string, files, totalFiles, bytes int64) {
+			s.progress(Progress{Phase: PhaseImport, Path: path, Files: files, TotalFiles: totalFiles, Bytes: bytes})
+		},
+	})
+	if same := new(sameSnapshotError); err != nil && !errors.As(err, &same) {
+		return nil, err
+	}
+	return meta, err
+}
+
+// sameSnapshotError is the error for a snapshot that is in the backup directory
+// already.
+type sameSnapshotError struct{ stamp string }
+
+func (e *sameSnapshotError) Error() string {
+	return fmt.Sprintf("%v: %s, with the same SHA256SUMS", ErrSnapshotExists, e.stamp)
+}
+
+func (e *sameSnapshotError) Unwrap() error { return ErrSnapshotExists }
+
+// checkNew returns ErrSnapshotExists if the backup directory has a snapshot of
+// that stamp.
+func (s *settings) checkNew(ctx context.Context, st *backupdir.Staging, stamp string) error {
+	dir, missing, err := openSnapshot(ctx, s.BackupDir, stamp)
+	switch {
+	case err != nil:
+		return err
+	case missing != nil && missing.Code == CodeSnapshotMissing:
+		return nil
+	case missing != nil:
+		return fmt.Errorf("%w: %s", ErrSnapshotExists, missing)
+	}
+	defer dir.Close()
+	live := sqlitedb.FilesOf(s.DatabasePath)
+	there, err := backupdir.ManifestSum(ctx, dir, live.Contains)
+	if err == nil && there != "" {
+		var ours string
+		if ours, err = backupdir.ManifestSum(ctx, st.Dir, nil); err == nil && ours == there {
+			return &sameSnapshotError{stamp}
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w: %s, and it is another one: rename its directory to import this one", ErrSnapshotExists, dir.Path())
+}
+
+// syncAll makes everything in staging durable, as a create does.
+func (s *settings) syncAll(ctx context.Context, st *backupdir.Staging, meta *Metadata) error {
+	s.progress(Progress{Phase: PhaseSync})
+	if fsat.CanSyncFS() && meta.ChromaSnapshotFiles >= syncFSFrom {
+		if err := st.SyncFS(); err != nil {
+			return err
+		}
+	} else if err := filetree.Scan(ctx, st.Dir, filetree.ScanOptions{Sync: true}, func(*filetree.File) error { return nil }); err != nil {
+		return err
+	}
+	return st.Sync()
+}
+
+// publishImported renames staging to the snapshot's stamp.
+func (s *settings) publishImported(ctx context.Context, backupDir *fsat.Dir, st *backupdir.Staging, meta *Metadata) error {
+	if err := s.checkNew(ctx, st, meta.Stamp); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := backupdir.RemoveRecord(backupDir, meta.Stamp); err != nil {
+		return wrapStep("remove old record", s.BackupDir, err)
+	}
+	err := st.PublishAs(meta.Stamp)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: somebody added it just now: %w", ErrSnapshotExists, err)
+	}
+	if err != nil {
+		return wrapStep("publish", st.PathOf(), err)
+	}
+	defer func() { _ = recover() }() // a Logger that panics does not undo that
+	s.log.Info("runtime_backup_imported", "stamp", meta.Stamp, "backup_root", filepath.Join(s.BackupDir, format.SnapshotsName, meta.Stamp))
+	return nil
 }

@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
-	"github.com/atocore/backup/internal/pyjson"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
 
@@ -72,6 +69,60 @@ func ValidateBackup(ctx context.Context, opts Options, stamp string) (report *Re
 		err = errors.Join(err, cutOff)
 	}
 	return report, err
+}
+
+// ValidateDir checks the snapshot in the directory dir, wherever that is: on a
+// disk that is mounted read-only, for example, or where an archive was unpacked.
+// The report and the errors are those of [ValidateBackup], except that the
+// report's Stamp is the name of the directory, and that [ErrRestoreUnfinished]
+// does not occur. If there is no such directory, the error matches
+// [ErrNoSnapshot].
+//
+// opts.BackupDir is not used and may be empty. Nothing is written, not even a
+// verdict. dir may be a symbolic link; no link below it is followed.
+func ValidateDir(ctx context.Context, opts Options, dir string) (report *Report, err error) {
+	defer func() {
+		if err != nil && !errors.Is(err, ErrInvalidBackup) {
+			report, err = nil, fmt.Errorf("validate %s: %w", dir, err)
+		}
+	}()
+	defer errdefs.Recover(&err)
+	if dir == "" {
+		return nil, fmt.Errorf("%w: the directory is empty", ErrInvalidOptions)
+	}
+	opts.BackupDir = dir
+	opts.RecordVerdicts, opts.Verify = false, false
+	s, err := opts.resolve(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	report = &Report{Stamp: filepath.Base(s.BackupDir), Path: s.BackupDir}
+	info, err := fsat.Stat(s.BackupDir)
+	switch {
+	case fsat.IsMissing(err):
+		report.Problems = []Problem{{Code: CodeSnapshotMissing}}
+	case err != nil:
+		return nil, err
+	case !info.Mode.IsDir():
+		report.Problems = []Problem{{Code: CodeStampInvalid, Detail: "not a directory"}}
+	}
+	if len(report.Problems) > 0 {
+		report.judge(false)
+		return report.verdict()
+	}
+	opened, err := fsat.OpenDir(s.BackupDir)
+	if err != nil {
+		return nil, err
+	}
+	defer opened.Close()
+	// So that it is not removed, if it is in a backup directory.
+	if errors.Is(opened.TryRLock(), fsat.ErrLocked) {
+		return nil, fmt.Errorf("%w: somebody creates or removes the snapshot", ErrBusy)
+	}
+	return s.validateOpened(ctx, opened, report)
 }
 
 // validate returns a report together with nil or ErrInvalidBackup, or no
@@ -305,37 +356,6 @@ func (s *settings) hold(ctx context.Context, stamp string) (*fsat.Dir, error) {
 	return dir, err
 }
 
-// readMetadata reads backup-metadata.json. If that fails for a reason that
-// lies in the snapshot, it returns the problem. raw is the file's JSON, even
-// if it is not the JSON of metadata.
-func readMetadata(dir *fsat.Dir, live sqlitedb.Files) (meta *Metadata, raw string, problems []Problem, err error) {
-	problem := func(code Code, detail string) []Problem { return addProblem(nil, code, "", detail) }
-	text, err := readMetadataFile(dir, live)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, "", problem(CodeMetadataMissing, ""), nil
-	case errors.Is(err, fsat.ErrNotRegular):
-		return nil, "", problem(CodeMetadataNotFile, ""), nil
-	case errors.Is(err, fsat.ErrTooLarge):
-		return nil, "", problem(CodeMetadataTooLarge, fmt.Sprintf("more than %d bytes", format.MaxMetadataSize)), nil
-	case err != nil:
-		return nil, "", nil, err
-	}
-	meta, fault := parseMetadata(text)
-	raw = foreignJSON(text, meta, fault)
-	switch {
-	case fault == nil:
-		return meta, raw, nil, nil
-	case errors.Is(fault, pyjson.ErrNotJSON):
-		problems = problem(CodeMetadataInvalidJSON, fault.Error())
-	case errors.Is(fault, errFormatVersion):
-		problems = problem(CodeFormatVersion, fault.Error())
-	default:
-		problems = problem(CodeMetadataShape, fault.Error())
-	}
-	return nil, raw, problems, nil
-}
-
 // openManifest opens SHA256SUMS. A snapshot of this package must have one; the
 // Python module's have none.
 func openManifest(snap *openedSnapshot) (*fsat.File, []Problem, error) {
@@ -353,71 +373,4 @@ func openManifest(snap *openedSnapshot) (*fsat.File, []Problem, error) {
 	}
 	manifest, err := snap.dir.Open(format.ManifestName)
 	return manifest, nil, err
-}
-
-// places holds the places of a snapshot's parts that its metadata record.
-type places struct{ db, registry, chroma place }
-
-// A place is the recorded place of one part.
-type place struct {
-	recorded bool   // the metadata name one
-	path     string // relative to the snapshot; empty if the part has no usable place
-	dir      string // the directory of the snapshot that belongs to the part
-}
-
-// passes reports whether the part is where it should be and no check found a
-// problem with it: neither one of its own checks, nor another one with any
-// of its files.
-func (p place) passes(all []Problem, own ...[]Problem) bool {
-	for _, found := range own {
-		if len(found) > 0 {
-			return false
-		}
-	}
-	return p.path != "" && !slices.ContainsFunc(all, func(problem Problem) bool {
-		return fsat.IsBelow(problem.Path, p.dir) || problem.Path == p.path
-	})
-}
-
-// recordedPlaces finds the recorded parts relative to the snapshot, which may
-// have been moved.
-func recordedPlaces(meta *Metadata) (at places, problems []Problem) {
-	if meta == nil {
-		return at, nil
-	}
-	for _, p := range []struct {
-		recorded, dir string
-		into          *place
-	}{
-		{meta.DBSnapshotPath, format.DBDir, &at.db},
-		{meta.RegistrySnapshotPath, format.ConfigDir, &at.registry},
-		{meta.ChromaSnapshotPath, format.ChromaDir, &at.chroma},
-	} {
-		p.into.dir = p.dir
-		if p.recorded == "" {
-			if p.dir == format.DBDir {
-				problems = addProblem(problems, CodeDBMissing, "", "none is recorded")
-			}
-			continue
-		}
-		p.into.recorded = true
-		rel, ok := format.Relative(meta.BackupRoot, p.recorded)
-		if !ok {
-			problems = addProblem(problems, CodePathOutside, "", fmt.Sprintf("%q", p.recorded))
-			continue
-		}
-		right := path.Dir(rel) == p.dir
-		if p.dir == format.ChromaDir {
-			right = rel == p.dir
-		}
-		if !right {
-			problems = addProblem(problems, CodeMetadataShape, "", fmt.Sprintf("%q is not where a snapshot keeps it", rel))
-			continue
-		}
-		p.into.path = rel
-	}
-	if meta.FormatVersion > 0 && meta.ChromaSnapshotIncluded != (meta.ChromaSnapshotPath != "") {
-		problems = addProblem(problems, CodeMetadataShape, "", "chroma_snapshot_included and chroma_snapshot_path disagree")
-	}
-	return at, problems
 }

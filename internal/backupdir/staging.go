@@ -270,6 +270,16 @@ func (st *Staging) Publish(ctx context.Context, created time.Time, complete func
 	}
 }
 
+// PublishAs renames staging, everything in which is durable, to the given stamp,
+// and makes the rename durable. The error matches fs.ErrExist if there is a
+// snapshot of that stamp. Otherwise it means what one of Publish means.
+func (st *Staging) PublishAs(stamp string) error {
+	if err := st.backupDir.Rename(st.name, st.snapshots, stamp); err != nil {
+		return err
+	}
+	return st.syncRename(stamp)
+}
+
 // syncRename makes the rename durable. If that fails it takes the snapshot
 // back, because it is not known whether the snapshot would survive a power cut.
 func (st *Staging) syncRename(stamp string) error {

@@ -56,6 +56,13 @@ func splitStamp(name string) (base string, seq int) {
 	return base, n
 }
 
+// IsStampOf reports whether stamp is one that [NewStamp] returns for a snapshot
+// that was created at the given time.
+func IsStampOf(stamp string, created time.Time) bool {
+	base, seq := splitStamp(stamp)
+	return seq > 0 && base == NewStamp(created, 1)
+}
+
 // IsStamp reports whether name is a single path element that can be the name
 // of a snapshot.
 func IsStamp(name string) bool {
