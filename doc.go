@@ -189,7 +189,7 @@ var (
 
 	// ErrProtected is returned by RemoveRuntimeBackup for a snapshot that it does
 	// not remove; the error says why. Nothing was done.
-	ErrProtected = errors.New("the snapshot is protected from removal")
+	ErrProtected = errdefs.ErrProtected
 
 	// ErrSourceChanged is returned by CreateRuntimeBackup if the registry or a
 	// file of the Chroma directory kept changing while it was read, so the

@@ -364,13 +364,14 @@ func (p *pruning) remove(ctx context.Context, expired []Snapshot) error {
 		return err
 	}
 	defer root.Close()
+	live := sqlitedb.FilesOf(p.DatabasePath)
 	for done, snapshot := range expired {
 		if ctx.Err() != nil {
 			return nil
 		}
 		p.progress(Progress{Phase: PhasePrune, Path: snapshot.Path, Files: int64(done), TotalFiles: int64(len(expired))})
 		gone := false
-		left, err := backupdir.Remove(ctx, p.dir, root, snapshot.Stamp, func() {
+		left, err := backupdir.RemoveUnprotected(ctx, p.dir, root, snapshot.Stamp, live.Contains, func() {
 			gone = true
 			p.removed(snapshot)
 		})
@@ -378,6 +379,8 @@ func (p *pruning) remove(ctx context.Context, expired []Snapshot) error {
 		case err == nil, errors.Is(err, fs.ErrNotExist): // another prune was faster
 		case errors.Is(err, fsat.ErrLocked):
 			p.skip(snapshot, "in use")
+		case errors.Is(err, ErrProtected):
+			p.skip(snapshot, "protected meanwhile")
 		case gone && ctx.Err() != nil: // the next prune or create removes the rest
 			p.failed = append(p.failed, fmt.Errorf("remove snapshot %s: %w", snapshot.Stamp, err))
 		case gone:

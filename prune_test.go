@@ -701,3 +701,34 @@ func TestPruneContinuesAfterAFailure(t *testing.T) {
 	require.Equal(t, []backup.SkippedSnapshot{{stamps[0], reason}, {stamps[2], reason}}, result.Skipped)
 	require.Equal(t, []string{stamps[0], stamps[2], stamps[4]}, s.Stamps())
 }
+
+// A snapshot that is protected while a prune or a removal runs is not removed by
+// it: once ProtectRuntimeBackup has returned, the snapshot stays.
+func TestProtectedWhileRemoving(t *testing.T) {
+	for name, call := range map[string]func(s *snapshotSet, stamp string) error{
+		"prune": func(s *snapshotSet, stamp string) error {
+			result, err := backup.PruneRuntimeBackups(s.T.Context(), s.Options, backup.Retention{KeepLast: 1})
+			require.NotContains(s.T, result.Removed, stamp)
+			require.Equal(s.T, []backup.SkippedSnapshot{{Stamp: stamp, Reason: "protected meanwhile"}}, result.Skipped)
+			return err
+		},
+		"remove": func(s *snapshotSet, stamp string) error {
+			err := backup.RemoveRuntimeBackup(s.T.Context(), s.Options, stamp)
+			require.ErrorIs(s.T, err, backup.ErrProtected)
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSnapshotSet(t)
+			stamps := s.putDays(3)
+			plain := s.Options
+			s.OnProgress = func(p backup.Progress) {
+				if p.Path == s.SnapshotPath(stamps[1]) {
+					require.NoError(t, backup.ProtectRuntimeBackup(t.Context(), plain, stamps[1], true))
+				}
+			}
+			require.NoError(t, call(s, stamps[1]))
+			require.Contains(t, s.Stamps(), stamps[1])
+		})
+	}
+}

@@ -137,7 +137,8 @@ func (s *settings) removeOne(ctx context.Context, backupDir *fsat.Dir, snapshot 
 	}
 	defer root.Close()
 	gone := false
-	left, err := backupdir.Remove(ctx, backupDir, root, snapshot.Stamp, func() {
+	live := sqlitedb.FilesOf(s.DatabasePath)
+	left, err := backupdir.RemoveUnprotected(ctx, backupDir, root, snapshot.Stamp, live.Contains, func() {
 		gone = true
 		s.log.Info("runtime_backup_removed", "stamp", snapshot.Stamp, "path", snapshot.Path, "verified", snapshot.Verified != nil)
 		if err := backupdir.RemoveRecord(backupDir, snapshot.Stamp); err != nil {
@@ -149,6 +150,8 @@ func (s *settings) removeOne(ctx context.Context, backupDir *fsat.Dir, snapshot 
 		return fmt.Errorf("the snapshot is gone, but not all of its files, which are in %s; the next create or prune removes them: %w", left, err)
 	case errors.Is(err, fsat.ErrLocked):
 		return fmt.Errorf("%w: somebody validates, restores or exports the snapshot", ErrBusy)
+	case errors.Is(err, fs.ErrNotExist): // a prune was faster
+		return fmt.Errorf("%w: %w", ErrNoSnapshot, err)
 	}
 	return err
 }

@@ -91,6 +91,15 @@ func Write(ctx context.Context, w io.Writer, snapshot *fsat.Dir, o WriteOptions)
 	if err := t.walk(); err != nil {
 		return err
 	}
+	for _, name := range []string{format.MetadataName, format.ManifestName} {
+		info, err := snapshot.Lstat(name)
+		if err != nil {
+			return err
+		}
+		if err := t.count(nil, "", "", info, t.metadata); err != nil {
+			return err
+		}
+	}
 	t.enter, t.visit = t.writeDir, t.writeFile
 	defer func() {
 		if err != nil && out.n > 0 && out.n%blockSize == 0 && out.err == nil {
@@ -240,7 +249,6 @@ func (t *writing) writeFirst() error {
 		if err != nil {
 			return err
 		}
-		t.totalFiles, t.totalBytes = t.totalFiles+1, t.totalBytes+info.Size
 		if name == format.MetadataName {
 			err = t.writeFile(t.root, name, name, info, t.metadata)
 		} else {

@@ -182,6 +182,38 @@ func IsStill(root *fsat.Dir, name string, dir *fsat.Dir) bool {
 // Errors: [fsat.ErrLocked] if the snapshot is in use, fs.ErrNotExist if it is
 // gone already, ctx's error, or an *fs.PathError.
 func Remove(ctx context.Context, backupDir, root *fsat.Dir, stamp string, gone func()) (left string, err error) {
+	return remove(ctx, backupDir, root, stamp, func() error { return nil }, gone)
+}
+
+// RemoveUnprotected is Remove unless the snapshot's record says that it is
+// protected, or cannot be read: then the error matches [errdefs.ErrProtected].
+// It reads the record while it holds the lock on the snapshot, so that a
+// protection that was recorded before is not missed. It opens no file of which
+// forbidden, which may be nil, reports true.
+func RemoveUnprotected(ctx context.Context, backupDir, root *fsat.Dir, stamp string, forbidden func(fsat.Info) bool, gone func()) (left string, err error) {
+	return remove(ctx, backupDir, root, stamp, func() error {
+		records, err := OpenRecords(backupDir)
+		if err != nil {
+			return fmt.Errorf("%w: its record cannot be read: %w", errdefs.ErrProtected, err)
+		}
+		if records == nil {
+			return nil
+		}
+		defer records.Close()
+		record, err := readRecord(records, stamp, forbidden)
+		if err != nil {
+			return fmt.Errorf("%w: its record cannot be read: %w", errdefs.ErrProtected, err)
+		}
+		if record.Protected {
+			return fmt.Errorf("%w meanwhile", errdefs.ErrProtected)
+		}
+		return nil
+	}, gone)
+}
+
+// remove is Remove if allowed, which is called under the lock on the snapshot,
+// returns nil.
+func remove(ctx context.Context, backupDir, root *fsat.Dir, stamp string, allowed func() error, gone func()) (left string, err error) {
 	dir, err := root.OpenDir(stamp)
 	if err != nil {
 		return "", err
@@ -198,6 +230,9 @@ func Remove(ctx context.Context, backupDir, root *fsat.Dir, stamp string, gone f
 		return "", err
 	} else if there.Ino != mine.Ino {
 		return "", &fs.PathError{Op: "remove", Path: dir.Path(), Err: fs.ErrNotExist}
+	}
+	if err := allowed(); err != nil {
+		return "", err
 	}
 	if err := root.CheckRemovable(ctx, stamp); err != nil {
 		return "", err

@@ -16,6 +16,7 @@ var (
 	ErrInvalidOptions    = errors.New("invalid options")
 	ErrInvalidBackup     = errors.New("invalid backup")
 	ErrInvalidArchive    = errors.New("invalid archive")
+	ErrProtected         = errors.New("the snapshot is protected from removal")
 	ErrSourceChanged     = errors.New("source changed while it was copied")
 	ErrSourceInvalid     = errors.New("source is not valid")
 	ErrUnsupportedFile   = errors.New("unsupported kind of file")
