@@ -246,7 +246,7 @@ func TestWriteRefuses(t *testing.T) {
 		{"file missing", func(t *testing.T, dir string) { require.NoError(t, os.Remove(at("config/registry.json")(dir))) },
 			archive.MismatchError{Kind: format.Missing, Path: "config/registry.json"}, false},
 		{"last file missing", func(t *testing.T, dir string) { require.NoError(t, os.Remove(at("db/atocore.db")(dir))) },
-			archive.MismatchError{Kind: format.Unknown, Path: "db/"}, false},
+			archive.MismatchError{Kind: format.Missing, Path: "db/atocore.db"}, false},
 		{"metadata missing", func(t *testing.T, dir string) { require.NoError(t, os.Remove(at(format.MetadataName)(dir))) },
 			archive.MismatchError{Kind: format.Missing, Path: format.MetadataName}, false},
 		{"unknown file", func(t *testing.T, dir string) { require.NoError(t, os.WriteFile(at("zzz")(dir), nil, 0o600)) },

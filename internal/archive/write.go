@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/atocore/backup/internal/errdefs"
@@ -173,6 +174,9 @@ func (t *writing) walkDir(dir *fsat.Dir, prefix string, depth int) error {
 		}
 	}
 	if len(entries) == 0 && !mayBeEmpty(prefix) {
+		if entry, err := t.manifest.Next(); err == nil && strings.HasPrefix(entry.Path, prefix) {
+			return &MismatchError{Kind: format.Missing, Path: entry.Path}
+		}
 		return &MismatchError{Kind: format.Unknown, Path: prefix}
 	}
 	return nil
