@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -227,6 +228,68 @@ func TestImportRefuses(t *testing.T) {
 			require.ErrorIs(t, err, backup.ErrInvalidArchive)
 			to.RequireNoSnapshot()
 		})
+	}
+}
+
+// repacked returns an archive of the same entries with other metadata, and a
+// manifest and names that agree with these.
+func repacked(t *testing.T, data []byte, old, stamp string, changeMetadata func([]byte) []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	from, to := tar.NewReader(bytes.NewReader(data)), tar.NewWriter(&b)
+	oldLine, newLine := "", ""
+	for {
+		h, err := from.Next()
+		if err == io.EOF {
+			require.NoError(t, to.Close())
+			return b.Bytes()
+		}
+		require.NoError(t, err)
+		body, err := io.ReadAll(from)
+		require.NoError(t, err)
+		switch strings.TrimPrefix(h.Name, old+"/") {
+		case backuptest.MetadataFile:
+			oldLine = backuptest.ManifestLine(body, backuptest.MetadataFile)
+			body = changeMetadata(body)
+			newLine = backuptest.ManifestLine(body, backuptest.MetadataFile)
+		case backuptest.ManifestFile:
+			require.Contains(t, string(body), oldLine)
+			body = bytes.Replace(body, []byte(oldLine), []byte(newLine), 1)
+		}
+		h.Name = strings.Replace(h.Name, old, stamp, 1)
+		h.Size = int64(len(body))
+		require.NoError(t, to.WriteHeader(h))
+		_, err = to.Write(body)
+		require.NoError(t, err)
+	}
+}
+
+// The stamp that an archive is imported under is one that a create makes for its
+// time: not a name of anything else in a backup directory.
+func TestImportRefusesStamps(t *testing.T) {
+	s := backuptest.NewSmallStore(t)
+	meta := s.Create()
+	data := export(t, s.Options, meta.Stamp)
+	for _, stamp := range []string{".atocore-staging-0123456789abcdef", "20200101T000000Z", "x", "..", meta.Stamp + "-1", meta.Stamp + "-001", meta.Stamp + "-002"} {
+		to := emptyPlace(t)
+		imported, err := importInto(t, to, repacked(t, data, meta.Stamp, stamp, func(metadata []byte) []byte {
+			field := []byte(`"stamp": "` + meta.Stamp)
+			require.Contains(t, string(metadata), string(field))
+			return bytes.Replace(metadata, field, []byte(`"stamp": "`+stamp), 1)
+		}))
+		if stamp == meta.Stamp+"-002" {
+			require.NoError(t, err)
+			require.Equal(t, stamp, imported.Stamp)
+			continue
+		}
+		require.ErrorIs(t, err, backup.ErrInvalidArchive, stamp)
+		to.RequireNoSnapshot()
+	}
+	for name, metadata := range map[string]string{"no JSON": "{", "of a version to come": `{"format_version": 2, "stamp": "x"}`, "of no shape": "{}"} {
+		to := emptyPlace(t)
+		_, err := importInto(t, to, repacked(t, data, meta.Stamp, meta.Stamp, func([]byte) []byte { return []byte(metadata) }))
+		require.ErrorIs(t, err, backup.ErrInvalidArchive, name)
+		to.RequireNoSnapshot()
 	}
 }
 

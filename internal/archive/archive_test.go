@@ -507,6 +507,10 @@ func hostile(t testing.TB) map[string][]byte {
 		return entries
 	}
 	extra := func(e ...entry) []entry { return append(slices.Clone(usual), e...) }
+	otherStamp := slices.Clone(usual)
+	for i := range otherStamp {
+		otherStamp[i].Name = strings.Replace(otherStamp[i].Name, stamp, "20261124T120001Z", 1)
+	}
 	archives := map[string][]byte{
 		"empty":                       nil,
 		"nothing but a trailer":       make([]byte, 1024),
@@ -528,7 +532,7 @@ func hostile(t testing.TB) map[string][]byte {
 		"manifest without metadata":   pack(t, dir(""), usual[1], file(format.ManifestName, format.Line(sha256.Sum256([]byte("database")), "db/x")), dir("db/"), db),
 		"manifest of other metadata":  pack(t, dir(""), usual[1], file(format.ManifestName, format.Line([32]byte{}, format.MetadataName))),
 		"large metadata":              pack(t, dir(""), file(format.MetadataName, strings.Repeat("m", format.MaxMetadataSize+1)), usual[2]),
-		"other stamp than in it":      pack(t, renamed(dir(""), "20261124T120001Z/"), renamed(usual[1], "20261124T120001Z/backup-metadata.json"), renamed(usual[2], "20261124T120001Z/SHA256SUMS")),
+		"other stamp than in it":      pack(t, otherStamp...),
 		"directory of two levels":     pack(t, renamed(dir(""), "a/"+stamp+"/")),
 		"directory is the parent":     pack(t, renamed(dir(""), "../")),
 		"directory is the root":       pack(t, renamed(dir(""), "/")),
@@ -546,6 +550,7 @@ func hostile(t testing.TB) map[string][]byte {
 		"unknown directory":           pack(t, extra(dir("zzz/"))...),
 		"empty directory of database": pack(t, good(dir("db/"))...),
 		"wrong order":                 pack(t, append(good(dir("chroma/"), file("chroma/a", ""), file("chroma/b", ""))[:4:4], file("chroma/b", ""), file("chroma/a", ""))...),
+		"directories in wrong order":  pack(t, good(dir("chroma/"), dir("chroma/b/"), dir("chroma/a/"))...),
 		"outside":                     pack(t, extra(renamed(db, "zzz"))...),
 		"outside by name":             pack(t, extra(renamed(db, stamp+"-002/db/x"))...),
 		"parent":                      pack(t, extra(file("../x", ""))...),
