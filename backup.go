@@ -58,7 +58,7 @@ const syncFSFrom = 1000
 //
 // Errors to act on: [ErrInvalidOptions], [ErrSourceChanged],
 // [ErrSourceInvalid], [ErrDatabaseInUse], [ErrUnsupportedFile], [ErrNoSpace],
-// [ErrCrossDevice], [ErrRestoreUnfinished], [ErrPanic], fs.ErrNotExist for a
+// [ErrCrossDevice], [ErrBusy], [ErrRestoreUnfinished], [ErrPanic], fs.ErrNotExist for a
 // missing database, ctx's error, and what InitDB or the guard returned.
 func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err error) {
 	defer func() {

@@ -224,15 +224,14 @@ var (
 	// half restored: a restore was interrupted by a kill or a power cut, or
 	// could not be undone after it had failed. RestoreRuntimeBackup with the
 	// same paths finishes or undoes it. ListRuntimeBackups and ValidateBackup
-	// return their result together with it. CreateRuntimeBackup and
-	// PruneRuntimeBackups also return it beside a restore that is running;
-	// they did nothing then.
+	// return their result together with it.
 	ErrRestoreUnfinished = errdefs.ErrRestoreUnfinished
 
-	// ErrBusy is returned by RestoreRuntimeBackup while a create, a prune or
-	// another restore is using the same backup directory, and by
-	// RemoveRuntimeBackup while somebody validates, restores or exports the
-	// snapshot. Nothing was done.
+	// ErrBusy is returned by RestoreRuntimeBackup while a create, an import, a
+	// prune or another restore is using the same backup directory, by these calls
+	// beside a restore of the store that is running, and by RemoveRuntimeBackup
+	// also while somebody validates, restores or exports the snapshot. Nothing was
+	// done.
 	ErrBusy = errdefs.ErrBusy
 
 	// ErrDatabaseInUse is returned by RestoreRuntimeBackup while somebody has

@@ -105,7 +105,7 @@ type Remnant struct {
 // prunes may run beside it.
 //
 // If an error is returned together with a result, the result lists what was
-// removed. Errors: [ErrInvalidOptions], [ErrRestoreUnfinished], [ErrPanic],
+// removed. Errors: [ErrInvalidOptions], [ErrBusy], [ErrRestoreUnfinished], [ErrPanic],
 // ctx's error, or an *fs.PathError for the first thing that could not be
 // removed, a snapshot or a Remnant of an earlier call; all others are removed
 // nevertheless. A call costs as much as a list, and the removal of the files.

@@ -111,7 +111,8 @@ func TestPruneRefusesBesideARestore(t *testing.T) {
 	require.NoError(t, syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
 	for _, dry := range []bool{false, true} {
 		_, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1, DryRun: dry})
-		require.ErrorIs(t, err, backup.ErrRestoreUnfinished)
+		require.ErrorIs(t, err, backup.ErrBusy)
+		require.NotErrorIs(t, err, backup.ErrRestoreUnfinished, "nothing is unfinished")
 	}
 	require.Equal(t, stamps, s.Stamps())
 	require.NoError(t, syscall.Flock(int(dir.Fd()), syscall.LOCK_SH|syscall.LOCK_NB), "a create or a prune")

@@ -26,7 +26,7 @@ import (
 func (s *settings) enterBackupDir() (*fsat.Dir, error) {
 	dir, err := backupdir.Enter(s.BackupDir)
 	if errors.Is(err, fsat.ErrLocked) {
-		return nil, fmt.Errorf("%w: one is running in %s", ErrRestoreUnfinished, s.BackupDir)
+		return nil, fmt.Errorf("%w: a restore is running in %s", ErrBusy, s.BackupDir)
 	}
 	if err != nil {
 		if pending := s.unfinishedRestore(); pending != nil && errors.Is(err, fs.ErrNotExist) {
@@ -62,7 +62,7 @@ func (s *settings) restoreCutOff() error {
 }
 
 // unfinishedRestore returns ErrRestoreUnfinished if there is a journal of a
-// restore, or a pointer to one.
+// restore, or a pointer to one, or ErrBusy if that restore is running.
 func (s *settings) unfinishedRestore() error {
 	pending, err := restorer.FindPending(s.BackupDir, s.DatabasePath)
 	if err != nil {
@@ -77,7 +77,7 @@ func (s *settings) unfinishedRestore() error {
 func describePending(p *restorer.Pending) error {
 	switch {
 	case p.Running:
-		return fmt.Errorf("%w: one is running; its journal is %s", ErrRestoreUnfinished, p.Journal)
+		return fmt.Errorf("%w: a restore is running; its journal is %s", ErrBusy, p.Journal)
 	case p.Missing:
 		return fmt.Errorf("%w: its journal %s is missing; is the volume of the store mounted?", ErrRestoreUnfinished, p.Journal)
 	}

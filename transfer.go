@@ -52,7 +52,7 @@ const (
 // prune removes the rest.
 //
 // Errors: [ErrInvalidOptions], [ErrNoSnapshot], [ErrProtected], [ErrOtherStore],
-// [ErrBusy] while somebody validates, restores or exports the snapshot,
+// [ErrBusy] while a restore is running or somebody reads the snapshot,
 // [ErrRestoreUnfinished], [ErrPanic], ctx's error, or an *fs.PathError. A call
 // costs as much as a list, and the removal of the files.
 func RemoveRuntimeBackup(ctx context.Context, opts Options, stamp string) (err error) {
@@ -265,7 +265,7 @@ func (s *settings) export(ctx context.Context, dir *fsat.Dir, stamp string, w io
 //
 // Errors: [ErrInvalidOptions], [ErrInvalidArchive], [ErrInvalidBackup] with the
 // report, [ErrSnapshotExists], [ErrNoSpace], [ErrCrossDevice],
-// [ErrRestoreUnfinished], [ErrPanic], ctx's error, that of r, or an
+// [ErrBusy], [ErrRestoreUnfinished], [ErrPanic], ctx's error, that of r, or an
 // *fs.PathError.
 func ImportRuntimeBackup(ctx context.Context, opts Options, r io.Reader) (meta *Metadata, err error) {
 	defer func() {

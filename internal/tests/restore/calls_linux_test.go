@@ -28,10 +28,13 @@ func TestCallsBesideEachOther(t *testing.T) {
 		second       string
 		want         error
 	}{
-		{"restore", "stage", "create", backup.ErrRestoreUnfinished},
-		{"restore", "verify", "create", backup.ErrRestoreUnfinished},
-		{"restore", "stage", "prune", backup.ErrRestoreUnfinished},
+		{"restore", "stage", "create", backup.ErrBusy},
+		{"restore", "verify", "create", backup.ErrBusy},
+		{"restore", "stage", "prune", backup.ErrBusy},
+		{"restore", "stage", "remove", backup.ErrBusy},
+		{"restore", "stage", "import", backup.ErrBusy},
 		{"restore", "verify", "restore", backup.ErrBusy},
+		{"restore", "verify", "export", nil},
 		{"restore", "stage", "list", nil},
 		{"restore", "verify", "list", nil},
 		{"restore", "stage", "validate", nil},
@@ -42,6 +45,9 @@ func TestCallsBesideEachOther(t *testing.T) {
 		{"create", "hash", "list", nil},
 		{"create", "hash", "validate", nil},
 		{"create", "hash", "create", nil},
+		{"create", "hash", "export", nil},
+		{"create", "hash", "remove", backup.ErrProtected},
+		{"create", "hash", "import", backup.ErrInvalidArchive},
 		{"validate", "validate_files", "restore", nil},
 		{"validate", "validate_files", "create", nil},
 		{"validate", "validate_files", "prune", nil},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -170,6 +171,12 @@ func callByName(opts backup.Options, name, stamp string) (err error) {
 		_, err = backup.RestoreRuntimeBackup(ctx, opts, stamp)
 	case "prune":
 		_, err = backup.PruneRuntimeBackups(ctx, opts, backup.Retention{KeepLast: 100})
+	case "remove":
+		err = backup.RemoveRuntimeBackup(ctx, opts, stamp)
+	case "export":
+		err = backup.ExportRuntimeBackup(ctx, opts, stamp, io.Discard)
+	case "import":
+		_, err = backup.ImportRuntimeBackup(ctx, opts, strings.NewReader("no archive"))
 	}
 	return err
 }
