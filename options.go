@@ -20,11 +20,11 @@ import (
 )
 
 // Options configures every call of this package, so that a host fills it in
-// once. Listing and validating need only BackupDir; creating and restoring need
-// DatabasePath and BackupDir, and so do pruning and the search for the latest
-// snapshot if BackupDir has those of several stores. Every other zero value is
-// useful. Relative paths are resolved against the working directory at the time
-// of the call.
+// once. Listing, validating, exporting and importing need only BackupDir;
+// creating and restoring need DatabasePath and BackupDir, and so do pruning,
+// removing and the search for the latest snapshot if BackupDir has those of
+// several stores. Every other zero value is useful. Relative paths are resolved
+// against the working directory at the time of the call.
 type Options struct {
 	// DatabasePath is the live SQLite database. It must exist after InitDB
 	// ran; it is never created here. It must be the path that its users open,
@@ -124,8 +124,8 @@ type Options struct {
 	// containers. It has at most 255 bytes.
 	Host string
 
-	// Note is kept beside the snapshot that a create makes, and is listed with
-	// it. It has at most 4 KiB.
+	// Note is kept beside the snapshot that a create or an import makes, and is
+	// listed with it. It has at most 4 KiB.
 	Note string
 
 	// Verify validates the snapshot that was just made, in the same call, and
@@ -134,13 +134,13 @@ type Options struct {
 	// matches ErrInvalidBackup in the first case. Notes are logged.
 	Verify bool
 
-	// RecordVerdicts makes ValidateBackup, and RestoreRuntimeBackup, which
-	// validates the snapshot that it restores, record the verdict beside the
-	// snapshot, for lists and prunes. A verdict that cannot be recorded, on a
+	// RecordVerdicts makes ValidateBackup, and RestoreRuntimeBackup and
+	// ImportRuntimeBackup, which validate the snapshot too, record the verdict
+	// beside the snapshot, for lists and prunes. A verdict that cannot be recorded, on a
 	// read-only disk, for example, is logged and is no failure.
 	RecordVerdicts bool
 
-	// DespiteFindings restores a snapshot although SQLite, or the JSON check of
+	// DespiteFindings restores or imports a snapshot although SQLite, or the JSON check of
 	// the registry, objects to its content, provided that nothing shows damage;
 	// see Problem.Finding. Without it, such a snapshot is refused with an error
 	// that matches ErrInvalidBackup and lists the findings.
