@@ -233,7 +233,8 @@ func placesIn(m *Metadata) (places restorer.Places, err error) {
 		}
 		var ok bool
 		if *part.into, ok = format.Relative(m.BackupRoot, part.recorded); !ok {
-			return places, fmt.Errorf("%w: %q leads out of it", ErrInvalidBackup, part.recorded)
+			problem := Problem{Code: CodePathOutside, Detail: oneLine(fmt.Sprintf("%q", part.recorded))}
+			return places, &InvalidBackupError{&Report{Stamp: m.Stamp, Path: m.BackupRoot, Exists: true, Metadata: m, Problems: []Problem{problem}}}
 		}
 	}
 	return places, nil

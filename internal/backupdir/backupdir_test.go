@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
 )
@@ -312,4 +313,32 @@ func TestPublishFails(t *testing.T) {
 			require.Empty(t, names(t, filepath.Join(path, format.SnapshotsName)))
 		})
 	}
+}
+
+func TestPublishAs(t *testing.T) {
+	path := t.TempDir()
+	root, _ := snapshotIn(t, path, noonStamp)
+	st, err := NewStaging(path)
+	require.NoError(t, err)
+	require.ErrorIs(t, st.PublishAs(noonStamp), fs.ErrExist)
+	require.FileExists(t, filepath.Join(root.Path(), noonStamp, "file"), "it was replaced")
+	require.NoError(t, st.PublishAs("other"))
+	require.NoError(t, st.Discard())
+	require.Equal(t, []string{noonStamp, "other"}, names(t, root.Path()))
+	require.Equal(t, []string{format.SnapshotsName}, names(t, path))
+}
+
+func TestRemoveUnprotected(t *testing.T) {
+	path := t.TempDir()
+	root, _ := snapshotIn(t, path, "a")
+	backupDir := openDir(t, path)
+	protect := func(on bool) {
+		require.NoError(t, UpdateRecord(t.Context(), backupDir, "a", nil, func(r *Record) { r.Protected = on }))
+	}
+	protect(true)
+	err := RemoveUnprotected(t.Context(), backupDir, root, "a", nil, func() { t.Error("removed") })
+	require.ErrorIs(t, err, errdefs.ErrProtected)
+	protect(false)
+	require.NoError(t, RemoveUnprotected(t.Context(), backupDir, root, "a", nil, func() {}))
+	require.Empty(t, names(t, root.Path()))
 }

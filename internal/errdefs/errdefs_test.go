@@ -49,3 +49,12 @@ func TestRecoverKeepsAnEarlierError(t *testing.T) {
 		}
 	}
 }
+
+// Some sentinels match one of package io/fs, too, and only that.
+func TestFileErrors(t *testing.T) {
+	require.ErrorIs(t, ErrNoSnapshot, fs.ErrNotExist)
+	require.NotErrorIs(t, ErrNoSnapshot, fs.ErrExist)
+	require.ErrorIs(t, ErrSnapshotExists, fs.ErrExist)
+	require.NotErrorIs(t, ErrSnapshotExists, ErrNoSnapshot)
+	require.NotErrorIs(t, fs.ErrNotExist, ErrNoSnapshot)
+}

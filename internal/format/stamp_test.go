@@ -82,3 +82,15 @@ func TestIsStamp(t *testing.T) {
 		require.False(t, format.IsStamp(name), fmt.Sprintf("%q", name))
 	}
 }
+
+func TestIsStampOf(t *testing.T) {
+	at := time.Date(2026, 11, 24, 11, 54, 19, 973489000, time.UTC)
+	for stamp, want := range map[string]bool{
+		"20261124T115419Z": true, "20261124T115419Z-002": true, "20261124T115419Z-1000": true,
+		"20261124T115420Z": false, "20261124T115419Z-001": false, "20261124T115419Z-2": false, "20261124T115419Z-": false,
+		"20261124T115419Z-002-003": false, "": false, "x": false, "..": false, ".atocore-staging-0123456789abcdef": false,
+	} {
+		require.Equal(t, want, format.IsStampOf(stamp, at), stamp)
+		require.Equal(t, want, format.IsStampOf(stamp, at.In(time.FixedZone("", 3600))), stamp)
+	}
+}
