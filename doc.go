@@ -322,3 +322,32 @@ func reasonIn(dir string, err error) string {
 	}
 	return fsat.Cause(err)
 }
+
+// maxDetail bounds one detail, which may quote untrusted bytes.
+const maxDetail = 1 << 10
+
+// addProblem appends a problem. Beyond maxProblems it appends one more that
+// says so, and nothing after that.
+func addProblem(problems []Problem, code Code, path, detail string) []Problem {
+	switch {
+	case len(problems) < maxProblems:
+		return append(problems, Problem{Code: code, Path: path, Detail: oneLine(detail)})
+	case len(problems) == maxProblems:
+		return append(problems, Problem{Code: CodeTooManyProblems})
+	}
+	return problems
+}
+
+// oneLine replaces control characters by spaces and cuts what is too long,
+// because a detail may quote untrusted bytes.
+func oneLine(s string) string {
+	if len(s) > maxDetail {
+		s = strings.ToValidUTF8(s[:maxDetail], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}

@@ -2,6 +2,7 @@ package backup_test
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -294,6 +295,13 @@ func TestNilContext(t *testing.T) {
 			return err
 		},
 		"protect": func() error { return backup.ProtectRuntimeBackup(none, s.Options, stamp, true) },
+		"remove":  func() error { return backup.RemoveRuntimeBackup(none, s.Options, stamp) },
+		"export":  func() error { return backup.ExportRuntimeBackup(none, s.Options, stamp, io.Discard) },
+		"import":  func() error { _, err := backup.ImportRuntimeBackup(none, s.Options, strings.NewReader("")); return err },
+		"validate a directory": func() error {
+			_, err := backup.ValidateDir(none, s.Options, s.SnapshotPath(stamp))
+			return err
+		},
 	} {
 		err := call()
 		require.ErrorIs(t, err, backup.ErrInvalidOptions, name)

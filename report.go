@@ -2,8 +2,6 @@ package backup
 
 import (
 	"encoding/json"
-	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -95,35 +93,6 @@ func joinParts(parts ...string) string {
 	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ": ")
 }
 
-// maxDetail bounds one detail, which may quote untrusted bytes.
-const maxDetail = 1 << 10
-
-// addProblem appends a problem. Beyond maxProblems it appends one more that
-// says so, and nothing after that.
-func addProblem(problems []Problem, code Code, path, detail string) []Problem {
-	switch {
-	case len(problems) < maxProblems:
-		return append(problems, Problem{Code: code, Path: path, Detail: oneLine(detail)})
-	case len(problems) == maxProblems:
-		return append(problems, Problem{Code: CodeTooManyProblems})
-	}
-	return problems
-}
-
-// oneLine replaces control characters by spaces and cuts what is too long,
-// because a detail may quote untrusted bytes.
-func oneLine(s string) string {
-	if len(s) > maxDetail {
-		s = strings.ToValidUTF8(s[:maxDetail], "") + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
-}
-
 // Report is the result of validating a snapshot. It answers three questions:
 // whether the snapshot is intact, what the checks found, and what could not be
 // checked.
@@ -152,46 +121,6 @@ type Report struct {
 	Valid bool
 
 	raw string // the metadata's JSON, unless it is that of Metadata
-}
-
-// judge tells damage from findings and completes the report.
-func (r *Report) judge(hasManifest bool) {
-	damaged := slices.ContainsFunc(r.Problems, func(p Problem) bool { return !slices.Contains(findingCodes, p.Code) && p.Code != CodeTooManyProblems })
-	for i := range r.Problems {
-		r.Problems[i].Finding = !damaged
-	}
-	r.Intact = r.Exists && hasManifest && !damaged
-	r.Valid = len(r.Problems) == 0
-}
-
-// onlyFindings reports whether nothing but findings speaks against the
-// snapshot.
-func (r *Report) onlyFindings() bool {
-	return r.Exists && !slices.ContainsFunc(r.Problems, func(p Problem) bool { return !p.Finding })
-}
-
-// InvalidBackupError is the error for a snapshot that is not valid. It matches
-// [ErrInvalidBackup] and carries the report, so that errors.As spares a second
-// validation. If there is no such snapshot, it also matches [ErrNoSnapshot].
-type InvalidBackupError struct{ Report *Report }
-
-// Error returns the number of problems and the first of them.
-func (e *InvalidBackupError) Error() string {
-	r := e.Report
-	if !r.Exists {
-		return fmt.Sprintf("%v: %q: %s: %s", ErrNoSnapshot, r.Stamp, r.Path, r.Problems[0])
-	}
-	n := fmt.Sprintf("%d problems, the first is", len(r.Problems))
-	if len(r.Problems) == 1 {
-		n = "a problem:"
-	}
-	return fmt.Sprintf("%v: %q has %s %s", ErrInvalidBackup, r.Stamp, n, r.Problems[0])
-}
-
-// Is reports whether target is [ErrInvalidBackup], or, if there is no such
-// snapshot, [ErrNoSnapshot] or fs.ErrNotExist.
-func (e *InvalidBackupError) Is(target error) bool {
-	return target == ErrInvalidBackup || !e.Report.Exists && (target == ErrNoSnapshot || target == fs.ErrNotExist)
 }
 
 // reportJSON is the form of a report in JSON. The Python module has the names

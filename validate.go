@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/atocore/backup/internal/backupdir"
@@ -205,6 +206,46 @@ func (s *settings) validateOpened(ctx context.Context, dir *fsat.Dir, report *Re
 		s.log.Warn("snapshot_not_fully_checked", "stamp", report.Stamp, "path", n.Path, "detail", n.Detail)
 	}
 	return report.verdict()
+}
+
+// judge tells damage from findings and completes the report.
+func (r *Report) judge(hasManifest bool) {
+	damaged := slices.ContainsFunc(r.Problems, func(p Problem) bool { return !slices.Contains(findingCodes, p.Code) && p.Code != CodeTooManyProblems })
+	for i := range r.Problems {
+		r.Problems[i].Finding = !damaged
+	}
+	r.Intact = r.Exists && hasManifest && !damaged
+	r.Valid = len(r.Problems) == 0
+}
+
+// onlyFindings reports whether nothing but findings speaks against the
+// snapshot.
+func (r *Report) onlyFindings() bool {
+	return r.Exists && !slices.ContainsFunc(r.Problems, func(p Problem) bool { return !p.Finding })
+}
+
+// InvalidBackupError is the error for a snapshot that is not valid. It matches
+// [ErrInvalidBackup] and carries the report, so that errors.As spares a second
+// validation. If there is no such snapshot, it also matches [ErrNoSnapshot].
+type InvalidBackupError struct{ Report *Report }
+
+// Error returns the number of problems and the first of them.
+func (e *InvalidBackupError) Error() string {
+	r := e.Report
+	if !r.Exists {
+		return fmt.Sprintf("%v: %q: %s: %s", ErrNoSnapshot, r.Stamp, r.Path, r.Problems[0])
+	}
+	n := fmt.Sprintf("%d problems, the first is", len(r.Problems))
+	if len(r.Problems) == 1 {
+		n = "a problem:"
+	}
+	return fmt.Sprintf("%v: %q has %s %s", ErrInvalidBackup, r.Stamp, n, r.Problems[0])
+}
+
+// Is reports whether target is [ErrInvalidBackup], or, if there is no such
+// snapshot, [ErrNoSnapshot] or fs.ErrNotExist.
+func (e *InvalidBackupError) Is(target error) bool {
+	return target == ErrInvalidBackup || !e.Report.Exists && (target == ErrNoSnapshot || target == fs.ErrNotExist)
 }
 
 // verdict returns the report and the error that goes with it.

@@ -336,9 +336,10 @@ func TestRemoveUnprotected(t *testing.T) {
 		require.NoError(t, UpdateRecord(t.Context(), backupDir, "a", nil, func(r *Record) { r.Protected = on }))
 	}
 	protect(true)
-	err := RemoveUnprotected(t.Context(), backupDir, root, "a", nil, func() { t.Error("removed") })
+	_, err := RemoveUnprotected(t.Context(), backupDir, root, "a", nil, func() { t.Error("removed") })
 	require.ErrorIs(t, err, errdefs.ErrProtected)
 	protect(false)
-	require.NoError(t, RemoveUnprotected(t.Context(), backupDir, root, "a", nil, func() {}))
+	_, err = RemoveUnprotected(t.Context(), backupDir, root, "a", nil, func() {})
+	require.NoError(t, err)
 	require.Empty(t, names(t, root.Path()))
 }
