@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,6 +23,29 @@ import (
 // The capture: the live store is copied into staging, the database first, then
 // the registry, then the Chroma directory, all under the ingestion guard if the
 // Chroma directory is included.
+
+// SyncLocker returns a [Locker] for a mutex that every writer to the Chroma
+// directory holds. It gets the mutex when l.Lock would: a [sync.Mutex] or
+// [sync.RWMutex] is handed over to those that wait in Lock, however busy it is.
+//
+// A wait in l.Lock cannot be cancelled. If ctx ends first, the Locker returns
+// ctx's error at once, but leaves a goroutine that waits for l and unlocks it
+// immediately. It ends when l is free, and until then a sync.RWMutex admits no
+// new readers. No other goroutine of this package outlasts its call. A channel as
+// the guard leaves nothing; see the example of [Locker]. Use one in a bubble of
+// [testing/synctest], too: a goroutine that waits for a mutex is not durably
+// blocked there, so if the one that holds it sleeps, time stands still.
+//
+// l.Lock may run on another goroutine than l.Unlock. If l has a TryLock method,
+// a mutex that is free is locked without a goroutine.
+func SyncLocker(l sync.Locker) Locker {
+	return LockerFunc(func(ctx context.Context) (func(), error) {
+		if err := poll.Lock(ctx, l); err != nil {
+			return nil, err
+		}
+		return l.Unlock, nil
+	})
+}
 
 // captureUnderGuard holds the ingestion guard, if the Chroma directory is
 // included, exactly as long as the live store is being read. It waits for a busy
