@@ -392,7 +392,10 @@ func openSnapshot(ctx context.Context, backupDir, stamp string) (*fsat.Dir, *Pro
 func (s *settings) hold(ctx context.Context, stamp string) (*fsat.Dir, error) {
 	dir, missing, err := openSnapshot(ctx, s.BackupDir, stamp)
 	if missing != nil {
-		err = fmt.Errorf("%w in %s: %s", ErrNoSnapshot, s.BackupDir, missing)
+		err = fmt.Errorf("%w in %s", ErrNoSnapshot, s.BackupDir)
+		if missing.Detail != "" {
+			err = fmt.Errorf("%w: %s", err, missing.Detail)
+		}
 	}
 	return dir, err
 }
