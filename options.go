@@ -234,6 +234,9 @@ type Clock interface {
 	Now() time.Time
 }
 
+// SystemClock returns the Clock of a call whose Options have none.
+func SystemClock() Clock { return systemClock{} }
+
 type systemClock struct{}
 
 func (systemClock) Now() time.Time { return time.Now() }
@@ -302,7 +305,7 @@ func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) 
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.Clock == nil {
-		s.Clock = systemClock{}
+		s.Clock = SystemClock()
 	}
 	if s.Host == "" {
 		s.Host, _ = os.Hostname() // empty if the system has none

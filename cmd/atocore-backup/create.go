@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/atocore/backup"
 )
 
@@ -49,17 +47,17 @@ func (c *createCommand) Run(s *session) error {
 		s.say("There is no registry %s; the snapshot does not include it.", c.Registry)
 	}
 	if c.IncludeChroma && !meta.ChromaSnapshotIncluded {
-		s.say("There is no Chroma directory %s; the snapshot does not include it.", c.Chroma)
+		s.tell("There is no Chroma directory %s; the snapshot does not include it.", c.Chroma)
 	}
-	s.say("%s", summary(meta))
+	s.tell("%s", summary(meta))
 	var invalid *backup.InvalidBackupError
 	switch {
 	case errors.As(err, &invalid):
-		s.reportProblems(invalid.Report)
+		s.tellReport(invalid.Report)
 	case err == nil && c.Verify:
-		s.say("It is valid.")
+		s.tell("It is valid.")
 		for _, note := range notes.texts {
-			s.say("Not checked, or only noted: %s", note)
+			s.tell("Not checked, or only noted: %s", note)
 		}
 	}
 	return err
@@ -119,13 +117,4 @@ func summary(m *backup.Metadata) string {
 		chroma = fmt.Sprintf("Chroma %s %s", count(m.ChromaSnapshotFiles, "file"), size(m.ChromaSnapshotBytes))
 	}
 	return fmt.Sprintf("Snapshot %s: database %s, %s, %s.", m.Stamp, size(m.DBSizeBytes), registry, chroma)
-}
-
-func size(bytes int64) string { return humanize.Bytes(uint64(bytes)) }
-
-func count(n int64, noun string) string {
-	if n != 1 {
-		noun += "s"
-	}
-	return humanize.Comma(n) + " " + noun
 }

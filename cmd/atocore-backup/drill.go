@@ -71,12 +71,12 @@ func (c *drillCommand) Run(s *session) error {
 	if err := s.writeResult(document(result)); err != nil {
 		return fmt.Errorf("drill: %w", err)
 	}
-	s.say("Snapshot %s can be restored: %s, %s were restored and checked.", result.Stamp, count(result.Files, "file"), size(result.Bytes))
+	s.tell("Snapshot %s can be restored: %s, %s were restored and checked.", result.Stamp, count(result.Files, "file"), size(result.Bytes))
 	for _, finding := range result.Findings {
-		s.say("It was restored despite a finding: %s", finding)
+		s.tell("It was restored despite a finding: %s", finding)
 	}
 	for _, note := range result.Notes {
-		s.say("Not checked, or only noted: %s", note)
+		s.tell("Not checked, or only noted: %s", note)
 	}
 	return nil
 }

@@ -101,7 +101,7 @@ func TestSignalEndsTheWaitForTheGuard(t *testing.T) {
 			hold(t, guard)
 			w := s.createGuarded(t, guard)
 			w.signal(t, sig)
-			w.end(t).requireFailed(t, "cancelled", sig.String(), guard)
+			w.end(t).requireStatus(t, exitSignal+int(sig), "cancelled", sig.String(), guard)
 			s.requireNoSnapshot(t)
 		})
 	}
@@ -115,7 +115,7 @@ func TestSignalSentTwiceStillEndsCleanly(t *testing.T) {
 	w := s.createGuarded(t, guard)
 	w.signal(t, syscall.SIGTERM)
 	_ = w.cmd.Process.Signal(syscall.SIGTERM) // unless it has ended already
-	w.end(t).requireFailed(t, "cancelled")
+	w.end(t).requireStatus(t, exitSignal+int(syscall.SIGTERM), "cancelled")
 	s.requireNoSnapshot(t)
 }
 

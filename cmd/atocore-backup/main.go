@@ -26,12 +26,6 @@ const (
 		"0 success; 1 the snapshot is not valid; 2 any other failure."
 )
 
-const (
-	exitDone    = 0
-	exitInvalid = 1
-	exitFailed  = 2
-)
-
 func main() {
 	ctx, endWork := untilSignal()
 	os.Exit(run(ctx, endWork, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -42,13 +36,15 @@ func main() {
 type commandLine struct {
 	Create    createCommand    `cmd:"" help:"Take a snapshot and print its metadata."`
 	List      listCommand      `cmd:"" help:"List the snapshots, oldest first."`
-	Validate  validateCommand  `cmd:"" help:"Check a snapshot and print the report."`
+	Status    statusCommand    `cmd:"" help:"Report on the snapshots, and fail if they are too old or not known to be valid."`
+	Validate  validateCommand  `cmd:"" help:"Check a snapshot, or all, and print the report."`
 	Restore   restoreCommand   `cmd:"" help:"Replace the store with a snapshot. No process may have the store open."`
 	Drill     drillCommand     `cmd:"" help:"Restore a snapshot into a scratch directory, check the result, and delete it."`
 	Protect   protectCommand   `cmd:"" help:"Protect a snapshot: no prune removes it."`
 	Unprotect unprotectCommand `cmd:"" help:"End the protection of a snapshot."`
-	Prune     pruneCommand     `cmd:"" help:"Remove the snapshots that no rule keeps. The rules are those of restic; a snapshot is kept if any of them keeps it."`
+	Prune     pruneCommand     `cmd:"" help:"Remove the snapshots that no rule keeps."`
 
+	JSON    bool             `name:"json" help:"Print the result as JSON on a terminal, too, as in a pipe."`
 	Verbose bool             `short:"v" help:"Write the library's log to standard error."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }
@@ -58,14 +54,10 @@ type commandLine struct {
 func run(ctx context.Context, endWork func(), args []string, stdin, stdout, stderr *os.File) int {
 	s := newSession(ctx, endWork, stdin, stdout, stderr)
 	err := s.dispatch(args)
-	switch {
-	case err == nil:
-		return exitDone
-	case isInvalid(err):
-		return exitInvalid
+	if err != nil && !isReported(err) {
+		s.say("%s: %s", commandName, explain(ctx, err))
 	}
-	s.say("%s: %s", commandName, explain(ctx, err))
-	return exitFailed
+	return exitStatus(ctx, err)
 }
 
 // dispatch parses args and runs the subcommand that they name.
@@ -87,7 +79,7 @@ func (s *session) dispatch(args []string) error {
 	}
 	chosen, err := parser.Parse(args)
 	if answered {
-		return s.writeResult(func(w io.Writer) error {
+		return s.writeOutput(func(w io.Writer) error {
 			_, err := answer.WriteTo(w)
 			return err
 		})
@@ -95,8 +87,12 @@ func (s *session) dispatch(args []string) error {
 	if err != nil {
 		return fmt.Errorf("%w (see %s --help)", err, commandName)
 	}
-	s.verbose = parsed.Verbose
-	return chosen.Run(s)
+	s.verbose, s.json = parsed.Verbose, parsed.JSON
+	err = chosen.Run(s)
+	if err == nil && s.unsaid != nil {
+		err = fmt.Errorf("print the result: %w", s.unsaid)
+	}
+	return err
 }
 
 // decodeString stores a value unchanged. Kong's own decoder passes it through

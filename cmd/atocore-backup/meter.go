@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
@@ -10,19 +12,35 @@ import (
 )
 
 // A meter shows the progress of a call on one line of a terminal, which it
-// rewrites, and clears at the end.
+// rewrites, and clears at the end. On a narrow terminal it shows words only: a
+// line that wraps could not be rewritten.
 type meter struct {
-	out  io.Writer
-	bar  *progressbar.ProgressBar
-	last backup.Progress
+	out   *os.File
+	bar   *progressbar.ProgressBar
+	words string // the line on a narrow terminal
+	last  backup.Progress
 }
+
+// The columns of a terminal that a bar takes at most beside its 30 blocks, with
+// and without the times, and the fewest blocks.
+const (
+	besideBar   = 58
+	timesOfBar  = 20
+	longBar     = 30
+	shortestBar = 6
+)
 
 // show displays p. Each phase has its own progress bar, or a spinner if its total
 // is not known.
 func (m *meter) show(p backup.Progress) {
+	width := widthOf(m.out)
+	if width < besideBar+shortestBar {
+		m.showWords(p, width)
+		return
+	}
 	if m.bar == nil || !continues(p, m.last) {
 		m.clear()
-		m.bar = newBar(m.out, p)
+		m.bar = newBar(m.out, p, width)
 	}
 	m.last = p
 	done, _, _ := extent(p)
@@ -50,25 +68,47 @@ func extent(p backup.Progress) (done, total int64, bytes bool) {
 	return 0, -1, false
 }
 
+// showWords displays the phase and, if the total is known, the percentage.
+func (m *meter) showWords(p backup.Progress, width int) {
+	words := phaseName(p.Phase)
+	if done, total, _ := extent(p); total > 0 {
+		words += fmt.Sprintf(" %d %%", min(100, int(float64(done)/float64(total)*100)))
+	}
+	words, _ = cut(words, width-1) // in the last column the cursor would wrap
+	if words == m.words {
+		return
+	}
+	m.clear()
+	m.words = words
+	fmt.Fprintf(m.out, "\r%s\x1b[K", words)
+}
+
 func (m *meter) clear() {
+	if m.words != "" {
+		m.words = ""
+		fmt.Fprint(m.out, "\r\x1b[K")
+	}
 	if m.bar != nil {
 		m.bar.Clear()
 		m.bar = nil
 	}
 }
 
-func newBar(out io.Writer, p backup.Progress) *progressbar.ProgressBar {
+func newBar(out io.Writer, p backup.Progress, width int) *progressbar.ProgressBar {
 	_, total, bytes := extent(p)
 	options := []progressbar.Option{
 		progressbar.OptionSetWriter(out),
 		progressbar.OptionSetDescription(phaseName(p.Phase)),
-		progressbar.OptionSetWidth(30),
+		progressbar.OptionSetWidth(min(longBar, width-besideBar)),
 		progressbar.OptionThrottle(100 * time.Millisecond),
 		progressbar.OptionSetRenderBlankState(true),
 		progressbar.OptionClearOnFinish(),
 		// With an interval, the spinner would be drawn by a separate goroutine,
 		// even after it was cleared.
 		progressbar.OptionSetSpinnerChangeInterval(0),
+	}
+	if width < besideBar+timesOfBar+longBar {
+		options = append(options, progressbar.OptionSetElapsedTime(false), progressbar.OptionSetPredictTime(false))
 	}
 	if bytes || total > 0 {
 		options = append(options, progressbar.OptionShowBytes(bytes), progressbar.OptionShowCount())

@@ -93,7 +93,7 @@ func TestPruneUsage(t *testing.T) {
 		atocore(t, append([]string{"prune"}, test.args...)...).requireFailed(t, test.words...)
 	}
 	require.Len(t, s.stamps(t), 2)
-	o := atocore(t, "prune", "--keep-last=1", "--backup-dir", filepath.Join(t.TempDir(), "absent"))
+	o := atocore(t, "prune", "--keep-last=1", "--backup-dir", t.TempDir())
 	require.Equal(t, exitDone, o.code, o.stderr)
 	require.Empty(t, decode[pruning](t, o).Kept)
 	require.Equal(t, "0 snapshots kept, 0 removed.\n", o.stderr)

@@ -117,7 +117,7 @@ func TestRestoreReportsARecovery(t *testing.T) {
 		s.restore(t, "absent", "--yes", "--into", t.TempDir())
 		require.FileExists(t, s.journal(), "a restore elsewhere does not concern it")
 		o := s.restore(t, "--yes", "absent")
-		require.Equal(t, exitInvalid, o.code, o.stderr)
+		require.Equal(t, exitMissing, o.code, o.stderr)
 		require.Equal(t, []string{"snapshot_directory_missing"}, decode[report](t, o).Errors)
 		aside := left(t, filepath.Dir(s.db), ".set-aside-")
 		require.Len(t, aside, 1)

@@ -223,7 +223,7 @@ func TestRestoreRefuses(t *testing.T) {
 		})
 	}
 
-	requireInvalid := func(stamp string, problem string) {
+	requireRefused := func(status int, words, stamp, problem string) {
 		t.Helper()
 		for _, args := range [][]string{
 			append([]string{"restore", "--yes"}, s.flags()...),
@@ -231,16 +231,24 @@ func TestRestoreRefuses(t *testing.T) {
 			{"drill", "--backup-dir", s.backups},
 		} {
 			o := atocore(t, append(args, "--", stamp)...)
-			require.Equal(t, exitInvalid, o.code, o.stderr)
+			require.Equal(t, status, o.code, o.stderr)
 			r := decode[report](t, o)
 			require.False(t, r.Valid)
 			require.Contains(t, strings.Join(r.Errors, "\n"), problem)
-			require.Contains(t, o.stderr, fmt.Sprintf("Snapshot %q is not valid:\n", stamp))
+			require.Contains(t, o.stderr, fmt.Sprintf(words, stamp))
 		}
 		requireNotes(t, s.db, "first", "second")
 	}
-	requireInvalid("absent", "snapshot_directory_missing")
-	requireInvalid("../"+stamp, "stamp_invalid")
+	requireMissing := func(stamp, problem string) {
+		t.Helper()
+		requireRefused(exitMissing, "There is no snapshot %q:\n", stamp, problem)
+	}
+	requireInvalid := func(stamp, problem string) {
+		t.Helper()
+		requireRefused(exitInvalid, "Snapshot %q is not valid:\n", stamp, problem)
+	}
+	requireMissing("absent", "snapshot_directory_missing")
+	requireMissing("../"+stamp, "stamp_invalid")
 	s.rewrite(t, stamp, "vector_store_note", "forged")
 	requireInvalid(stamp, "file_changed: backup-metadata.json")
 	s.rewrite(t, stamp, "db_snapshot_path", filepath.Join(s.backups, ".."))
@@ -339,7 +347,7 @@ func TestLatest(t *testing.T) {
 	into := func(t *testing.T) outcome {
 		return atocore(t, "drill", "latest", "--backup-dir", s.backups)
 	}
-	into(t).requireFailed(t, "no snapshot", "latest")
+	into(t).requireStatus(t, exitMissing, "no snapshot", "latest")
 
 	old, _ := s.create(t)
 	bare := "20990101T000000Z"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -26,7 +27,9 @@ type session struct {
 	stdout  *os.File
 	stderr  *os.File
 	verbose bool
+	json    bool // print JSON on a terminal, too
 	meter   meter
+	unsaid  error // the first error of tell
 }
 
 func newSession(ctx context.Context, endWork func(), stdin, stdout, stderr *os.File) *session {
@@ -39,7 +42,7 @@ func (s *session) watch(opts *backup.Options) {
 	switch {
 	case s.verbose:
 		opts.Logger = slog.New(slog.NewTextHandler(s.stderr, nil))
-	case term.IsTerminal(int(s.stderr.Fd())) && os.Getenv("TERM") != "dumb":
+	case term.IsTerminal(int(s.stderr.Fd())) && !isDumb():
 		opts.OnProgress = s.meter.show
 	}
 }
@@ -74,6 +77,22 @@ func (s *session) say(format string, args ...any) {
 	fmt.Fprintln(s.stderr, oneLine(fmt.Sprintf(format, args...)))
 }
 
+// forPeople reports whether the result is printed as tables and sentences: if
+// standard output is a terminal, and --json is not given.
+func (s *session) forPeople() bool { return !s.json && term.IsTerminal(int(s.stdout.Fd())) }
+
+// tell prints a line of the result: for people to standard output, as a part of
+// it, and otherwise to standard error, beside the JSON.
+func (s *session) tell(format string, args ...any) {
+	if !s.forPeople() {
+		s.say(format, args...)
+		return
+	}
+	s.meter.clear()
+	_, err := fmt.Fprintln(s.stdout, oneLine(fmt.Sprintf(format, args...)))
+	s.unsaid = cmp.Or(s.unsaid, err)
+}
+
 // canAsk reports whether a user can see a question and answer it.
 func (s *session) canAsk() bool {
 	return term.IsTerminal(int(s.stdin.Fd())) && term.IsTerminal(int(s.stderr.Fd()))
@@ -96,11 +115,60 @@ func (s *session) ask(question string) (answer string, err error) {
 	}
 }
 
-// writeResult writes the result to standard output. The work is finished by then
-// and there is nothing left to clean up, so signals get their default effect
-// back: otherwise, while a stalled reader blocks the write, a signal could not
-// end the process.
+// writeResult prints the JSON of a result with write, unless the result is for
+// people.
 func (s *session) writeResult(write func(io.Writer) error) error {
+	if s.forPeople() {
+		s.meter.clear()
+		s.endWork()
+		return nil
+	}
+	return s.writeOutput(write)
+}
+
+// writeTable prints a table if the result is for people. It must come after
+// writeResult.
+func (s *session) writeTable(t *table) {
+	if !s.forPeople() {
+		return
+	}
+	w := bufio.NewWriterSize(s.stdout, 1<<16)
+	leftOut := t.print(w, s.width(), isColoured())
+	s.unsaid = cmp.Or(s.unsaid, w.Flush())
+	if len(leftOut) > 0 {
+		s.tell("(Too narrow for: %s. --json has everything.)", strings.Join(leftOut, ", "))
+	}
+}
+
+// width returns the number of columns of the terminal that standard output is.
+func (s *session) width() int { return widthOf(s.stdout) }
+
+// widthOf returns the number of columns of a terminal, or 80 if it does not know
+// them.
+func widthOf(f *os.File) int {
+	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+		return width
+	}
+	return 80
+}
+
+// isColoured reports whether a terminal shows colours and the user wants them
+// (no-color.org).
+func isColoured() bool {
+	return os.Getenv("NO_COLOR") == "" && !isDumb()
+}
+
+// isDumb reports whether a terminal cannot rewrite a line or show colours.
+func isDumb() bool {
+	name := os.Getenv("TERM")
+	return name == "" || name == "dumb"
+}
+
+// writeOutput writes to standard output. The work is finished by then and there
+// is nothing left to clean up, so signals get their default effect back:
+// otherwise, while a stalled reader blocks the write, a signal could not end the
+// process.
+func (s *session) writeOutput(write func(io.Writer) error) error {
 	s.meter.clear()
 	s.endWork()
 	w := bufio.NewWriterSize(s.stdout, 1<<16)

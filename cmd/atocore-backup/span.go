@@ -102,6 +102,12 @@ func (s span) apply(keep *backup.Retention) {
 	keep.KeepWithinYears, keep.KeepWithinMonths, keep.KeepWithinDays, keep.KeepWithin = s.years, s.months, s.days, s.time
 }
 
+// before returns the time that is the span before t, by the calendar and by the
+// clock.
+func (s span) before(t time.Time) time.Time {
+	return t.UTC().AddDate(-s.years, -s.months, -s.days).Add(-s.time)
+}
+
 // A limit is the number of a keep rule, as restic takes it: "unlimited" and -1
 // mean no limit.
 type limit int

@@ -107,7 +107,7 @@ func TestRestoreAsks(t *testing.T) {
 		require.NoError(t, cmd.Process.Signal(os.Interrupt))
 		require.Contains(t, tm.rest(), "cancelled: interrupt")
 		require.Error(t, cmd.Wait())
-		require.Equal(t, exitFailed, cmd.ProcessState.ExitCode())
+		require.Equal(t, exitSignal+int(syscall.SIGINT), cmd.ProcessState.ExitCode())
 		requireNotes(t, s.db, "first", "second")
 	})
 	t.Run("yes", func(t *testing.T) {

@@ -216,8 +216,8 @@ func TestProtect(t *testing.T) {
 	require.Equal(t, []string{stamp}, decode[pruning](t, o).Removed)
 	require.Contains(t, o.stderr, "1 removed (1 of them never verified).\n")
 
-	atocore(t, "protect", "--backup-dir", s.backups, stamp).requireFailed(t, stamp, "no such snapshot")
-	atocore(t, "protect", "--backup-dir", s.backups, "../x").requireFailed(t, "../x")
+	atocore(t, "protect", "--backup-dir", s.backups, stamp).requireStatus(t, exitMissing, stamp, "no such snapshot")
+	atocore(t, "protect", "--backup-dir", s.backups, "../x").requireStatus(t, exitMissing, "../x")
 	atocore(t, "unprotect", stamp).requireFailed(t, "unprotect: ", "--backup-dir")
 	atocore(t, "protect", "--backup-dir", s.backups).requireFailed(t, "stamp")
 }

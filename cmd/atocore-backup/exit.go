@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/atocore/backup"
+)
+
+// The exit statuses. Scripts and monitors act on them, so none changes its
+// meaning.
+const (
+	exitDone    = 0
+	exitInvalid = 1
+	exitFailed  = 2
+	exitMissing = 3
+	// A signal that cancelled the command adds its number, as shells have it.
+	exitSignal = 128
+)
+
+// exitStatuses says what each status means, in the help, in the manual page and
+// in docs/command.md.
+var exitStatuses = []struct{ status, meaning string }{
+	{"0", "Done; what was checked is valid."},
+	{"1", "Not valid: the snapshot, or one of them, has damage or findings. Or too old: status was given a limit that the snapshots exceed."},
+	{"2", "The command could not be done, or its command line is wrong. A message says why."},
+	{"3", "There is no such snapshot, or no such backup directory."},
+	{"130", "Interrupted by Ctrl-C (SIGINT); 143 by SIGTERM, 129 by SIGHUP. Nothing was left behind."},
+}
+
+// exitStatus returns the status for the error of a command.
+func exitStatus(ctx context.Context, err error) int {
+	var stopped signalError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, context.Canceled) && errors.As(context.Cause(ctx), &stopped):
+		return exitSignal + int(stopped.Signal)
+	case isMissing(err):
+		return exitMissing
+	case isInvalid(err), errors.Is(err, errLimit):
+		return exitInvalid
+	}
+	return exitFailed
+}
+
+// errLimit is the error of a status that exceeds a limit. The result says which.
+var errLimit = errors.New("the snapshots exceed a limit")
+
+// isReported reports whether the result of the command has said already what err
+// says.
+func isReported(err error) bool { return isInvalid(err) || errors.Is(err, errLimit) }
+
+// A missingError says that there is no such snapshot or backup directory, and
+// nothing else.
+type missingError struct{ error }
+
+// Unwrap returns the error of the library.
+func (e missingError) Unwrap() error { return e.error }
+
+// isMissing reports whether err means only that there is no such snapshot or
+// backup directory, and not also that a restore is unfinished.
+func isMissing(err error) bool {
+	if errors.Is(err, backup.ErrRestoreUnfinished) {
+		return false
+	}
+	var missing missingError
+	var invalid *backup.InvalidBackupError
+	return errors.As(err, &missing) || errors.As(err, &invalid) && !invalid.Report.Exists
+}
+
+// missing returns err as a missingError if it means that a file does not exist.
+// It is for calls that look for nothing but a snapshot.
+func missing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return missingError{err}
+	}
+	return err
+}
+
+// checkExists returns an error if the backup directory does not exist: the
+// library takes that for a directory without snapshots, as it is before the
+// first create, and a wrong path would pass for an empty one. It must come after
+// the call of the library, which may have found that a restore is unfinished.
+func (f *storeFlags) checkExists() error {
+	if _, err := os.Stat(f.BackupDir); errors.Is(err, fs.ErrNotExist) {
+		return missingError{fmt.Errorf("there is no backup directory %s", f.BackupDir)}
+	}
+	return nil
+}
