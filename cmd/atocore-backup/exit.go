@@ -41,7 +41,7 @@ func exitStatus(ctx context.Context, err error) int {
 		return exitSignal + int(stopped.Signal)
 	case isMissing(err):
 		return exitMissing
-	case isInvalid(err), errors.Is(err, errLimit):
+	case isInvalid(err), errors.Is(err, errLimit), errors.Is(err, backup.ErrInvalidArchive):
 		return exitInvalid
 	}
 	return exitFailed
@@ -52,33 +52,14 @@ var errLimit = errors.New("the snapshots exceed a limit")
 
 // isReported reports whether the result of the command has said already what err
 // says.
-func isReported(err error) bool { return isInvalid(err) || errors.Is(err, errLimit) }
-
-// A missingError says that there is no such snapshot or backup directory, and
-// nothing else.
-type missingError struct{ error }
-
-// Unwrap returns the error of the library.
-func (e missingError) Unwrap() error { return e.error }
+func isReported(err error) bool {
+	return isInvalid(err) || errors.Is(err, errLimit) || errors.Is(err, errNoCommand)
+}
 
 // isMissing reports whether err means only that there is no such snapshot or
 // backup directory, and not also that a restore is unfinished.
 func isMissing(err error) bool {
-	if errors.Is(err, backup.ErrRestoreUnfinished) {
-		return false
-	}
-	var missing missingError
-	var invalid *backup.InvalidBackupError
-	return errors.As(err, &missing) || errors.As(err, &invalid) && !invalid.Report.Exists
-}
-
-// missing returns err as a missingError if it means that a file does not exist.
-// It is for calls that look for nothing but a snapshot.
-func missing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return missingError{err}
-	}
-	return err
+	return errors.Is(err, backup.ErrNoSnapshot) && !errors.Is(err, backup.ErrRestoreUnfinished)
 }
 
 // checkExists returns an error if the backup directory does not exist: the
@@ -87,7 +68,7 @@ func missing(err error) error {
 // the call of the library, which may have found that a restore is unfinished.
 func (f *storeFlags) checkExists() error {
 	if _, err := os.Stat(f.BackupDir); errors.Is(err, fs.ErrNotExist) {
-		return missingError{fmt.Errorf("there is no backup directory %s", f.BackupDir)}
+		return fmt.Errorf("%w: there is no backup directory %s", backup.ErrNoSnapshot, f.BackupDir)
 	}
 	return nil
 }

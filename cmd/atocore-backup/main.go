@@ -2,9 +2,9 @@
 // store is in use, and lists, validates, restores and removes them. It can also
 // rehearse a restore.
 //
-// The result is a single JSON document on standard output; messages go to
-// standard error. The exit status is 0 on success, 1 if the snapshot is not
-// valid, and 2 on any other failure.
+// On a terminal the result is a table or sentences; otherwise, or with --json, it
+// is a single JSON document on standard output. Messages go to standard error.
+// exit.go has the exit statuses.
 package main
 
 import (
@@ -22,8 +22,7 @@ import (
 const (
 	commandName = "atocore-backup"
 	description = "Take snapshots of an AtoCore machine store while it is in use, and list, validate, restore and remove them.\n\n" +
-		"Results are JSON on standard output; messages go to standard error. Exit status: " +
-		"0 success; 1 the snapshot is not valid; 2 any other failure."
+		"On a terminal, results are tables and sentences; otherwise, and with --json, they are JSON on standard output. Messages go to standard error."
 )
 
 func main() {
@@ -43,10 +42,18 @@ type commandLine struct {
 	Protect   protectCommand   `cmd:"" help:"Protect a snapshot: no prune removes it."`
 	Unprotect unprotectCommand `cmd:"" help:"End the protection of a snapshot."`
 	Prune     pruneCommand     `cmd:"" help:"Remove the snapshots that no rule keeps."`
+	Remove    removeCommand    `cmd:"" help:"Remove one snapshot, unless it may be needed to bring the store back."`
+	Export    exportCommand    `cmd:"" help:"Write a snapshot as a tar archive to standard output or a file."`
+	Import    importCommand    `cmd:"" help:"Add the snapshot in an archive of export to the backup directory."`
 
-	JSON    bool             `name:"json" help:"Print the result as JSON on a terminal, too, as in a pipe."`
-	Verbose bool             `short:"v" help:"Write the library's log to standard error."`
-	Version kong.VersionFlag `help:"Print the version and exit."`
+	Help       helpCommand       `cmd:"" help:"Describe the commands, or one of them."`
+	Version    versionCommand    `cmd:"" help:"Print the version."`
+	Completion completionCommand `cmd:"" help:"Print a script that completes command lines in a shell."`
+	Man        manCommand        `cmd:"" help:"Print the manual page."`
+
+	JSON        bool             `name:"json" help:"Print the result as JSON on a terminal, too, as in a pipe."`
+	Verbose     bool             `short:"v" help:"Write the library's log to standard error."`
+	VersionFlag kong.VersionFlag `name:"version" help:"Print the version and exit."`
 }
 
 // run executes the command line args and returns the exit status. It calls
@@ -62,20 +69,22 @@ func run(ctx context.Context, endWork func(), args []string, stdin, stdout, stde
 
 // dispatch parses args and runs the subcommand that they name.
 func (s *session) dispatch(args []string) error {
+	if len(args) > 0 && args[0] == completeVerb {
+		return s.complete(args[1:])
+	}
 	var parsed commandLine
 	var answer bytes.Buffer
 	answered := false
-	parser, err := kong.New(&parsed,
-		kong.Name(commandName),
-		kong.Description(description),
-		kong.Vars{"version": version()},
-		kong.Writers(&answer, io.Discard),
-		kong.KindMapper(reflect.String, kong.MapperFunc(decodeString)),
-		// By default, kong exits the process after --help and --version.
-		kong.Exit(func(int) { answered = true }),
-	)
+	// By default, kong exits the process after --help and --version.
+	parser, err := newParser(&parsed, &answer, s.width(), func(int) { answered = true })
 	if err != nil {
 		return err
+	}
+	if len(args) == 0 {
+		if err := printHelp(s.stderr, parser.Model.Node, widthOf(s.stderr)); err != nil {
+			return err
+		}
+		return errNoCommand
 	}
 	chosen, err := parser.Parse(args)
 	if answered {
@@ -93,6 +102,30 @@ func (s *session) dispatch(args []string) error {
 		err = fmt.Errorf("print the result: %w", s.unsaid)
 	}
 	return err
+}
+
+// errNoCommand is the error for a command line without a command. The help has
+// been printed instead.
+var errNoCommand = errors.New("no command")
+
+// newParser returns a parser of command lines, which writes help and version to
+// answer and then calls exit.
+func newParser(parsed *commandLine, answer io.Writer, width int, exit func(int)) (*kong.Kong, error) {
+	return kong.New(parsed,
+		kong.Name(commandName),
+		kong.Description(description),
+		kong.Vars{"version": version()},
+		kong.Writers(answer, io.Discard),
+		kong.KindMapper(reflect.String, kong.MapperFunc(decodeString)),
+		kong.Help(func(_ kong.HelpOptions, ctx *kong.Context) error {
+			node := ctx.Selected()
+			if node == nil {
+				node = ctx.Model.Node
+			}
+			return printHelp(ctx.Stdout, node, width)
+		}),
+		kong.Exit(exit),
+	)
 }
 
 // decodeString stores a value unchanged. Kong's own decoder passes it through

@@ -32,7 +32,7 @@ func (s *session) protect(f *storeFlags, stamp string, protect bool) error {
 	opts := f.options()
 	s.watch(&opts)
 	if err := backup.ProtectRuntimeBackup(s.ctx, opts, stamp, protect); err != nil {
-		return missing(err)
+		return err
 	}
 	s.say(words, stamp)
 	return nil

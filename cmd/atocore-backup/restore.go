@@ -189,7 +189,7 @@ func (s *session) locate(opts backup.Options, stamp string) (found located, err 
 	}
 	newest, err := backup.LatestRuntimeBackup(s.ctx, opts)
 	if newest == nil {
-		return found, missing(err)
+		return found, err
 	}
 	found.Snapshot, found.withChroma = newest.Snapshot, newest.WithChroma
 	s.say("The latest snapshot is %s, made %s%s.", found.Stamp, formatTime(found.Metadata.CreatedAt), passedOver(newest.Skipped))

@@ -77,7 +77,7 @@ func (c *statusCommand) Run(s *session) error {
 	}
 	switch {
 	case !result.OK && result.Newest == nil && result.Count == 0:
-		return missingError{fmt.Errorf("status: there is no snapshot in %s", c.BackupDir)}
+		return fmt.Errorf("status: %w in %s", backup.ErrNoSnapshot, c.BackupDir)
 	case !result.OK:
 		return errLimit
 	}

@@ -94,7 +94,7 @@ func (c *validateCommand) validateAll(s *session, opts backup.Options) error {
 		s.tellReport(report)
 	}
 	if len(reports) == 0 && unknown == nil {
-		return cmp.Or(unfinished, c.checkExists(), error(missingError{fmt.Errorf("there is no snapshot in %s", c.BackupDir)}))
+		return cmp.Or(unfinished, c.checkExists(), fmt.Errorf("%w in %s", backup.ErrNoSnapshot, c.BackupDir))
 	}
 	if err := s.writeResult(array(reports)); err != nil {
 		return err
