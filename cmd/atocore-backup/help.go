@@ -35,7 +35,7 @@ func printHelp(out io.Writer, node *kong.Node, width int) error {
 	w := bufio.NewWriter(out)
 	section := func(title string) { w.WriteString("\n" + title + ":\n") }
 	if node.Type == kong.ApplicationNode {
-		w.WriteString("Usage: " + commandName + " COMMAND [ARGUMENTS] [FLAGS]\n")
+		wrap(w, "Usage: "+commandName+" COMMAND [ARGUMENTS] [FLAGS]", "", width)
 	} else {
 		wrap(w, "Usage: "+usage(node), "", width)
 	}
