@@ -273,7 +273,11 @@ func (s *session) reportRefused(command string, err error) error {
 		return werr
 	}
 	if onlyFindings(invalid.Report) {
-		s.say("Give --despite-findings to restore it all the same.")
+		verb := "restore"
+		if command == "import" {
+			verb = command
+		}
+		s.say("Give --despite-findings to %s it all the same.", verb)
 	}
 	return err
 }
