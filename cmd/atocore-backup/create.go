@@ -49,6 +49,9 @@ func (c *createCommand) Run(s *session) error {
 	if c.IncludeChroma && !meta.ChromaSnapshotIncluded {
 		s.tell("There is no Chroma directory %s; the snapshot does not include it.", c.Chroma)
 	}
+	if c.Registry != "" && meta.RegistrySnapshotPath == "" {
+		s.tell("There is no registry %s; the snapshot does not include it.", c.Registry)
+	}
 	s.tell("%s", summary(meta))
 	var invalid *backup.InvalidBackupError
 	switch {

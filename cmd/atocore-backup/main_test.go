@@ -371,6 +371,17 @@ func TestMissingChromaDirectoryIsReported(t *testing.T) {
 	require.Contains(t, o.stderr, "no Chroma")
 }
 
+func TestMissingRegistryIsReported(t *testing.T) {
+	s := newStore(t)
+	s.registry = filepath.Join(t.TempDir(), "absent")
+	o := atocore(t, append([]string{"create"}, s.flags()...)...)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	require.Contains(t, o.stderr, "There is no registry "+s.registry+"; the snapshot does not include it.\n")
+	require.Contains(t, o.stderr, "no registry")
+	o = atocore(t, "create", "--db", s.db, "--backup-dir", s.backups)
+	require.NotContains(t, o.stderr, "There is no registry", "none was given")
+}
+
 func TestVerboseShowsTheLog(t *testing.T) {
 	s := newStore(t)
 	for _, args := range [][]string{{"create", "--verbose"}, {"-v", "create"}} {

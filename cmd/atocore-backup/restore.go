@@ -273,11 +273,11 @@ func (s *session) reportRefused(command string, err error) error {
 		return werr
 	}
 	if onlyFindings(invalid.Report) {
-		verb := "restore"
 		if command == "import" {
-			verb = command
+			s.say("Give --despite-findings to import it all the same.")
+		} else {
+			s.say("Give --despite-findings to restore it all the same.")
 		}
-		s.say("Give --despite-findings to %s it all the same.", verb)
 	}
 	return err
 }

@@ -373,7 +373,7 @@ func TestLatest(t *testing.T) {
 
 	s.rewrite(t, "zz renamed", "safety_of", old)
 	o = into(t)
-	o.requireFailed(t, "no snapshot", "latest", newer+" (safety snapshot of a restore)", bare+" (no metadata)")
+	o.requireStatus(t, exitMissing, "no snapshot", "latest", newer+" (safety snapshot of a restore)", bare+" (no metadata)")
 
 	move(newer, "latest")
 	into(t).requireFailed(t, "a snapshot called latest", "rename")
