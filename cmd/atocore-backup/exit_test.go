@@ -50,13 +50,35 @@ func TestExitStatuses(t *testing.T) {
 	good, _ := s.create(t)
 	bad, dir := s.create(t)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "surplus"), nil, 0o600))
-	empty, absent := t.TempDir(), filepath.Join(t.TempDir(), "absent")
-	in := func(dir string, args ...string) []string { return append(args, "--backup-dir", dir) }
-	here := func(args ...string) []string { return in(s.backups, args...) }
-	for _, test := range []struct {
-		status int
-		args   []string
-	}{
+	places := exitPlaces{s, t.TempDir(), filepath.Join(t.TempDir(), "absent")}
+	for _, test := range append(places.readers(good, bad), places.writers(old, good, bad)...) {
+		o := atocore(t, test.args...)
+		require.Equal(t, test.status, o.code, "%q: %s", test.args, o.stderr)
+		if test.status > exitInvalid {
+			require.NotEmpty(t, o.stderr, test.args)
+		}
+	}
+}
+
+// An exitCase is a command line with the status that it has.
+type exitCase struct {
+	status int
+	args   []string
+}
+
+// exitPlaces are a store with snapshots, and backup directories without any.
+type exitPlaces struct {
+	store
+	empty, absent string
+}
+
+func in(dir string, args ...string) []string { return append(args, "--backup-dir", dir) }
+
+func (p exitPlaces) here(args ...string) []string { return in(p.backups, args...) }
+
+// readers are the commands that change nothing but records.
+func (p exitPlaces) readers(good, bad string) []exitCase {
+	return []exitCase{
 		{exitDone, []string{"help"}},
 		{exitDone, []string{"help", "prune"}},
 		{exitDone, []string{"--help"}},
@@ -70,74 +92,73 @@ func TestExitStatuses(t *testing.T) {
 		{exitFailed, []string{"completion", "csh"}},
 		{exitFailed, []string{"list"}},
 
-		{exitDone, here("list")},
-		{exitDone, in(empty, "list")},
-		{exitMissing, in(absent, "list")},
-		{exitFailed, in(s.registry, "list")},
+		{exitDone, p.here("list")},
+		{exitDone, in(p.empty, "list")},
+		{exitMissing, in(p.absent, "list")},
+		{exitFailed, in(p.registry, "list")},
 
-		{exitDone, here("validate", good)},
-		{exitInvalid, here("validate", bad)},
-		{exitInvalid, here("validate", "--all")},
-		{exitDone, here("validate", "latest")},
-		{exitMissing, here("validate", "absent")},
-		{exitMissing, in(empty, "validate", "latest")},
-		{exitMissing, in(empty, "validate", "--all")},
-		{exitMissing, in(absent, "validate", good)},
-		{exitMissing, in(absent, "validate", "latest")},
-		{exitMissing, in(absent, "validate", "--all")},
-		{exitFailed, in(s.registry, "validate", good)},
-		{exitFailed, here("validate")},
-		{exitFailed, here("validate", "--all", good)},
+		{exitDone, p.here("validate", good)},
+		{exitInvalid, p.here("validate", bad)},
+		{exitInvalid, p.here("validate", "--all")},
+		{exitDone, p.here("validate", "latest")},
+		{exitMissing, p.here("validate", "absent")},
+		{exitMissing, in(p.empty, "validate", "latest")},
+		{exitMissing, in(p.empty, "validate", "--all")},
+		{exitMissing, in(p.absent, "validate", good)},
+		{exitMissing, in(p.absent, "validate", "latest")},
+		{exitMissing, in(p.absent, "validate", "--all")},
+		{exitFailed, in(p.registry, "validate", good)},
+		{exitFailed, p.here("validate")},
+		{exitFailed, p.here("validate", "--all", good)},
+	}
+}
 
-		{exitInvalid, here("status")}, // the newest is not valid
-		{exitMissing, in(empty, "status")},
-		{exitMissing, in(absent, "status")},
-		{exitFailed, here("status", "--max-age", "soon")},
+// writers are the others.
+func (p exitPlaces) writers(old, good, bad string) []exitCase {
+	return []exitCase{
+		{exitInvalid, p.here("status")}, // the newest is not valid
+		{exitMissing, in(p.empty, "status")},
+		{exitMissing, in(p.absent, "status")},
+		{exitFailed, p.here("status", "--max-age", "soon")},
 
-		{exitDone, here("drill")},
-		{exitInvalid, here("drill", bad)},
-		{exitMissing, here("drill", "absent")},
-		{exitMissing, in(empty, "drill")},
-		{exitMissing, in(absent, "drill")},
-		{exitFailed, here("drill", "--scratch", absent)},
+		{exitDone, p.here("drill")},
+		{exitInvalid, p.here("drill", bad)},
+		{exitMissing, p.here("drill", "absent")},
+		{exitMissing, in(p.empty, "drill")},
+		{exitMissing, in(p.absent, "drill")},
+		{exitFailed, p.here("drill", "--scratch", p.absent)},
 
-		{exitInvalid, here("restore", "--into", absent, bad)},
-		{exitMissing, here("restore", "--into", absent, "20991231T000000Z")},
-		{exitMissing, in(empty, "restore", "--into", absent, "latest")},
-		{exitMissing, in(absent, "restore", "--into", absent, good)},
-		{exitFailed, append([]string{"restore", good}, s.flags()...)}, // without --yes
+		{exitInvalid, p.here("restore", "--into", p.absent, bad)},
+		{exitMissing, p.here("restore", "--into", p.absent, "20991231T000000Z")},
+		{exitMissing, in(p.empty, "restore", "--into", p.absent, "latest")},
+		{exitMissing, in(p.absent, "restore", "--into", p.absent, good)},
+		{exitFailed, append([]string{"restore", good}, p.flags()...)}, // without --yes
 
-		{exitDone, here("protect", good)},
-		{exitMissing, here("protect", "absent")},
-		{exitMissing, in(absent, "protect", good)},
-		{exitDone, here("unprotect", good)},
-		{exitMissing, here("unprotect", "absent")},
+		{exitDone, p.here("protect", good)},
+		{exitMissing, p.here("protect", "absent")},
+		{exitMissing, in(p.absent, "protect", good)},
+		{exitDone, p.here("unprotect", good)},
+		{exitMissing, p.here("unprotect", "absent")},
 
-		{exitFailed, here("remove", old)}, // without --yes
-		{exitDone, here("remove", "--yes", old)},
-		{exitMissing, here("remove", "--yes", old)},
-		{exitMissing, in(absent, "remove", "--yes", good)},
-		{exitFailed, here("remove", "--yes", good)}, // it is the newest that is valid
+		{exitFailed, p.here("remove", old)}, // without --yes
+		{exitDone, p.here("remove", "--yes", old)},
+		{exitMissing, p.here("remove", "--yes", old)},
+		{exitMissing, in(p.absent, "remove", "--yes", good)},
+		{exitFailed, p.here("remove", "--yes", good)}, // it is the newest that is valid
 
-		{exitDone, here("prune", "--keep-last=1", "--dry-run")},
-		{exitDone, in(empty, "prune", "--keep-last=1")},
-		{exitMissing, in(absent, "prune", "--keep-last=1")},
-		{exitFailed, here("prune")},
+		{exitDone, p.here("prune", "--keep-last=1", "--dry-run")},
+		{exitDone, in(p.empty, "prune", "--keep-last=1")},
+		{exitMissing, in(p.absent, "prune", "--keep-last=1")},
+		{exitFailed, p.here("prune")},
 
-		{exitMissing, here("export", "absent")},
-		{exitMissing, in(empty, "export", "latest")},
-		{exitMissing, in(absent, "export", good)},
-		{exitFailed, here("import", absent)},
+		{exitMissing, p.here("export", "absent")},
+		{exitMissing, in(p.empty, "export", "latest")},
+		{exitMissing, in(p.absent, "export", good)},
+		{exitFailed, p.here("import", p.absent)},
 
-		{exitDone, append([]string{"create", "--verify"}, s.flags()...)},
-		{exitFailed, here("create", "--db", absent)},
-		{exitDone, here("status", "--max-age", "1h", "--max-unverified", "1h")},
-	} {
-		o := atocore(t, test.args...)
-		require.Equal(t, test.status, o.code, "%q: %s", test.args, o.stderr)
-		if test.status > exitInvalid {
-			require.NotEmpty(t, o.stderr, test.args)
-		}
+		{exitDone, append([]string{"create", "--verify"}, p.flags()...)},
+		{exitFailed, p.here("create", "--db", p.absent)},
+		{exitDone, p.here("status", "--max-age", "1h", "--max-unverified", "1h")},
 	}
 }
 

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"io"
 	"strings"
 
@@ -32,7 +32,7 @@ func (c *versionCommand) Run(s *session) error {
 // printHelp prints the help of a command, or that of all if node is the
 // application, in lines of at most width columns.
 func printHelp(out io.Writer, node *kong.Node, width int) error {
-	w := bufio.NewWriter(out)
+	w := new(bytes.Buffer)
 	section := func(title string) { w.WriteString("\n" + title + ":\n") }
 	if node.Type == kong.ApplicationNode {
 		wrap(w, "Usage: "+commandName+" COMMAND [ARGUMENTS] [FLAGS]", "", width)
@@ -73,11 +73,12 @@ func printHelp(out io.Writer, node *kong.Node, width int) error {
 		w.WriteString("\n")
 		wrap(w, commandName+" help COMMAND describes a command with its flags.", "", width)
 	}
-	return w.Flush()
+	_, err := w.WriteTo(out)
+	return err
 }
 
 // wrap prints text in lines of at most width columns.
-func wrap(w *bufio.Writer, text, indent string, width int) {
+func wrap(w *bytes.Buffer, text, indent string, width int) {
 	used := 0
 	for _, word := range strings.Fields(text) {
 		n := textWidth(word)

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"io"
 	"runtime/debug"
 	"strings"
@@ -26,7 +26,7 @@ func (c *manCommand) Run(s *session) error {
 
 // printMan prints the manual page, in the macros of man(7).
 func printMan(out io.Writer, app *kong.Node) error {
-	w := &manWriter{bufio.NewWriter(out)}
+	w := new(manWriter)
 	w.line(`.TH ` + strings.ToUpper(roff(commandName)) + ` 1 "` + buildDate() + `" "` + commandName + `" "User Commands"`)
 	w.line(".SH NAME")
 	w.line(roff(commandName + " - snapshots of an AtoCore machine store"))
@@ -73,7 +73,8 @@ func printMan(out io.Writer, app *kong.Node) error {
 	w.item("NO_COLOR", "If it is not empty, tables have no colours.")
 	w.line(".SH SEE ALSO")
 	w.text("The guides in docs/ of github.com/atocore/backup: command.md, deploy.md, restore.md.")
-	return w.Flush()
+	_, err := w.WriteTo(out)
+	return err
 }
 
 // isStoreFlag reports whether a flag is one of storeFlags.
@@ -103,7 +104,7 @@ func buildDate() string {
 }
 
 // A manWriter prints lines of a manual page.
-type manWriter struct{ *bufio.Writer }
+type manWriter struct{ bytes.Buffer }
 
 func (w *manWriter) line(s string) { w.WriteString(s + "\n") }
 
@@ -118,10 +119,8 @@ func (w *manWriter) text(s string) {
 
 // wrapped prints a paragraph in short lines, as roff sources have them.
 func (w *manWriter) wrapped(s string) {
-	var b strings.Builder
-	lines := bufio.NewWriter(&b)
-	wrap(lines, s, "", 70)
-	lines.Flush()
+	var b bytes.Buffer
+	wrap(&b, s, "", 70)
 	for line := range strings.Lines(b.String()) {
 		w.line(roff(strings.TrimSuffix(line, "\n")))
 	}

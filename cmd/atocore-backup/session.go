@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -132,9 +133,10 @@ func (s *session) writeTable(t *table) {
 	if !s.forPeople() {
 		return
 	}
-	w := bufio.NewWriterSize(s.stdout, 1<<16)
-	leftOut := t.print(w, s.width(), isColoured())
-	s.unsaid = cmp.Or(s.unsaid, w.Flush())
+	var text bytes.Buffer
+	leftOut := t.print(&text, s.width(), isColoured())
+	_, err := text.WriteTo(s.stdout)
+	s.unsaid = cmp.Or(s.unsaid, err)
 	if len(leftOut) > 0 {
 		s.tell("(Too narrow for: %s. --json has everything.)", strings.Join(leftOut, ", "))
 	}

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -39,7 +39,7 @@ type cell struct {
 const gap = "  " // between columns
 
 // print prints the table and returns the heads of the columns that it left out.
-func (t *table) print(w *bufio.Writer, width int, coloured bool) (leftOut []string) {
+func (t *table) print(w *bytes.Buffer, width int, coloured bool) (leftOut []string) {
 	heads := make([]cell, len(t.columns))
 	for i, c := range t.columns {
 		heads[i].text = c.head
@@ -120,7 +120,7 @@ func (t *table) fit(natural []int, width int) (widths []int, leftOut []string) {
 	return widths, leftOut
 }
 
-func printRow(w *bufio.Writer, columns []column, row []cell, widths []int, coloured bool) {
+func printRow(w *bytes.Buffer, columns []column, row []cell, widths []int, coloured bool) {
 	pending := 0 // spaces that are not written at the end of a line
 	first := true
 	for i, c := range row {

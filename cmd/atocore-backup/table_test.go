@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -15,10 +15,8 @@ import (
 
 // lines prints a table and returns its lines.
 func (t *table) lines(width int, coloured bool) (lines, leftOut []string) {
-	var b strings.Builder
-	w := bufio.NewWriter(&b)
-	leftOut = t.print(w, width, coloured)
-	w.Flush()
+	var b bytes.Buffer
+	leftOut = t.print(&b, width, coloured)
 	return strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n"), leftOut
 }
 
