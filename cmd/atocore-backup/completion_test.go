@@ -40,6 +40,7 @@ func TestCompletion(t *testing.T) {
 		{"validate --backup-dir=DIR 20261125", "20261125T000000Z"},
 		{"validate --backup-dir = DIR w", "with_space"},
 		{"remove --backup-dir DIR l", ""},
+		{"remove --backup-dir DIR ", "20261124T115419Z 20261125T000000Z with_space"},
 		{"--json validate --backup-dir DIR -- l", "latest"},
 		{"validate --backup-dir DIR x ", ""},
 		{"import ", wantFiles},

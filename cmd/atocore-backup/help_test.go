@@ -57,6 +57,7 @@ func TestManualPage(t *testing.T) {
 			require.Contains(t, page.stdout, roff("--"+f.Name))
 		}
 	}
+	require.NotRegexp(t, `(?m)^[^.].*[^\\]--`, page.stdout, "a hyphen that cannot be searched for or copied")
 	mandoc, err := exec.LookPath("mandoc")
 	if err != nil {
 		t.Skip("no mandoc")

@@ -11,6 +11,8 @@ import (
 	"github.com/rivo/uniseg"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/atocore/backup"
 )
 
 // newWideTerminal returns a terminal of that many columns.
@@ -138,6 +140,25 @@ func TestProgressFitsTheTerminal(t *testing.T) {
 		require.Contains(t, seen, "sealing", "progress is shown")
 		left := strings.TrimSpace(requireFits(t, seen, columns))
 		require.Regexp(t, `^Snapshot \S+: database .*\nIt is valid\.$`, left)
+	}
+}
+
+// A bar fits with the longest numbers, too.
+func TestLongProgressFitsTheTerminal(t *testing.T) {
+	for _, columns := range []int{30, 64, 80, 107, 108, 120} {
+		tm := newWideTerminal(t, columns)
+		m := meter{out: tm.device}
+		p := backup.Progress{Phase: backup.PhaseVerify, TotalBytes: 888_800_000_000_000}
+		for range 3 {
+			m.show(p)
+			p.Bytes += 200_800_000_000_000
+			m.bar = nil // otherwise it would be drawn every 100 ms at most
+		}
+		m.clear()
+		require.NoError(t, tm.device.Close())
+		seen := tm.rest()
+		require.Contains(t, seen, "comparing with snapshot")
+		requireFits(t, seen, columns)
 	}
 }
 
