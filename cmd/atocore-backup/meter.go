@@ -138,6 +138,10 @@ func phaseName(p backup.Phase) string {
 		return "syncing"
 	case backup.PhasePublish:
 		return "publishing"
+	case backup.PhaseExport:
+		return "writing archive"
+	case backup.PhaseImport:
+		return "reading archive"
 	case backup.PhasePrune:
 		return "removing snapshots"
 	case backup.PhaseCompare:

@@ -78,7 +78,7 @@ func (c *pruneCommand) Run(s *session) error {
 	if c.KeepWithin != (span{}) {
 		s.tell("All snapshots within %s of the newest one are kept.", c.KeepWithin)
 	}
-	s.tell("%s", pruned(result))
+	s.tell("%s", pruned(result, s.forPeople()))
 	for _, left := range result.Remains {
 		s.tell("Not removed, and tried again by the next prune: %s (%s).", left.Path, left.Reason)
 	}
@@ -120,7 +120,9 @@ func pruneTable(r *backup.PruneResult, now time.Time) *table {
 	return t
 }
 
-func pruned(r *backup.PruneResult) string {
+// pruned returns a summary. The skipped snapshots are named in it unless a table
+// has them.
+func pruned(r *backup.PruneResult, hasTable bool) string {
 	removed := "removed"
 	if r.DryRun {
 		removed = "would be removed"
@@ -128,6 +130,9 @@ func pruned(r *backup.PruneResult) string {
 	text := fmt.Sprintf("%s kept, %d %s", count(int64(len(r.Kept)), "snapshot"), len(r.Removed), removed)
 	if n := len(r.NeverVerified); n > 0 {
 		text += fmt.Sprintf(" (%d of them never verified)", n)
+	}
+	if n := len(r.Skipped); n > 0 && hasTable {
+		return fmt.Sprintf("%s; %d skipped.", text, n)
 	}
 	for i, p := range r.Skipped {
 		separator := ", "

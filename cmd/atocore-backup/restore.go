@@ -488,37 +488,37 @@ func (s *session) sayPart(p backup.RestorePart) {
 	name := nameOf(p.Part)
 	switch {
 	case p.Action == backup.ActionEqual:
-		s.say("Nothing was done to %s %s: it is equal already.", name, p.Path)
+		s.tell("Nothing was done to %s %s: it is equal already.", name, p.Path)
 	case p.Action == backup.ActionLeaveOut:
-		s.say("Nothing was done to %s %s: --only leaves it out.", name, p.Path)
+		s.tell("Nothing was done to %s %s: --only leaves it out.", name, p.Path)
 	case p.Action == backup.ActionAbsent && p.Path != "" && mayExist(p.Path):
-		s.say("The snapshot has no %s; %s was left unchanged.", strings.TrimPrefix(name, "the "), p.Path)
+		s.tell("The snapshot has no %s; %s was left unchanged.", strings.TrimPrefix(name, "the "), p.Path)
 	}
 	own := fmt.Sprintf("%d:%d", os.Geteuid(), os.Getegid())
 	if slices.ContainsFunc(p.Owners, func(owner string) bool { return owner != own }) {
-		s.say("What was restored of %s %s belongs to %s (user:group).", name, p.Path, strings.Join(p.Owners, ", "))
+		s.tell("What was restored of %s %s belongs to %s (user:group).", name, p.Path, strings.Join(p.Owners, ", "))
 	}
 	for _, text := range p.NotKept {
-		s.say("Not kept: %s", text)
+		s.tell("Not kept: %s", text)
 	}
 }
 
 // summarize prints what the restore did, and which parts it left unchanged.
 func (s *session) summarize(r *backup.RestoreResult) {
-	s.say("Snapshot %s is restored: %s, %s, compared with the snapshot.", r.Stamp, count(r.Files, "file"), size(r.Bytes))
+	s.tell("Snapshot %s is restored: %s, %s, compared with the snapshot.", r.Stamp, count(r.Files, "file"), size(r.Bytes))
 	for _, p := range r.Parts {
 		s.sayPart(p)
 	}
 	if r.Mixed {
-		s.say("Only some parts were restored: the store is a mixture of two points in time.")
+		s.tell("Only some parts were restored: the store is a mixture of two points in time.")
 	}
 	if r.SafetyStamp != "" {
-		s.say("The previous store is saved as snapshot %s.", r.SafetyStamp)
+		s.tell("The previous store is saved as snapshot %s.", r.SafetyStamp)
 	}
 	if r.Recovered != "" {
 		return // replace has named what was set aside
 	}
 	for _, path := range r.SetAside {
-		s.say("No safety snapshot could be taken; previous files were moved to %s.", path)
+		s.tell("No safety snapshot could be taken; previous files were moved to %s.", path)
 	}
 }
