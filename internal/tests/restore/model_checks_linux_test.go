@@ -439,7 +439,7 @@ func (m *model) checkUnits(call *modelCall, before *modelScan) error {
 	}
 	for _, unit := range slices.Sorted(maps.Keys(before.units)) {
 		places := before.units[unit]
-		if len(m.last.units[unit]) > 0 || m.ended[unit] || !slices.ContainsFunc(places, func(p string) bool { return !pruned(p) }) {
+		if len(m.last.units[unit]) > 0 || m.ended[unit] || m.unsure[unit] || !slices.ContainsFunc(places, func(p string) bool { return !pruned(p) }) {
 			continue
 		}
 		return fmt.Errorf("%s is gone: it was in %v", unit, places)

@@ -53,6 +53,7 @@ type modelWorld struct {
 	files   map[int]bool    // the parts whose file is a mount point of its own, always
 	canSee  string          // the store's directory without what is mounted in it
 
+	unsure    map[string]bool                     // units in a database that SQLite may overwrite by itself
 	databases map[[sha256.Size]byte]modelDatabase // those that were read
 	snapshots map[string]*modelSnapshot           // those that were read
 }
@@ -72,7 +73,7 @@ func newModelWorld(t *testing.T, root string, layout ...string) (*modelWorld, er
 	w := &modelWorld{
 		t: t, root: root, canSee: filepath.Join(root, "live"), files: make(map[int]bool),
 		volumes: make(map[string]bool), mounted: make(map[string]bool), hidden: make(map[string]bool),
-		databases: make(map[[sha256.Size]byte]modelDatabase), snapshots: make(map[string]*modelSnapshot),
+		unsure: make(map[string]bool), databases: make(map[[sha256.Size]byte]modelDatabase), snapshots: make(map[string]*modelSnapshot),
 	}
 	for _, dir := range []string{"live/db", "live/config", "volumes/db", "volumes/config", "volumes/chroma", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
@@ -571,7 +572,11 @@ func (w *modelWorld) readDatabase(path string) (state string, units []string, er
 			return copied, nil
 		})
 		if strings.HasPrefix(known.state, "bad") && len(files[1])+len(files[2]) > 0 {
-			known.units = nil // SQLite may still empty the WAL into the file
+			// SQLite may still empty the WAL into the file.
+			for _, unit := range append(known.units, unitOfWAL(files[1])) {
+				w.unsure[unit] = true
+			}
+			known.units = nil
 		}
 		if len(files[1]) > 0 && len(files[0]) == 0 {
 			known.units = append(known.units, unitOfWAL(files[1]))
