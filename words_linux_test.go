@@ -65,7 +65,7 @@ func TestSourceErrorsSayWhatToDo(t *testing.T) {
 			_, err := rand.Read(data)
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(s.DatabasePath, data, 0o600))
-		}, false, backup.ErrSourceInvalid, []string{"file is not a database", "it is encrypted", "the database handle of a driver that decrypts it"}},
+		}, false, backup.ErrSourceInvalid, []string{"file is not a database", "it is encrypted", "only by a program that can read it"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := closedWAL(t)
