@@ -12,7 +12,6 @@ import (
 	"path"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/format"
@@ -174,7 +173,7 @@ func (t *reading) entry() (*tar.Header, string, error) {
 		return nil, "", refuse("%q is neither a file nor a directory", h.Name)
 	case h.Linkname != "", isDir && h.Size != 0, isDir != strings.HasSuffix(h.Name, "/"):
 		return nil, "", refuse("the header of %q contradicts itself", h.Name)
-	case !time.Unix(0, h.ModTime.UnixNano()).Equal(h.ModTime):
+	case h.ModTime.Year() < 1 || h.ModTime.Year() > 9999: // the years of metadata, too
 		return nil, "", refuse("%q is of the year %d", h.Name, h.ModTime.Year())
 	}
 	for key := range h.PAXRecords {
@@ -349,7 +348,12 @@ func (d *openDir) finish() error {
 	if err := d.Chmod(modeOf(trimSlash(d.path), fromHeader(d.header.Mode, true))); err != nil {
 		return err
 	}
-	return d.Chtimes(".", d.header.ModTime.UnixNano())
+	return d.Chtimes(".", timeOf(d.header))
+}
+
+// timeOf returns the modification time of an entry.
+func timeOf(h *tar.Header) fsat.Time {
+	return fsat.Time{Sec: h.ModTime.Unix(), Nsec: int64(h.ModTime.Nanosecond())}
 }
 
 // leave finishes and closes the directories that name is not in. The root
@@ -470,7 +474,7 @@ func (t *reading) copyFile(h *tar.Header, name string, also io.Writer) (sum [sha
 	if err := f.Close(); err != nil {
 		return sum, err
 	}
-	if err := parent.Chtimes(base, h.ModTime.UnixNano()); err != nil {
+	if err := parent.Chtimes(base, timeOf(h)); err != nil {
 		return sum, err
 	}
 	t.files++

@@ -270,7 +270,7 @@ func (t *writing) writeDir(path string, info fsat.Info) error {
 		Typeflag: tar.TypeDir,
 		Name:     t.Top + "/" + path,
 		Mode:     toHeader(modeOf(trimSlash(path), info.Mode)),
-		ModTime:  time.Unix(0, info.MtimeNano),
+		ModTime:  time.Unix(info.Mtime.Sec, info.Mtime.Nsec),
 		Format:   tar.FormatPAX,
 	})
 }
@@ -344,7 +344,7 @@ func (t *writing) fileHeader(path string, info fsat.Info) *tar.Header {
 		Name:     t.Top + "/" + path,
 		Size:     info.Size,
 		Mode:     toHeader(modeOf(path, info.Mode)),
-		ModTime:  time.Unix(0, info.MtimeNano),
+		ModTime:  time.Unix(info.Mtime.Sec, info.Mtime.Nsec),
 		Format:   tar.FormatPAX,
 	}
 }

@@ -106,8 +106,8 @@ func TestFollower(t *testing.T) {
 	for name, change := range map[string]func(*fsat.Info){
 		"another file": func(i *fsat.Info) { i.Ino++ },
 		"size":         func(i *fsat.Info) { i.Size++ },
-		"mtime":        func(i *fsat.Info) { i.MtimeNano++ },
-		"ctime":        func(i *fsat.Info) { i.CtimeNano++ },
+		"mtime":        func(i *fsat.Info) { i.Mtime.Nsec++ },
+		"ctime":        func(i *fsat.Info) { i.Ctime.Sec++ },
 	} {
 		changed := info
 		change(&changed)

@@ -59,12 +59,13 @@ type keptSum struct {
 // fingerprint returns a hash of everything about a file that is compared.
 func (c *Copied) fingerprint(name string, info fsat.Info) uint64 {
 	type key struct {
-		name               string
-		mode               fs.FileMode
-		dev, ino           uint64
-		size, mtime, ctime int64
+		name         string
+		mode         fs.FileMode
+		dev, ino     uint64
+		size         int64
+		mtime, ctime fsat.Time
 	}
-	return maphash.Comparable(c.seed, key{name, info.Mode, info.Dev, info.Ino, info.Size, info.MtimeNano, info.CtimeNano})
+	return maphash.Comparable(c.seed, key{name, info.Mode, info.Dev, info.Ino, info.Size, info.Mtime, info.Ctime})
 }
 
 // sumsOf returns the known hashes of the copies in the dir-th directory of the
@@ -204,7 +205,7 @@ func changed(src, dst *fsat.Dir, entries []fsat.Entry) error {
 		if err != nil {
 			return err
 		}
-		if was.Size != is.Size || was.MtimeNano != is.MtimeNano || was.Mode != copiedMode(is.Mode) {
+		if was.Size != is.Size || was.Mtime != is.Mtime || was.Mode != copiedMode(is.Mode) {
 			return fmt.Errorf("%w: %s/%s was written to", errdefs.ErrSourceChanged, src.Path(), entries[i].Name)
 		}
 	}

@@ -333,7 +333,7 @@ func (d *copyDir) release() error {
 		return nil
 	}
 	err := d.dst.Chmod(copiedMode(d.info.Mode))
-	if timesErr := d.dst.Chtimes(".", d.info.MtimeNano); err == nil {
+	if timesErr := d.dst.Chtimes(".", d.info.Mtime); err == nil {
 		err = timesErr
 	}
 	d.close()
@@ -396,7 +396,7 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 	if err != nil {
 		return err
 	}
-	if err := dir.dst.Chtimes(entry.Name, info.MtimeNano); err != nil {
+	if err := dir.dst.Chtimes(entry.Name, info.Mtime); err != nil {
 		return err
 	}
 	mode := copiedMode(info.Mode)

@@ -31,7 +31,7 @@ func TestCopyOfAFileThatBecameShorter(t *testing.T) {
 // place that has the same size and times.
 func TestFingerprint(t *testing.T) {
 	c := &Copied{seed: maphash.MakeSeed()}
-	was := fsat.Info{Mode: 0o644, Dev: 1, Ino: 2, Size: 3, MtimeNano: 4, CtimeNano: 5}
+	was := fsat.Info{Mode: 0o644, Dev: 1, Ino: 2, Size: 3, Mtime: fsat.Time{Sec: 4}, Ctime: fsat.Time{Nsec: 5}}
 	require.Equal(t, c.fingerprint("a", was), c.fingerprint("a", was))
 	require.NotEqual(t, c.fingerprint("a", was), c.fingerprint("b", was))
 	for name, change := range map[string]func(*fsat.Info){
@@ -40,8 +40,8 @@ func TestFingerprint(t *testing.T) {
 		"device": func(i *fsat.Info) { i.Dev++ },
 		"inode":  func(i *fsat.Info) { i.Ino++ },
 		"size":   func(i *fsat.Info) { i.Size++ },
-		"mtime":  func(i *fsat.Info) { i.MtimeNano++ },
-		"ctime":  func(i *fsat.Info) { i.CtimeNano++ },
+		"mtime":  func(i *fsat.Info) { i.Mtime.Nsec++ },
+		"ctime":  func(i *fsat.Info) { i.Ctime.Sec++ },
 	} {
 		is := was
 		change(&is)

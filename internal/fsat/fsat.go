@@ -44,14 +44,18 @@ import (
 // descriptor of this one holds the lock.
 var ErrLocked = errors.New("locked by another user")
 
-// Info describes one file, as returned by stat(2). Times are nanoseconds since
-// 1970. Dev, Ino, Links and CtimeNano are 0 where the system does not have them.
+// A Time is a moment since 1970 as stat(2) has it. Nanoseconds alone, in 64 bits,
+// would end in 2262.
+type Time struct{ Sec, Nsec int64 }
+
+// Info describes one file, as returned by stat(2). Dev, Ino, Links and Ctime are
+// 0 where the system does not have them.
 type Info struct {
 	Mode      fs.FileMode
 	Size      int64
 	Allocated int64 // bytes the file occupies on the medium; Size where unknown
-	MtimeNano int64
-	CtimeNano int64
+	Mtime     Time
+	Ctime     Time
 	Dev, Ino  uint64
 	Links     uint64
 	UID, GID  int // -1 where the system has none
@@ -64,7 +68,7 @@ func (i Info) SameFile(o Info) bool { return i.Ino != 0 && i.Ino == o.Ino && i.D
 // Unchanged reports whether o is the same file with the same size and times.
 func (i Info) Unchanged(o Info) bool {
 	return i.Dev == o.Dev && i.Ino == o.Ino && i.Size == o.Size &&
-		i.MtimeNano == o.MtimeNano && i.CtimeNano == o.CtimeNano
+		i.Mtime == o.Mtime && i.Ctime == o.Ctime
 }
 
 // Entry is one name in a directory with its type bits (permission bits are

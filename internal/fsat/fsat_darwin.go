@@ -7,8 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func statTimes(st *unix.Stat_t) (mtime, ctime int64) { return st.Mtim.Nano(), st.Ctim.Nano() }
-
 func renameNoReplace(oldFD int, oldName string, newFD int, newName string) error {
 	return unix.RenameatxNp(oldFD, oldName, newFD, newName, unix.RENAME_EXCL)
 }

@@ -100,7 +100,7 @@ func (d *Dir) Close() error {
 }
 
 func infoOf(st fs.FileInfo) Info {
-	return Info{Mode: st.Mode(), Size: st.Size(), Allocated: st.Size(), MtimeNano: st.ModTime().UnixNano(), UID: -1, GID: -1}
+	return Info{Mode: st.Mode(), Size: st.Size(), Allocated: st.Size(), Mtime: Time{st.ModTime().Unix(), int64(st.ModTime().Nanosecond())}, UID: -1, GID: -1}
 }
 
 // Stat describes the open directory itself.
@@ -254,8 +254,8 @@ func (d *Dir) Chown(name string, uid, gid int) error { return nil }
 func (d *Dir) Chmod(mode fs.FileMode) error { return withPath(d.root.Chmod(".", mode.Perm()), d.path) }
 
 // Chtimes sets the access and modification time of the entry name to mtime.
-func (d *Dir) Chtimes(name string, mtimeNano int64) error {
-	t := time.Unix(0, mtimeNano)
+func (d *Dir) Chtimes(name string, mtime Time) error {
+	t := time.Unix(mtime.Sec, mtime.Nsec)
 	return withPath(d.root.Chtimes(name, t, t), join(d.path, name))
 }
 

@@ -386,14 +386,14 @@ func copyFile(t *testing.T, copier *fsat.Copier, from, to *fsat.Dir, name, copyN
 // Unchanged looks at each of these fields. The time of the last change of the
 // inode is the one that a writer cannot set back.
 func TestUnchangedLooksAtEachField(t *testing.T) {
-	was := fsat.Info{Dev: 1, Ino: 2, Size: 3, MtimeNano: 4, CtimeNano: 5}
+	was := fsat.Info{Dev: 1, Ino: 2, Size: 3, Mtime: fsat.Time{Sec: 4}, Ctime: fsat.Time{Nsec: 5}}
 	require.True(t, was.Unchanged(was))
 	for name, change := range map[string]func(*fsat.Info){
 		"device": func(i *fsat.Info) { i.Dev++ },
 		"inode":  func(i *fsat.Info) { i.Ino++ },
 		"size":   func(i *fsat.Info) { i.Size++ },
-		"mtime":  func(i *fsat.Info) { i.MtimeNano++ },
-		"ctime":  func(i *fsat.Info) { i.CtimeNano++ },
+		"mtime":  func(i *fsat.Info) { i.Mtime.Nsec++ },
+		"ctime":  func(i *fsat.Info) { i.Ctime.Sec++ },
 	} {
 		is := was
 		change(&is)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -214,13 +215,13 @@ func infoOf(st *unix.Stat_t) Info {
 	if st.Mode&unix.S_ISVTX != 0 {
 		mode |= fs.ModeSticky
 	}
-	m, c := statTimes(st)
+	m, c := timeOf(st.Mtim), timeOf(st.Ctim)
 	return Info{
 		Mode:      mode,
 		Size:      st.Size,
 		Allocated: st.Blocks * 512,
-		MtimeNano: m,
-		CtimeNano: c,
+		Mtime:     m,
+		Ctime:     c,
 		Dev:       uint64(st.Dev),
 		Ino:       uint64(st.Ino),
 		Links:     uint64(st.Nlink),
@@ -228,6 +229,8 @@ func infoOf(st *unix.Stat_t) Info {
 		GID:       int(st.Gid),
 	}
 }
+
+func timeOf(t unix.Timespec) Time { return Time{int64(t.Sec), int64(t.Nsec)} }
 
 // sysMode is the inverse of infoOf for the bits chmod(2) takes.
 func sysMode(m fs.FileMode) uint32 {
@@ -446,9 +449,12 @@ func (d *Dir) Chmod(mode fs.FileMode) error {
 }
 
 // Chtimes sets the access and modification time of the entry name to mtime.
-func (d *Dir) Chtimes(name string, mtimeNano int64) error {
-	ts := unix.NsecToTimespec(mtimeNano)
-	err := retry(func() error {
+func (d *Dir) Chtimes(name string, mtime Time) error {
+	ts, err := unix.TimeToTimespec(time.Unix(mtime.Sec, mtime.Nsec))
+	if err != nil { // beyond 2038 on a 32-bit system
+		return pathErr("chtimes", join(d.path, name), err)
+	}
+	err = retry(func() error {
 		return unix.UtimesNanoAt(d.fd, name, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
 	})
 	return pathErr("chtimes", join(d.path, name), err)

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -72,19 +71,22 @@ func TestModesAndTimes(t *testing.T) {
 	}
 	write(t, "x", path, "f")
 	require.NoError(t, os.Symlink("f", filepath.Join(path, "link")))
-	for _, at := range []time.Time{time.Unix(0, 0), time.Unix(1700000000, 123456789), time.Unix(-5, 999999999), time.Unix(-86400*365, 1)} {
-		require.NoError(t, dir.Chtimes("f", at.UnixNano()))
+	for _, at := range []fsat.Time{
+		{}, {Sec: 1700000000, Nsec: 123456789}, {Sec: -5, Nsec: 999999999}, {Sec: -86400 * 365, Nsec: 1},
+		{Sec: 1 << 33, Nsec: 7}, {Sec: 13569465600, Nsec: 999999999}, // in 2242 and 2400
+	} {
+		require.NoError(t, dir.Chtimes("f", at))
 		info, err := dir.Lstat("f")
 		require.NoError(t, err)
-		require.Equal(t, at.UnixNano(), info.MtimeNano)
-		require.NoError(t, dir.Chtimes("link", at.Add(1).UnixNano()))
+		require.Equal(t, at, info.Mtime)
+		require.NoError(t, dir.Chtimes("link", fsat.Time{Sec: at.Sec + 1, Nsec: at.Nsec}))
 		info, err = dir.Lstat("f")
 		require.NoError(t, err)
-		require.Equal(t, at.UnixNano(), info.MtimeNano, "the link was followed")
-		require.NoError(t, dir.Chtimes(".", at.UnixNano()))
+		require.Equal(t, at, info.Mtime, "the link was followed")
+		require.NoError(t, dir.Chtimes(".", at))
 		info, err = dir.Stat()
 		require.NoError(t, err)
-		require.Equal(t, at.UnixNano(), info.MtimeNano)
+		require.Equal(t, at, info.Mtime)
 	}
 }
 
@@ -102,7 +104,7 @@ func TestUnchanged(t *testing.T) {
 	require.True(t, was.Unchanged(stat()))
 	require.True(t, was.SameFile(stat()))
 	require.EqualValues(t, 2, was.Links)
-	require.NoError(t, dir.Chtimes("f", 5))
+	require.NoError(t, dir.Chtimes("f", fsat.Time{Nsec: 5}))
 	require.False(t, was.Unchanged(stat()))
 	require.True(t, was.SameFile(stat()))
 	write(t, "y", path, "g")

@@ -131,7 +131,7 @@ func write(dst *fsat.Dir, name string, data []byte, info fsat.Info) error {
 	if err := f.Chmod(info.Mode.Perm()); err != nil {
 		return err
 	}
-	if err := dst.Chtimes(name, info.MtimeNano); err != nil {
+	if err := dst.Chtimes(name, info.Mtime); err != nil {
 		return err
 	}
 	return f.Close()

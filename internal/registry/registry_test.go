@@ -43,7 +43,7 @@ func TestCopy(t *testing.T) {
 	require.NoError(t, err)
 	info, err := dst.Lstat("r.json")
 	require.NoError(t, err)
-	require.Equal(t, []any{original.Mode, original.MtimeNano}, []any{info.Mode, info.MtimeNano})
+	require.Equal(t, []any{original.Mode, original.Mtime}, []any{info.Mode, info.Mtime})
 	content, err := os.ReadFile(filepath.Join(dst.Path(), "r.json"))
 	require.NoError(t, err)
 	require.Equal(t, `{"a": 1}`, string(content))

@@ -89,7 +89,7 @@ func (p *filePart) stage(ctx context.Context, r *Replacement) error {
 		// closing another one would drop the lock on it.
 		p.staged = f
 	}
-	if err := d.new.Chtimes(p.name, info.MtimeNano); err != nil {
+	if err := d.new.Chtimes(p.name, info.Mtime); err != nil {
 		return err
 	}
 	sum, ok := r.sumOf(p.from)
@@ -201,7 +201,7 @@ func (p *filePart) owner(d *swapDirs) (string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "none", nil
 	}
-	return fmt.Sprintf("inode %d, %d bytes, written at %d", info.Ino, info.Size, info.MtimeNano), err
+	return fmt.Sprintf("inode %d, %d bytes, written at %d.%09d", info.Ino, info.Size, info.Mtime.Sec, info.Mtime.Nsec), err
 }
 
 // isOwner reports whether the live database is still what recordOwner found. If

@@ -193,7 +193,7 @@ func (j *Journal) dressChroma(snapshot *fsat.Dir) error {
 	if err := dir.Chmod(info.Mode &^ fs.ModeSetuid); err != nil {
 		return err
 	}
-	if err := dir.Chtimes(".", info.MtimeNano); err != nil {
+	if err := dir.Chtimes(".", info.Mtime); err != nil {
 		return err
 	}
 	return dir.Sync()
