@@ -17,6 +17,7 @@ import (
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
 	"github.com/atocore/backup/internal/pyjson"
+	"github.com/atocore/backup/internal/restorer"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
 
@@ -225,7 +226,7 @@ func (s *settings) checkSpace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if need > free {
+	if free >= 0 && need > free {
 		return fmt.Errorf("%w: it needs about %d bytes and %d are free", ErrNoSpace, need, free)
 	}
 	if inodes >= 0 && files > inodes {
@@ -252,7 +253,7 @@ func (s *settings) storeSize(ctx context.Context) (bytes, files int64, err error
 		return bytes, files, nil
 	}
 	defer dir.Close()
-	treeBytes, treeFiles, err := filetree.Size(ctx, dir)
+	treeBytes, treeFiles, err := filetree.Size(ctx, dir, restorer.IsNoPartOfChroma)
 	return bytes + treeBytes, files + treeFiles, err
 }
 
@@ -263,6 +264,7 @@ type capture struct {
 	dbBytes       int64
 	registryBytes int64
 	chroma        *filetree.Copied // nil if there is no Chroma copy
+	unkept        fsat.Unkept
 }
 
 // paths holds the paths of a snapshot's parts, relative to the snapshot. The
@@ -281,34 +283,23 @@ func (c *capture) total() (files, bytes int64) {
 	return files, bytes
 }
 
-// metadata returns the metadata without the stamp and the paths, which publish
-// fills in.
-func (c *capture) metadata(created time.Time) *Metadata {
-	m := &Metadata{
-		CreatedAt:       created,
-		DBSizeBytes:     c.dbBytes,
-		VectorStoreNote: noteWithoutChroma,
-		FormatVersion:   format.Version,
-	}
-	if c.chroma != nil {
-		m.ChromaSnapshotIncluded = true
-		m.ChromaSnapshotBytes, m.ChromaSnapshotFiles = c.chroma.Bytes, c.chroma.Files
-		m.VectorStoreNote = noteWithChroma
-	}
-	return m
-}
-
 // sealDatabase brings the database copy into its final form and renames it to
-// its final name.
+// its final name in db/.
 func (s *settings) sealDatabase(ctx context.Context, st *backupdir.Staging, c *capture) error {
 	s.progress(Progress{Phase: PhaseSeal, Path: st.PathOf(format.DBDir)})
-	dir, err := st.OpenDir(format.DBDir)
+	work, err := st.OpenDir(workDir)
 	if err == nil {
-		defer dir.Close()
-		c.dbBytes, err = c.db.Seal(ctx, dir, filepath.Base(s.DatabasePath))
+		defer work.Close()
+		err = st.In(format.DBDir, func(dir *fsat.Dir) (err error) {
+			c.dbBytes, err = c.db.Seal(ctx, work, dir, filepath.Base(s.DatabasePath))
+			return err
+		})
+	}
+	if err == nil {
+		err = st.Remove(workDir, true)
 	}
 	if err != nil {
-		return wrapStep("seal database copy", st.PathOf(format.DBDir, sqlitedb.WorkName), err)
+		return wrapStep("seal database copy", st.PathOf(workDir, sqlitedb.WorkName), err)
 	}
 	return nil
 }

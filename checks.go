@@ -262,6 +262,8 @@ func checkChromaTree(snap *openedSnapshot, tree checkedTree) (problems []Problem
 	}
 	info, err := snap.dir.Lstat(format.ChromaDir)
 	switch {
+	case err != nil && fsat.IsMissing(err) && snap.meta.ChromaSnapshotFiles == 0 && snap.meta.ChromaSnapshotBytes == 0:
+		return nil, nil // an empty directory, which an object store does not keep
 	case err != nil && fsat.IsMissing(err), err == nil && !info.Mode.IsDir():
 		return addProblem(nil, CodeChromaMissing, "", at), nil
 	case err != nil:

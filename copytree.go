@@ -24,6 +24,10 @@ import (
 // the registry, then the Chroma directory, all under the ingestion guard if the
 // Chroma directory is included.
 
+// workDir is the directory in staging in which the database copy is made. In db/,
+// a name of a working file could be the name of the database.
+const workDir = "capture"
+
 // SyncLocker returns a [Locker] for a mutex that every writer to the Chroma
 // directory holds. It gets the mutex when l.Lock would: a [sync.Mutex] or
 // [sync.RWMutex] is handed over to those that wait in Lock, however busy it is.
@@ -80,7 +84,7 @@ func (s *settings) captureUnderGuard(ctx context.Context, st *backupdir.Staging,
 		if !errors.Is(err, sqlitedb.ErrBusy) {
 			return err
 		}
-		if err := st.Remove(format.DBDir, true); err != nil {
+		if err := st.Remove(workDir, true); err != nil {
 			return wrapStep("capture database", s.DatabasePath, err)
 		}
 		onBusy()
@@ -163,7 +167,7 @@ func (s *settings) captureStore(ctx context.Context, st *backupdir.Staging, c *c
 		return wrapStep("capture", s.DatabasePath, err)
 	}
 	s.progress(Progress{Phase: PhaseDatabase, Path: s.DatabasePath})
-	err := st.In(format.DBDir, func(dir *fsat.Dir) (err error) {
+	err := st.In(workDir, func(dir *fsat.Dir) (err error) {
 		c.db, err = database.CopyTo(ctx, dir)
 		return err
 	})
@@ -174,19 +178,32 @@ func (s *settings) captureStore(ctx context.Context, st *backupdir.Staging, c *c
 	c.paths.db = filepath.Join(format.DBDir, filepath.Base(s.DatabasePath))
 
 	s.progress(Progress{Phase: PhaseRegistry, Path: s.RegistryPath})
-	if err := st.In(format.ConfigDir, func(dir *fsat.Dir) error { return s.captureRegistry(ctx, dir, c) }); err != nil {
+	if err := st.Mkdir(format.ConfigDir, 0o700); err != nil {
 		return wrapStep("capture registry", s.RegistryPath, err)
+	}
+	if err := s.captureRegistryIn(ctx, st, c); err != nil {
+		return err
 	}
 
 	if s.IncludeChroma {
 		s.progress(Progress{Phase: PhaseChroma, Path: s.ChromaPath})
-		if c.chroma, err = s.captureChroma(ctx, st); err != nil {
+		if c.chroma, err = s.captureChroma(ctx, st, &c.unkept); err != nil {
 			return wrapStep("capture Chroma directory", s.ChromaPath, err)
 		}
 		if c.chroma != nil {
 			c.paths.chroma = format.ChromaDir
 		}
 	}
+	if s.RegistryPath != "" && c.paths.registry == "" {
+		// Once more, if somebody was just replacing it.
+		if err := s.captureRegistryIn(ctx, st, c); err != nil {
+			return err
+		}
+		if c.paths.registry == "" {
+			s.log.Info("registry_snapshot_skipped_missing", "path", s.RegistryPath)
+		}
+	}
+	c.unkept.Each(func(message string, err error) { s.log.Warn(message, "path", s.BackupDir, "reason", err.Error()) })
 	return nil
 }
 
@@ -208,11 +225,24 @@ func (s *settings) databaseCapture(safety *safety) *sqlitedb.Capture {
 	return c
 }
 
+// captureRegistryIn copies the registry into config/, if there is one now.
+func (s *settings) captureRegistryIn(ctx context.Context, st *backupdir.Staging, c *capture) error {
+	dir, err := st.OpenDir(format.ConfigDir)
+	if err == nil {
+		defer dir.Close()
+		err = s.captureRegistry(ctx, dir, c)
+	}
+	if err != nil {
+		return wrapStep("capture registry", s.RegistryPath, err)
+	}
+	return nil
+}
+
 func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir, c *capture) error {
 	if s.RegistryPath == "" {
 		return nil
 	}
-	size, ok, fault, err := registry.Copy(ctx, s.RegistryPath, dir)
+	size, ok, fault, err := registry.Copy(ctx, s.RegistryPath, dir, &c.unkept)
 	if fault != "" {
 		// The snapshot is not valid then, and says so; the rest of it is good.
 		s.log.Warn("registry_is_not_json", "path", s.RegistryPath, "reason", fault)
@@ -221,7 +251,6 @@ func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir, c *captur
 	case err != nil:
 		return err
 	case !ok:
-		s.log.Info("registry_snapshot_skipped_missing", "path", s.RegistryPath)
 		return nil
 	}
 	c.registryBytes = size
@@ -233,8 +262,8 @@ func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir, c *captur
 // nothing by name: the layout is Chroma's own affair, and after a purge the
 // vectors are in the segment files only. It returns nil if there is no Chroma
 // directory.
-func (s *settings) captureChroma(ctx context.Context, st *backupdir.Staging) (copied *filetree.Copied, err error) {
-	src, err := s.openChroma()
+func (s *settings) captureChroma(ctx context.Context, st *backupdir.Staging, unkept *fsat.Unkept) (copied *filetree.Copied, err error) {
+	src, err := s.openChroma(ctx)
 	if src == nil {
 		return nil, err
 	}
@@ -246,6 +275,8 @@ func (s *settings) captureChroma(ctx context.Context, st *backupdir.Staging) (co
 	err = st.In(format.ChromaDir, func(dst *fsat.Dir) error {
 		copied, err = filetree.Copy(ctx, src, dst, filetree.CopyOptions{
 			KeepSums:  true,
+			Skip:      restorer.IsNoPartOfChroma,
+			Unkept:    unkept,
 			Outside:   backupDir,
 			Forbidden: sqlitedb.FilesOf(s.DatabasePath).Contains,
 			Kept:      sqlitedb.KeepOpen(filepath.Join(src.Path(), format.ChromaDBName)),
@@ -259,8 +290,18 @@ func (s *settings) captureChroma(ctx context.Context, st *backupdir.Staging) (co
 }
 
 // openChroma opens the Chroma directory. It returns nil if there is none.
-func (s *settings) openChroma() (*fsat.Dir, error) {
-	dir, err := fsat.OpenDir(s.ChromaPath)
+func (s *settings) openChroma(ctx context.Context) (_ *fsat.Dir, err error) {
+	// It may be missing only because it is being replaced.
+	var dir *fsat.Dir
+	attempts := 0
+	waitErr := poll.Until(ctx, 5*time.Millisecond, 20*time.Millisecond, func() (bool, error) {
+		attempts++
+		dir, err = fsat.OpenDir(s.ChromaPath)
+		return !errors.Is(err, fs.ErrNotExist) || attempts == 3, nil
+	})
+	if waitErr != nil {
+		return nil, waitErr
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return dir, err
 	}

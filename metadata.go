@@ -316,3 +316,20 @@ func describeParts(parts []RestorePart) string {
 	}
 	return strings.Join(texts, ", ")
 }
+
+// metadata returns the metadata without the stamp and the paths, which publish
+// fills in.
+func (c *capture) metadata(created time.Time) *Metadata {
+	m := &Metadata{
+		CreatedAt:       created,
+		DBSizeBytes:     c.dbBytes,
+		VectorStoreNote: noteWithoutChroma,
+		FormatVersion:   format.Version,
+	}
+	if c.chroma != nil {
+		m.ChromaSnapshotIncluded = true
+		m.ChromaSnapshotBytes, m.ChromaSnapshotFiles = c.chroma.Bytes, c.chroma.Files
+		m.VectorStoreNote = noteWithChroma
+	}
+	return m
+}

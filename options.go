@@ -14,6 +14,7 @@ import (
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/restorer"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
 
@@ -403,6 +404,13 @@ func (s *settings) checkPlaces() (faults []error) {
 			if registry == database+suffix || openedErr == nil && err == nil && live.SameFile(opened) {
 				fault("the registry %s is the database file %s", s.RegistryPath, database+suffix)
 			}
+		}
+	}
+	for _, p := range []struct{ name, path string }{
+		{"database", database}, {"registry", registry}, {"Chroma directory", fsat.RealPath(s.ChromaPath)},
+	} {
+		if base := filepath.Base(p.path); restorer.IsReserved(base) {
+			fault("the %s %s has a name that restores use for their own files: %s", p.name, p.path, base)
 		}
 	}
 	if base := filepath.Base(s.DatabasePath); base == string(filepath.Separator) {

@@ -179,7 +179,7 @@ func (r *restore) nothingThere() (bool, error) {
 	if len(restorer.Remains(live)) > 0 {
 		return false, nil
 	}
-	return r.ChromaPath == "" || !fsat.HasEntries(r.ChromaPath), nil
+	return r.ChromaPath == "" || !fsat.HasEntries(r.ChromaPath, restorer.IsNoPartOfChroma), nil
 }
 
 // clearRemains removes staging directories without a journal that hold nothing
@@ -191,7 +191,7 @@ func (r *restore) clearRemains(ctx context.Context) error {
 		return r.remainsOfRestore()
 	}
 	for _, path := range restorer.Remains(r.livePlaces()) {
-		if fsat.HasEntries(filepath.Join(path, "old")) {
+		if fsat.HasEntries(filepath.Join(path, "old"), nil) {
 			continue
 		}
 		dir, err := fsat.OpenDir(filepath.Dir(path))
@@ -227,7 +227,7 @@ func (r *restore) recover(ctx context.Context) error {
 		_, err := journal.RollBack(ctx)
 		return err
 	}
-	journal.Warn = r.warn
+	journal.Warn, journal.Unlock = r.warn, r.unlockLive
 	// Files are moved only where the host itself wants them moved.
 	for _, p := range []struct{ recorded, given string }{
 		{journal.Live.Database, live.Database}, {journal.Live.Registry, live.Registry}, {journal.Live.Chroma, live.Chroma},

@@ -194,3 +194,20 @@ func rewriteUntil(stop chan struct{}, write func(n int) error) error {
 		}
 	}
 }
+
+// A registry that is missing when the others are captured is looked for once more
+// at the end.
+func TestRegistryThatAppearsLate(t *testing.T) {
+	s := backuptest.NewSmallStore(t)
+	aside := s.RegistryPath + ".old"
+	require.NoError(t, os.Rename(s.RegistryPath, aside))
+	s.OnProgress = func(p backup.Progress) {
+		if p.Phase == backup.PhaseChroma {
+			_ = os.Rename(aside, s.RegistryPath) // again at each report, of which only the first finds it
+		}
+	}
+	m := s.Create()
+	require.FileExists(t, m.RegistrySnapshotPath)
+	s.OnProgress = nil
+	s.RequireValid()
+}

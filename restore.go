@@ -333,6 +333,7 @@ func (r *restore) planReplacement(ctx context.Context, snapshot *fsat.Dir) (*res
 		NotKept:   r.notKept,
 		Broken:    r.DespiteFindings,
 		Undone:    func() { r.dropOwnSafety(ctx) },
+		Unlock:    r.unlockLive,
 		OnStage: func(path string, files, bytes int64) {
 			r.progress(Progress{Phase: PhaseStage, Path: path, Files: files, Bytes: bytes})
 		},

@@ -345,7 +345,8 @@ func (c *restoreCommand) existingParts(opts backup.Options, m *backup.Metadata) 
 	if c.restores(backup.PartRegistry) && m.RegistrySnapshotPath != "" && mayExist(opts.RegistryPath) {
 		parts = append(parts, part{"the registry", opts.RegistryPath, contentOf(m, backup.PartRegistry)})
 	}
-	if c.restores(backup.PartChroma) && m.ChromaSnapshotPath != "" && fsat.HasEntries(opts.ChromaPath) {
+	noPart := func(name string) bool { return name == "lost+found" }
+	if c.restores(backup.PartChroma) && m.ChromaSnapshotPath != "" && fsat.HasEntries(opts.ChromaPath, noPart) {
 		parts = append(parts, part{"the Chroma directory", opts.ChromaPath, contentOf(m, backup.PartChroma)})
 	}
 	return parts

@@ -97,8 +97,8 @@ func (t *treeCopy) compare(ctx context.Context, src, dst *fsat.Dir) error {
 			return err
 		}
 		record := t.copied.dirs[next]
+		entries, err := t.readDir(src, next == 0)
 		next++
-		entries, err := src.ReadDir()
 		if err != nil {
 			return err
 		}

@@ -49,6 +49,12 @@ type CopyOptions struct {
 	// src, by which it is read, and which stays open; or nil. It is called on
 	// several goroutines.
 	Kept func(path string) *fsat.File
+	// Skip reports whether an entry of src itself, by its name, is left out. If
+	// nil, everything is copied.
+	Skip func(name string) bool
+	// Unkept, if not nil, notes whether the file system of dst keeps modes and
+	// times. It is no error if not.
+	Unkept *fsat.Unkept
 	// Progress, if not nil, is called on the caller's goroutine with the path of
 	// a source file, and how many files and bytes are copied so far. When all is
 	// copied and not yet compared it is called with the path of the source.
@@ -59,7 +65,6 @@ type CopyOptions struct {
 type treeCopy struct {
 	CopyOptions
 	copied *Copied
-	top    fsat.Info
 	copier fsat.Copier
 	kept   int // entries with room for a sum
 	files  atomic.Int64
@@ -75,6 +80,7 @@ type copyDir struct {
 	src, dst *fsat.Dir
 	info     fsat.Info
 	parent   *copyDir
+	unkept   *fsat.Unkept
 	users    atomic.Int32
 }
 
@@ -99,9 +105,8 @@ type copyDir struct {
 // file system and of ctx. After an error, the content of dst is useless.
 func Copy(ctx context.Context, src, dst *fsat.Dir, o CopyOptions) (*Copied, error) {
 	t := &treeCopy{CopyOptions: o, copied: &Copied{seed: maphash.MakeSeed()}}
-	var err error
-	if t.top, err = src.Stat(); err != nil {
-		return nil, err
+	if t.Unkept == nil {
+		t.Unkept = new(fsat.Unkept)
 	}
 	if err := t.copyAll(ctx, src, dst); err != nil {
 		return nil, changedIfGone(err)
@@ -190,7 +195,7 @@ func (t *treeCopy) copyAll(ctx context.Context, src, dst *fsat.Dir) error {
 func (t *treeCopy) walk(ctx context.Context, src, dst *fsat.Dir, queue *copyQueue) error {
 	// src and dst belong to the caller. A copyDir closes its directories, so it
 	// gets its own descriptors.
-	root := new(copyDir)
+	root := &copyDir{unkept: t.Unkept}
 	var err error
 	if root.src, err = src.Reopen(); err != nil {
 		return err
@@ -223,7 +228,7 @@ func (t *treeCopy) visit(ctx context.Context, dir *copyDir, queue *copyQueue) (e
 			return fmt.Errorf("%w: %s is a mount point", errdefs.ErrUnsupportedFile, dir.src.Path())
 		}
 	}
-	entries, err := dir.src.ReadDir()
+	entries, err := t.readDir(dir.src, dir.parent == nil)
 	if err != nil {
 		return err
 	}
@@ -264,6 +269,16 @@ func (t *treeCopy) visit(ctx context.Context, dir *copyDir, queue *copyQueue) (e
 		}
 	}
 	return nil
+}
+
+// readDir returns the entries of a directory of src that are copied. isTop is set
+// for src itself.
+func (t *treeCopy) readDir(dir *fsat.Dir, isTop bool) ([]fsat.Entry, error) {
+	entries, err := dir.ReadDir()
+	if err == nil && isTop && t.Skip != nil {
+		entries = slices.DeleteFunc(entries, func(entry fsat.Entry) bool { return t.Skip(entry.Name) })
+	}
+	return entries, err
 }
 
 // newRecord adds the record of the next directory in the order of the walk.
@@ -310,7 +325,7 @@ func unsupported(dir *fsat.Dir, name string, kind fs.FileMode) error {
 
 // create opens the directory name and creates and opens its copy.
 func (d *copyDir) create(name string) (_ *copyDir, err error) {
-	sub := &copyDir{parent: d}
+	sub := &copyDir{parent: d, unkept: d.unkept}
 	if sub.src, err = d.src.OpenDir(name); err != nil {
 		return nil, err
 	}
@@ -332,8 +347,8 @@ func (d *copyDir) release() error {
 	if d.users.Add(-1) > 0 {
 		return nil
 	}
-	err := d.dst.Chmod(copiedMode(d.info.Mode))
-	if timesErr := d.dst.Chtimes(".", d.info.Mtime); err == nil {
+	err := d.unkept.Modes(d.dst.Chmod(copiedMode(d.info.Mode)))
+	if timesErr := d.unkept.Times(d.dst.Chtimes(".", d.info.Mtime)); err == nil {
 		err = timesErr
 	}
 	d.close()
@@ -366,8 +381,18 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 		return err
 	}
 	dir, entry := batch.dir, batch.entries[i]
-	if t.Forbidden != nil && t.Forbidden(fsat.Info{Dev: t.top.Dev, Ino: entry.Ino}) {
+	// Neither the inode number of a directory's entry nor the device of its
+	// directory identifies a file everywhere: a FUSE server may not know the number,
+	// and on an overlay of two file systems a file has the device of its layer
+	// (Documentation/filesystems/overlayfs.rst, "Inode properties").
+	file, mounted, err := dir.src.Identify(entry.Name)
+	switch {
+	case err != nil:
+		return err
+	case t.Forbidden != nil && t.Forbidden(fsat.Info{Dev: file.Dev, Ino: file.Ino}):
 		return fmt.Errorf("%w: %s/%s is a hard link to the live database", errdefs.ErrUnsupportedFile, dir.src.Path(), entry.Name)
+	case mounted:
+		return fmt.Errorf("%w: %s/%s is a mount point", errdefs.ErrUnsupportedFile, dir.src.Path(), entry.Name)
 	}
 	src, closeSrc, err := t.open(dir.src, entry.Name)
 	if err != nil {
@@ -383,8 +408,6 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 		return err
 	case !info.Mode.IsRegular():
 		return unsupported(dir.src, entry.Name, info.Mode)
-	case info.Dev != t.top.Dev:
-		return fmt.Errorf("%w: %s is a mount point", errdefs.ErrUnsupportedFile, src.Path())
 	}
 	batch.record.entries[i] = t.copied.fingerprint(entry.Name, info)
 	dst, err := dir.dst.Create(entry.Name, info.Mode.Perm())
@@ -396,13 +419,13 @@ func (t *treeCopy) copyFile(ctx context.Context, batch *copyBatch, i int, buf []
 	if err != nil {
 		return err
 	}
-	if err := dir.dst.Chtimes(entry.Name, info.Mtime); err != nil {
+	if err := t.Unkept.Times(dir.dst.Chtimes(entry.Name, info.Mtime)); err != nil {
 		return err
 	}
 	mode := copiedMode(info.Mode)
 	made, err := dst.Stat()
 	if err == nil && made.Mode != mode { // the umask, or more than permission bits
-		if err = dst.Chmod(mode); err == nil {
+		if err = t.Unkept.Modes(dst.Chmod(mode)); err == nil {
 			made, err = dst.Stat()
 		}
 	}

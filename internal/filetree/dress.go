@@ -35,6 +35,8 @@ type Dresser struct {
 	// (OwnerNotKept), and the first whose attributes (AttributesNotKept) could not
 	// be kept, and with the reason.
 	NotKept func(what, path string, reason error)
+	// Unkept, if not nil, notes whether the file system keeps modes.
+	Unkept *fsat.Unkept
 
 	owners map[Owner]bool
 	said   map[string]bool
@@ -207,7 +209,7 @@ func (d *Dresser) dress(dir *fsat.Dir, name string, info fsat.Info, live *fsat.D
 	if now, err := dir.Lstat(name); err != nil || now.Mode.Perm() == info.Mode.Perm() {
 		return err
 	}
-	return dir.ChmodEntry(name, info.Mode)
+	return d.Unkept.Modes(dir.ChmodEntry(name, info.Mode))
 }
 
 // chown gives the entry the owner and the group of like.

@@ -281,7 +281,7 @@ func TestCopyForbidden(t *testing.T) {
 
 func TestSize(t *testing.T) {
 	root := newTree(t)
-	bytes, files, err := Size(t.Context(), root)
+	bytes, files, err := Size(t.Context(), root, nil)
 	require.NoError(t, err)
 	require.EqualValues(t, len(treeFiles)+len([]string{"a", "a/b", "a/empty", "s", "s-"}), files)
 	var want int64
@@ -292,6 +292,6 @@ func TestSize(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err = Size(ctx, root)
+	_, _, err = Size(ctx, root, nil)
 	require.ErrorIs(t, err, context.Canceled)
 }

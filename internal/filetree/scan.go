@@ -71,7 +71,6 @@ type ScanOptions struct {
 type scan struct {
 	ScanOptions
 	root    *fsat.Dir
-	dev     uint64        // of root
 	ordered chan *scanJob // every job, in the order of the paths
 	jobs    chan *scanJob // those with a file
 	ping    chan struct{} // holds a value after bytes grew
@@ -193,11 +192,6 @@ func (s *scan) count(n int64) {
 
 // walk sends a job for every file and every empty directory.
 func (s *scan) walk(ctx context.Context) error {
-	top, err := s.root.Stat()
-	if err != nil {
-		return err
-	}
-	s.dev = top.Dev
 	root, err := s.root.Reopen()
 	if err != nil {
 		return err
@@ -270,8 +264,8 @@ func (s *scan) visitSub(ctx context.Context, dir *scanDir, name, prefix string) 
 	sub := &scanDir{Dir: opened}
 	sub.users.Add(1)
 	defer sub.release()
-	info, err := sub.Stat()
-	if err != nil || info.Dev != s.dev {
+	same, err := fsat.SameMount(dir.Dir, sub.Dir)
+	if err != nil || !same {
 		return false, err
 	}
 	return true, s.visit(ctx, sub, prefix)

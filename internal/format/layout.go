@@ -32,6 +32,10 @@ const (
 	ChromaDir = "chroma" // the Chroma copy, if there is one
 
 	ChromaDBName = "chroma.sqlite3" // Chroma's own database, in its directory
+
+	// LostFound is what mkfs creates at the root of a volume, for fsck. In a Chroma
+	// directory that is one, it is no part of the store.
+	LostFound = "lost+found"
 )
 
 // MaxMetadataSize is the most that is read of a metadata file. A file that this

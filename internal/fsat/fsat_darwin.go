@@ -65,15 +65,23 @@ func CanSyncFS() bool { return false }
 func (d *Dir) SyncFS() error { return pathErr("syncfs", d.path, unix.ENOTSUP) }
 
 // Space returns how many bytes and inodes a caller without privileges may still
-// use on the directory's file system. clones is always true, although Copy makes
-// no clones here: APFS frees what it calls purgeable when it needs space, so a
-// refusal because of these numbers could be wrong.
+// use on the directory's file system, or -1 where it does not say. clones is
+// always true, although Copy makes no clones here: APFS frees what it calls
+// purgeable when it needs space, so a refusal because of these numbers could be
+// wrong.
 func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(d.fd, &st) }); err != nil {
 		return 0, 0, false, pathErr("statfs", d.path, err)
 	}
-	return int64(st.Bavail) * int64(st.Bsize), int64(st.Ffree), true, nil
+	free, inodes = -1, -1 // what the file system does not say
+	if st.Bsize > 0 && st.Blocks > 0 {
+		free = int64(st.Bavail) * int64(st.Bsize)
+	}
+	if st.Files > 0 {
+		inodes = int64(st.Ffree)
+	}
+	return free, inodes, true, nil
 }
 
 // A Copier copies file contents. It may be used by several goroutines.
@@ -129,3 +137,10 @@ func overridesOwner() bool { return os.Geteuid() == 0 }
 
 // IsUnwritable always returns false on this platform.
 func IsUnwritable(path string) bool { return false }
+
+// Identify returns which file the entry name is, which it does not open, and what
+// IsMountPoint returns.
+func (d *Dir) Identify(name string) (id ID, mounted bool, err error) {
+	info, err := d.Lstat(name)
+	return info.ID(), false, err
+}

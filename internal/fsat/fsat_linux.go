@@ -245,17 +245,21 @@ func (d *Dir) SyncFS() error {
 
 // Space returns how many bytes and inodes a caller without privileges may still
 // use on the directory's file system, and whether files there can share
-// blocks (a copy by cloning needs no space). inodes is -1 where the file
-// system does not count them.
+// blocks (a copy by cloning needs no space). What the file system does not say is
+// -1: it counts no inodes, or it reports sizes of 0, as FUSE servers without
+// statfs do. Some FUSE servers report many inodes and none free, and create files
+// all the same, so that counts as no answer either.
 func (d *Dir) Space() (free int64, inodes int64, clones bool, err error) {
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(d.fd, &st) }); err != nil {
 		return 0, 0, false, pathErr("statfs", d.path, err)
 	}
-	free = int64(min(st.Bavail, 1<<62/uint64(st.Bsize))) * int64(st.Bsize)
-	inodes = int64(min(st.Ffree, 1<<62))
-	if st.Files == 0 {
-		inodes = -1
+	free, inodes = -1, -1
+	if st.Bsize > 0 && st.Blocks > 0 {
+		free = int64(min(st.Bavail, 1<<62/uint64(st.Bsize))) * int64(st.Bsize)
+	}
+	if st.Files > 0 && (st.Ffree > 0 || uint32(st.Type) != unix.FUSE_SUPER_MAGIC) {
+		inodes = int64(min(st.Ffree, 1<<62))
 	}
 	switch uint32(st.Type) {
 	case unix.BTRFS_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, 0xca451a4e /* bcachefs */, zfsMagic, unix.OVERLAYFS_SUPER_MAGIC:
@@ -304,23 +308,32 @@ func sameMountWithoutStatx(a, b *Dir) (bool, error) {
 // compared, as /proc has them. The error matches fs.ErrNotExist if there is no
 // such entry.
 func (d *Dir) IsMountPoint(name string) (bool, error) {
+	_, mounted, err := d.Identify(name)
+	return mounted, err
+}
+
+// Identify returns which file the entry name is, which it does not open, and what
+// IsMountPoint returns.
+func (d *Dir) Identify(name string) (id ID, mounted bool, err error) {
 	if err := checkName("statx", d.path, name); err != nil {
-		return false, err
+		return ID{}, false, err
 	}
-	entry, err := statx(d.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID)
-	switch {
-	case errors.Is(err, errNoStatx):
-		return d.isMountPointWithoutStatx(name)
-	case err != nil:
-		return false, pathErr("statx", join(d.path, name), err)
-	case entry.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0:
-		return entry.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	entry, err := statx(d.fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_INO|unix.STATX_MNT_ID)
+	if errors.Is(err, errNoStatx) {
+		return d.identifyWithoutStatx(name)
+	}
+	if err != nil {
+		return ID{}, false, pathErr("statx", join(d.path, name), err)
+	}
+	id = ID{Dev: unix.Mkdev(entry.Dev_major, entry.Dev_minor), Ino: entry.Ino}
+	if entry.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return id, entry.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 	}
 	own, err := statx(d.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID)
 	if err != nil {
-		return false, pathErr("statx", d.path, err)
+		return ID{}, false, pathErr("statx", d.path, err)
 	}
-	return !sameMount(entry, own), nil
+	return id, !sameMount(entry, own), nil
 }
 
 // The commands that take attributes away, for messages.
@@ -366,22 +379,27 @@ func overridesOwner() bool {
 	return data[0].Effective&(1<<unix.CAP_FOWNER) != 0
 }
 
-func (d *Dir) isMountPointWithoutStatx(name string) (bool, error) {
+// identifyWithoutStatx is Identify by lstat(2) and /proc. The device decides where
+// /proc has no numbers of mounts: on an overlay of two file systems a file has the
+// device of its layer.
+func (d *Dir) identifyWithoutStatx(name string) (id ID, mounted bool, err error) {
 	info, err := d.Lstat(name)
 	if err != nil {
-		return false, err
+		return ID{}, false, err
 	}
 	own, err := d.Stat()
-	if err != nil || info.Dev != own.Dev {
-		return err == nil, err
+	if err != nil {
+		return ID{}, false, err
 	}
 	fd, err := openPath(d.fd, name, unix.O_NOFOLLOW)
 	if err != nil {
-		return false, pathErr("open", join(d.path, name), err)
+		return ID{}, false, pathErr("open", join(d.path, name), err)
 	}
 	defer unix.Close(fd)
-	x, y := mountOf(d.fd), mountOf(fd)
-	return x != "" && y != "" && x != y, nil
+	if x, y := mountOf(d.fd), mountOf(fd); x != "" && y != "" {
+		return info.ID(), x != y, nil
+	}
+	return info.ID(), info.Dev != own.Dev, nil
 }
 
 // mountOf returns the number of the mount through which a descriptor was opened,

@@ -375,3 +375,13 @@ func IsUnwritable(path string) bool { return false }
 
 // CheckAttributes always returns nil on this platform.
 func (d *Dir) CheckAttributes(ctx context.Context, name string) error { return nil }
+
+// IsRemote always returns false on this platform.
+func IsRemote(string) bool { return false }
+
+// Identify returns which file the entry name is, which it does not open, and what
+// IsMountPoint returns.
+func (d *Dir) Identify(name string) (id ID, mounted bool, err error) {
+	info, err := d.Lstat(name)
+	return info.ID(), false, err
+}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -92,17 +93,17 @@ func Exists(path string) bool {
 	return err == nil
 }
 
-// HasEntries reports whether there is anything in the directory at path. A
-// directory that cannot be read counts as having entries, one that does not
-// exist as having none.
-func HasEntries(path string) bool {
+// HasEntries reports whether there is anything in the directory at path, but for
+// entries whose names skip returns true for, if it is not nil. A directory that
+// cannot be read counts as having entries, one that does not exist as having none.
+func HasEntries(path string, skip func(name string) bool) bool {
 	dir, err := OpenDir(path)
 	if err != nil {
 		return !errors.Is(err, fs.ErrNotExist)
 	}
 	defer dir.Close()
 	entries, err := dir.ReadDir()
-	return err != nil || len(entries) > 0
+	return err != nil || slices.ContainsFunc(entries, func(entry Entry) bool { return skip == nil || !skip(entry.Name) })
 }
 
 // Cause returns an error's text without the operation and the path of an

@@ -162,7 +162,7 @@ func TestMountsWithoutStatx(t *testing.T) {
 	for name, want := range map[string]bool{
 		"dir": false, "file": false, "link": false, "fifo": false, "bound-dir": true, "bound-file": true, "tmpfs": true,
 	} {
-		is, err := dir.isMountPointWithoutStatx(name)
+		_, is, err := dir.identifyWithoutStatx(name)
 		require.NoError(t, err, name)
 		require.Equal(t, want, is, name)
 		if info, err := dir.Lstat(name); err == nil && info.Mode.IsDir() {
@@ -174,7 +174,7 @@ func TestMountsWithoutStatx(t *testing.T) {
 			require.NoError(t, sub.Close())
 		}
 	}
-	_, err = dir.isMountPointWithoutStatx("none")
+	_, _, err = dir.identifyWithoutStatx("none")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	info, err := locked.Stat()
 	require.NoError(t, err)

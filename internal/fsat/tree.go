@@ -3,9 +3,13 @@ package fsat
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 )
 
 // MkdirAll creates the directory path and its missing parents with mode 0700,
@@ -55,10 +59,23 @@ func MkdirAllWith(path string, made func(parent *Dir, name string) error) error 
 // mounted on it.
 var errMountPoint = errors.New("it is a mount point")
 
+// ErrStillOpen is returned by RemoveTree if nothing is left but files that were
+// removed while somebody had them open: a FUSE server or NFS client keeps such a
+// file under another name until it is closed, and its directory with it.
+var ErrStillOpen = errors.New("a file that was removed is still open")
+
+// IsHiddenName reports whether name is one that libfuse (hide_node in lib/fuse.c)
+// or the Linux NFS client (nfs_sillyrename in fs/nfs/unlink.c) gives to a file that
+// was removed while it was open.
+func IsHiddenName(name string) bool {
+	return strings.HasPrefix(name, ".fuse_hidden") || strings.HasPrefix(name, ".nfs")
+}
+
 // RemoveTree removes the directory name and everything below it. It follows no
 // link and refuses to enter a mount point. What cannot be removed stays, and the
 // rest is removed nevertheless; the error is that of the first. If ctx ends,
-// part of the tree is left.
+// part of the tree is left. The error matches ErrStillOpen if that alone keeps
+// the tree from being gone.
 func (d *Dir) RemoveTree(ctx context.Context, name string) error {
 	r := removal{begun: true}
 	return r.tree(ctx, d, name)
@@ -115,7 +132,7 @@ func (r *removal) tree(ctx context.Context, d *Dir, name string) error {
 	if err != nil {
 		return err
 	}
-	var first error
+	var first, open error
 	for _, entry := range entries {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -125,10 +142,13 @@ func (r *removal) tree(ctx context.Context, d *Dir, name string) error {
 		} else {
 			err = r.remove(dir, entry.Name, false)
 		}
-		if err == nil || errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case err == nil || errors.Is(err, fs.ErrNotExist):
 			continue
-		}
-		if !r.begun || ctx.Err() != nil {
+		case errors.Is(err, ErrStillOpen), errors.Is(err, syscall.EBUSY) && IsHiddenName(entry.Name):
+			open = err
+			continue
+		case !r.begun || ctx.Err() != nil:
 			return err
 		}
 		if first == nil {
@@ -138,7 +158,15 @@ func (r *removal) tree(ctx context.Context, d *Dir, name string) error {
 	if first != nil {
 		return first
 	}
-	return r.remove(d, name, true)
+	err = r.remove(d, name, true)
+	if errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, fs.ErrExist) {
+		left, readErr := dir.ReadDir()
+		other := func(entry Entry) bool { return !IsHiddenName(entry.Name) && (open == nil || !entry.Type.IsDir()) }
+		if readErr == nil && len(left) > 0 && !slices.ContainsFunc(left, other) {
+			return fmt.Errorf("%w: %s/%s", ErrStillOpen, dir.Path(), left[0].Name)
+		}
+	}
+	return err
 }
 
 // Move renames the entry name from d to dst and replaces nothing. Moving a
@@ -165,22 +193,140 @@ func (d *Dir) Move(name string, dst *Dir) error {
 	return errors.Join(err, dir.Chmod(info.Mode))
 }
 
-// MoveAll moves every entry of d but the one called except to dst, and then
-// syncs both.
-func (d *Dir) MoveAll(dst *Dir, except string) error {
+// MoveAll moves every entry of d to dst, and then syncs both.
+func (d *Dir) MoveAll(dst *Dir) error {
 	entries, err := d.ReadDir()
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
-		if entry.Name == except {
-			continue
-		}
 		if err := d.Move(entry.Name, dst); err != nil {
 			return err
 		}
 	}
 	return SyncAll(dst, d)
+}
+
+// MoveApart moves the directory name from d to dst by moving what is in it, file
+// by file, and makes that durable. It is for a directory that rename(2) does not
+// move: one that comes from a lower layer of an overlay (EXDEV;
+// Documentation/filesystems/overlayfs.rst, "Renaming directories"). It can be
+// repeated after an interruption, and be undone by moving the other way: what is
+// in dst already stays there, and nothing is replaced. A file that is in both is
+// passed to conflict, with the directory in dst, which has to move that one away;
+// if conflict is nil, the error matches fs.ErrExist. So it does if name is there
+// and is no directory.
+func (d *Dir) MoveApart(name string, dst *Dir, conflict func(dir *Dir, name string) error) error {
+	src, err := d.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	to, made, err := dst.makeLike(name, src, info)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	if info.Mode&0o300 != 0o300 { // to take something out of a directory is to write to it
+		if err := src.Chmod(info.Mode | 0o700); err != nil {
+			return err
+		}
+	}
+	entries, err := src.ReadDir()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		err := src.Move(entry.Name, to)
+		switch {
+		case err == nil:
+			continue
+		case entry.Type.IsDir() && (errors.Is(err, syscall.EXDEV) || errors.Is(err, fs.ErrExist)):
+			err = src.MoveApart(entry.Name, to, conflict)
+		}
+		if errors.Is(err, fs.ErrExist) && conflict != nil {
+			if err = conflict(to, entry.Name); err == nil {
+				err = src.Move(entry.Name, to)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if made {
+		var unkept Unkept
+		if err := errors.Join(unkept.Modes(to.Chmod(info.Mode)), unkept.Times(to.Chtimes(".", info.Mtime))); err != nil {
+			return err
+		}
+	}
+	// The entries must be in dst before they are gone from d.
+	if err := SyncAll(to, dst, src); err != nil {
+		return err
+	}
+	return d.Remove(name, true)
+}
+
+// makeLike creates the directory name with the owner, the mode and the attributes
+// of src, which info describes, and opens it, or opens the one that is there.
+func (d *Dir) makeLike(name string, src *Dir, info Info) (_ *Dir, made bool, err error) {
+	err = d.Mkdir(name, 0o700)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, false, err
+	}
+	made = err == nil
+	dir, openErr := d.OpenDir(name)
+	if openErr != nil {
+		if made {
+			err = openErr
+		}
+		return nil, false, err // fs.ErrExist if something else is there
+	}
+	if made {
+		err = d.likeOwner(name, info)
+		if err == nil {
+			d.likeAttributes(name, src)
+			err = new(Unkept).Modes(dir.Chmod(info.Mode | 0o700))
+		}
+		if err != nil {
+			dir.Close()
+			return nil, false, err
+		}
+	}
+	return dir, made, nil
+}
+
+// likeOwner gives the entry name the owner that info has, as far as this user may
+// do that.
+func (d *Dir) likeOwner(name string, info Info) error {
+	own, err := d.Lstat(name)
+	if err != nil || own.UID == info.UID && own.GID == info.GID {
+		return err
+	}
+	if err := d.Chown(name, info.UID, info.GID); !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil
+}
+
+// likeAttributes gives the entry name the extended attributes and ACLs of src, as
+// far as the file system and this user can do that.
+func (d *Dir) likeAttributes(name string, src *Dir) {
+	attrs, err := src.Attributes(".")
+	if err != nil {
+		return
+	}
+	for attr, value := range attrs {
+		_ = d.SetAttribute(name, attr, value)
+	}
+	for _, attr := range []string{AccessACL, DefaultACL} { // d may have passed one on
+		if _, has := attrs[attr]; !has {
+			_ = d.RemoveAttribute(name, attr)
+		}
+	}
 }
 
 // SyncAll syncs the directories in order and skips nil ones. It ends with the

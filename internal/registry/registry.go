@@ -28,7 +28,9 @@ const MaxSize = 16 << 20
 
 // Copy copies the file at path into dst, byte for byte, under the same name and
 // with its mode and modification time, and returns its size. It follows a link
-// at path. If there is no such file, ok is false.
+// at path. If there is no such file, and none appears within some 15 ms, ok is
+// false. unkept notes whether the file
+// system of dst keeps modes and times.
 //
 // Some writers replace the file, others write into it. So Copy reads it until
 // two consecutive readings are the same file with the same times and bytes, and
@@ -38,8 +40,8 @@ const MaxSize = 16 << 20
 // JSON: a broken registry must not cost the rest of the store its backup.
 // Otherwise it returns ErrSourceChanged: half of a file must not be taken for a
 // broken one. A file larger than MaxSize is ErrSourceInvalid.
-func Copy(ctx context.Context, path string, dst *fsat.Dir) (size int64, ok bool, fault string, err error) {
-	lastData, lastInfo, err := read(path)
+func Copy(ctx context.Context, path string, dst *fsat.Dir, unkept *fsat.Unkept) (size int64, ok bool, fault string, err error) {
+	lastData, lastInfo, err := readAgain(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, "", nil
 	}
@@ -64,7 +66,7 @@ func Copy(ctx context.Context, path string, dst *fsat.Dir) (size int64, ok bool,
 		}
 		if still && (fault == "" || attempt == attempts && stable >= attempts/2) {
 			size, ok = int64(len(data)), true
-			return true, write(dst, filepath.Base(path), data, info)
+			return true, write(dst, filepath.Base(path), data, info, unkept)
 		}
 		lastData, lastInfo = data, info
 		if attempt == attempts {
@@ -76,6 +78,22 @@ func Copy(ctx context.Context, path string, dst *fsat.Dir) (size int64, ok bool,
 		fault = ""
 	}
 	return size, ok, fault, err
+}
+
+// readAgain reads a file that may be missing only because it is being replaced:
+// some editors move the old file away before they write the new one. If it is
+// missing, it is looked for again for some 15 ms.
+func readAgain(ctx context.Context, path string) (data []byte, info fsat.Info, err error) {
+	attempts := 0
+	waitErr := poll.Until(ctx, 5*time.Millisecond, 20*time.Millisecond, func() (bool, error) {
+		attempts++
+		data, info, err = read(path)
+		return !errors.Is(err, fs.ErrNotExist) || attempts == 3, nil
+	})
+	if waitErr != nil {
+		return nil, info, waitErr
+	}
+	return data, info, err
 }
 
 // Fault returns the reason why data is not JSON as the Python module reads it,
@@ -119,7 +137,7 @@ func read(path string) ([]byte, fsat.Info, error) {
 	return data, info, err
 }
 
-func write(dst *fsat.Dir, name string, data []byte, info fsat.Info) error {
+func write(dst *fsat.Dir, name string, data []byte, info fsat.Info, unkept *fsat.Unkept) error {
 	f, err := dst.Create(name, 0o600)
 	if err != nil {
 		return err
@@ -128,10 +146,10 @@ func write(dst *fsat.Dir, name string, data []byte, info fsat.Info) error {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	if err := f.Chmod(info.Mode.Perm()); err != nil {
+	if err := unkept.Modes(f.Chmod(info.Mode.Perm())); err != nil {
 		return err
 	}
-	if err := dst.Chtimes(name, info.Mtime); err != nil {
+	if err := unkept.Times(dst.Chtimes(name, info.Mtime)); err != nil {
 		return err
 	}
 	return f.Close()

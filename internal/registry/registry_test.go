@@ -26,7 +26,7 @@ func openDir(t *testing.T) *fsat.Dir {
 func TestCopy(t *testing.T) {
 	dst := openDir(t)
 	path := filepath.Join(t.TempDir(), "r.json")
-	_, ok, fault, err := registry.Copy(t.Context(), path, dst)
+	_, ok, fault, err := registry.Copy(t.Context(), path, dst, new(fsat.Unkept))
 	require.NoError(t, err)
 	require.False(t, ok)
 	require.Empty(t, fault)
@@ -34,7 +34,7 @@ func TestCopy(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte(`{"a": 1}`), 0o640))
 	mtime := time.Unix(1e9, 5000)
 	require.NoError(t, os.Chtimes(path, mtime, mtime))
-	size, ok, fault, err := registry.Copy(t.Context(), path, dst)
+	size, ok, fault, err := registry.Copy(t.Context(), path, dst, new(fsat.Unkept))
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.Empty(t, fault)
@@ -58,7 +58,7 @@ func TestCopyOfHalfWritten(t *testing.T) {
 		var waited atomic.Bool
 		time.AfterFunc(300*time.Millisecond, func() { waited.Store(true) })
 		dst := openDir(t)
-		size, ok, fault, err := registry.Copy(t.Context(), path, dst)
+		size, ok, fault, err := registry.Copy(t.Context(), path, dst, new(fsat.Unkept))
 		require.NoError(t, err)
 		require.True(t, ok)
 		require.EqualValues(t, 6, size)
@@ -73,7 +73,7 @@ func TestCopyOfHalfWritten(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		size, ok, fault, err = registry.Copy(t.Context(), path, openDir(t))
+		size, ok, fault, err = registry.Copy(t.Context(), path, openDir(t), new(fsat.Unkept))
 		require.NoError(t, err)
 		require.True(t, ok)
 		require.EqualValues(t, 8, size)
@@ -98,7 +98,7 @@ func TestCopyOfAFileThatIsWrittenSlowly(t *testing.T) {
 			})
 		}
 		dst := openDir(t)
-		_, ok, fault, err := registry.Copy(t.Context(), path, dst)
+		_, ok, fault, err := registry.Copy(t.Context(), path, dst, new(fsat.Unkept))
 		require.ErrorIs(t, err, errdefs.ErrSourceChanged)
 		require.False(t, ok)
 		require.Empty(t, fault)
@@ -121,7 +121,7 @@ func TestCopyOfChanging(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
-		_, ok, fault, err := registry.Copy(t.Context(), path, openDir(t))
+		_, ok, fault, err := registry.Copy(t.Context(), path, openDir(t), new(fsat.Unkept))
 		require.ErrorIs(t, err, errdefs.ErrSourceChanged)
 		require.False(t, ok)
 		require.Empty(t, fault)
@@ -133,7 +133,7 @@ func TestCopyOfTooLarge(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "r.json")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	require.NoError(t, os.Truncate(path, registry.MaxSize+1))
-	_, ok, fault, err := registry.Copy(t.Context(), path, openDir(t))
+	_, ok, fault, err := registry.Copy(t.Context(), path, openDir(t), new(fsat.Unkept))
 	require.ErrorIs(t, err, errdefs.ErrSourceInvalid)
 	require.False(t, ok)
 	require.Empty(t, fault)
@@ -147,5 +147,19 @@ func TestFault(t *testing.T) {
 	require.Equal(t, "not UTF-8", registry.Fault([]byte("{\"a\": \"\xff\"}")))
 	for _, text := range []string{``, `nan`, `{NaN: 1}`, `[-NaN]`, `inf`, `{"a": NaN}}`} {
 		require.NotEmpty(t, registry.Fault([]byte(text)), text)
+	}
+}
+
+// A file that is missing because it is being replaced is not taken for none.
+func TestCopyOfAFileThatIsBeingReplaced(t *testing.T) {
+	for after, there := range map[time.Duration]bool{2 * time.Millisecond: true, 12 * time.Millisecond: true, time.Second: false} {
+		synctest.Test(t, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "r.json")
+			timer := time.AfterFunc(after, func() { _ = os.WriteFile(path, []byte("{}"), 0o600) })
+			defer timer.Stop()
+			_, ok, _, err := registry.Copy(t.Context(), path, openDir(t), new(fsat.Unkept))
+			require.NoError(t, err)
+			require.Equal(t, there, ok, after)
+		})
 	}
 }

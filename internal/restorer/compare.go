@@ -96,7 +96,7 @@ func (r *Replacement) registryIsEqual(ctx context.Context) (bool, error) {
 
 // treeIsEqual compares names and sizes first, and then the content of all files.
 func (r *Replacement) treeIsEqual(ctx context.Context) (bool, error) {
-	src, err := r.Snapshot.OpenDir(r.From.Chroma)
+	src, err := r.Snapshot.OpenIfExists(r.From.Chroma) // an object store keeps no empty directory
 	if err != nil {
 		return false, err
 	}
@@ -111,14 +111,16 @@ func (r *Replacement) treeIsEqual(ctx context.Context) (bool, error) {
 		size int64
 	}
 	var want []entry
-	err = filetree.Scan(ctx, src, filetree.ScanOptions{}, func(f *filetree.File) error {
-		want = append(want, entry{f.Path, f.Info.Size})
-		return nil
-	})
+	if src != nil {
+		err = filetree.Scan(ctx, src, filetree.ScanOptions{Skip: IsNoPartOfChroma}, func(f *filetree.File) error {
+			want = append(want, entry{f.Path, f.Info.Size})
+			return nil
+		})
+	}
 	if err != nil {
 		return false, err
 	}
-	err = filetree.Scan(ctx, live, filetree.ScanOptions{}, func(f *filetree.File) error {
+	err = filetree.Scan(ctx, live, filetree.ScanOptions{Skip: IsNoPartOfChroma}, func(f *filetree.File) error {
 		if f.Irregular || len(want) == 0 || want[0] != (entry{f.Path, f.Info.Size}) {
 			return errDiffers
 		}
@@ -129,7 +131,7 @@ func (r *Replacement) treeIsEqual(ctx context.Context) (bool, error) {
 		return false, ignore(err, errDiffers)
 	}
 	sums := (&treePart{from: r.From.Chroma}).expected(r)
-	err = filetree.Scan(ctx, live, filetree.ScanOptions{Hash: true}, func(f *filetree.File) error {
+	err = filetree.Scan(ctx, live, filetree.ScanOptions{Hash: true, Skip: IsNoPartOfChroma}, func(f *filetree.File) error {
 		if f.IsDir() {
 			return nil
 		}
@@ -158,7 +160,7 @@ func (r *Replacement) Target(part string) (there, mounted bool) {
 	case format.ConfigDir:
 		there, mounted, _ = examine(r.Live.Registry)
 	case format.ChromaDir:
-		there = fsat.HasEntries(r.Live.Chroma)
+		there = fsat.HasEntries(r.Live.Chroma, IsNoPartOfChroma)
 	}
 	return there, mounted
 }
@@ -248,5 +250,5 @@ func treeObstacle(ctx context.Context, path string) error {
 		return ignore(err, fs.ErrNotExist)
 	}
 	defer dir.Close()
-	return filetree.CheckMoves(ctx, dir)
+	return filetree.CheckMoves(ctx, dir, IsNoPartOfChroma)
 }

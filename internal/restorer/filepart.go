@@ -89,7 +89,7 @@ func (p *filePart) stage(ctx context.Context, r *Replacement) error {
 		// closing another one would drop the lock on it.
 		p.staged = f
 	}
-	if err := d.new.Chtimes(p.name, info.Mtime); err != nil {
+	if err := r.unkept.Times(d.new.Chtimes(p.name, info.Mtime)); err != nil {
 		return err
 	}
 	sum, ok := r.sumOf(p.from)
@@ -118,7 +118,7 @@ func (p *filePart) dress(d *swapDirs, f *fsat.File, info fsat.Info, r *Replaceme
 	if p.isDatabase && oldErr == nil {
 		mode = old.Mode.Perm()
 	}
-	if err := f.Chmod(mode); err != nil {
+	if err := r.unkept.Modes(f.Chmod(mode)); err != nil {
 		return err
 	}
 	if p.inPlace && oldErr == nil { // the file stays what it is

@@ -48,6 +48,7 @@ var ErrNotJournal = errors.New("not a journal of a restore")
 //	keep-old                  none could be: the old parts are kept
 //	swapping                  staging is complete
 //	begin PART                the part is being swapped
+//	split PART                a directory of the part is moved file by file
 //	out PART                  the old part is completely in old/
 //	end PART                  the new part is in place
 //	done                      the new store is in place and was verified
@@ -75,6 +76,10 @@ type Journal struct {
 	Started time.Time
 	// Warn, if it is set, is called with conditions that are no failure.
 	Warn func(message, path string, err error)
+	// Unlock, if it is set, is called before files are removed that were live: the
+	// caller must close them now, and releases its locks on them. They would stay
+	// under another name on FUSE and NFS.
+	Unlock func()
 	// Undone, if it is set, is called by RollBack when the old store is back,
 	// and the journal still there.
 	Undone func()
@@ -229,6 +234,8 @@ func (j *Journal) follows(verb, arg string) bool {
 	switch verb {
 	case "begin":
 		return j.swapping && !j.undo && all("end", names[:at])
+	case "split":
+		return j.reached("begin", arg) && arg == format.ChromaDir && !j.reached("end", arg) && !j.reached("undone", arg)
 	case "out":
 		return j.reached("begin", arg) && !j.undo && !j.reached("end", arg)
 	case "end":

@@ -84,7 +84,7 @@ func sumsOfTree(ctx context.Context, path string) (map[string]filehash.Sum, erro
 		return nil, err
 	}
 	defer dir.Close()
-	err = filetree.Scan(ctx, dir, filetree.ScanOptions{Hash: true}, func(f *filetree.File) error {
+	err = filetree.Scan(ctx, dir, filetree.ScanOptions{Hash: true, Skip: IsNoPartOfChroma}, func(f *filetree.File) error {
 		if !f.IsDir() && !f.Irregular {
 			sums[f.Path] = f.Sum
 		}

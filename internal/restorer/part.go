@@ -8,10 +8,13 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
+	"github.com/atocore/backup/internal/sqlitedb"
 )
 
 // A part is one part of the live store, which is swapped with the new one. The
@@ -307,7 +310,7 @@ func (p *place) keepOld(d *swapDirs) error {
 		return err
 	}
 	defer dst.Close()
-	return d.old.MoveAll(dst, "")
+	return d.old.MoveAll(dst)
 }
 
 // clean implements part for the kinds of parts: it says in the journal that the
@@ -333,11 +336,57 @@ func (p *place) clean(j *Journal, keep bool) error {
 			return err
 		}
 	}
-	err = live.RemoveTree(context.Background(), p.staging)
+	err = removeTree(live, p.staging)
+	if errors.Is(err, fsat.ErrStillOpen) {
+		// A name by which it is known that nothing in it is of any use.
+		j.warn("removed_files_still_open", filepath.Join(p.dir, p.staging), err)
+		err = live.Rename(p.staging, live, p.staging+removedSuffix)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return live.Sync()
+}
+
+// removeDir removes the directory name of the staging directory, new/ or old/.
+// First it closes the descriptors that this process keeps of databases in it.
+func (p *place) removeDir(staging *fsat.Dir, name string) error {
+	dir, err := staging.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if !entry.Type.IsRegular() {
+			continue
+		}
+		info, err := dir.Lstat(entry.Name)
+		if err != nil {
+			return err
+		}
+		sqlitedb.CloseKept(info)
+	}
+	return removeTree(staging, name)
+}
+
+// removeTree removes the directory name in dir. A FUSE server learns some moments
+// later that this process has closed a file, so removed files that are still open
+// are tried again.
+func removeTree(dir *fsat.Dir, name string) error {
+	const attempts = 8 // some 130 ms
+	n := 0
+	return poll.Until(context.Background(), time.Millisecond, 50*time.Millisecond, func() (bool, error) {
+		n++
+		err := dir.RemoveTree(context.Background(), name)
+		if errors.Is(err, fsat.ErrStillOpen) && n < attempts {
+			return false, nil
+		}
+		return true, err
+	})
 }
 
 func (p *place) empty(j *Journal, live *fsat.Dir, keep bool) error {
@@ -374,11 +423,11 @@ func (p *place) empty(j *Journal, live *fsat.Dir, keep bool) error {
 	}
 	for _, entry := range entries {
 		if entry.Type.IsDir() {
-			err = staging.RemoveTree(context.Background(), entry.Name)
+			err = p.removeDir(staging, entry.Name)
 		} else {
 			err = staging.Remove(entry.Name, false)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fsat.ErrStillOpen) {
 			return err
 		}
 	}

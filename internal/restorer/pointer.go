@@ -2,6 +2,7 @@ package restorer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -232,7 +233,8 @@ func pendingAt(path string) (*Pending, error) {
 // Remains returns the staging directories of restores at the places of a
 // store. Without a journal they are of a restore whose journal was removed, or
 // whose volume was not mounted when it was undone. Places that cannot be read
-// are skipped.
+// are skipped. A staging directory in which nothing was left but removed files that
+// were open is removed, or passed over while they are still open.
 func Remains(live Places) (paths []string) {
 	seen := make(map[string]bool)
 	for _, place := range []string{live.Chroma, parentOf(live.Registry), parentOf(live.Database)} {
@@ -244,19 +246,34 @@ func Remains(live Places) (paths []string) {
 		if err != nil {
 			continue
 		}
+		defer dir.Close()
 		entries, err := dir.ReadDir()
-		dir.Close()
 		if err != nil {
 			continue
 		}
 		for _, entry := range entries {
-			if isRemains(entry) {
+			switch {
+			case !isRemains(entry):
+			case strings.HasSuffix(entry.Name, removedSuffix):
+				_ = dir.RemoveTree(context.Background(), entry.Name) // it stays while a file is open
+			default:
 				paths = append(paths, filepath.Join(place, entry.Name))
 			}
 		}
 	}
 	return paths
 }
+
+// IsReserved reports whether a part of a store must not have the given name,
+// because a restore would take it for a file of its own: for its journal or a
+// staging directory. Case does not count, since on some file systems it doesn't.
+func IsReserved(name string) bool {
+	return strings.HasPrefix(strings.ToLower(name), RemainsPrefix) || strings.EqualFold(name, JournalName)
+}
+
+// removedSuffix ends the name of a staging directory of which nothing is needed
+// any more, and which could not be removed.
+const removedSuffix = "removed"
 
 func parentOf(path string) string {
 	if path == "" {
@@ -266,8 +283,16 @@ func parentOf(path string) string {
 }
 
 // isRemains reports whether an entry is the staging directory of a restore.
-func isRemains(entry fsat.Entry) bool {
-	rest, ok := strings.CutPrefix(entry.Name, RemainsPrefix)
+func isRemains(entry fsat.Entry) bool { return entry.Type.IsDir() && IsRemainsName(entry.Name) }
+
+// IsNoPartOfChroma reports whether an entry of the Chroma directory, by its name,
+// is neither copied nor restored nor touched: the lost+found of a volume, and the
+// staging directory of a restore.
+func IsNoPartOfChroma(name string) bool { return name == format.LostFound || IsRemainsName(name) }
+
+// IsRemainsName reports whether name is that of a staging directory of a restore.
+func IsRemainsName(name string) bool {
+	rest, ok := strings.CutPrefix(name, RemainsPrefix)
 	id, part, found := strings.Cut(rest, "-")
-	return ok && found && entry.Type.IsDir() && format.IsHexID(id) && strings.Trim(part, "abcdefghijklmnopqrstuvwxyz") == ""
+	return ok && found && format.IsHexID(id) && strings.Trim(part, "abcdefghijklmnopqrstuvwxyz") == ""
 }

@@ -2,6 +2,7 @@ package restorer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -121,6 +122,10 @@ func (j *Journal) RollBack(ctx context.Context) (setAside []string, err error) {
 			}
 		}
 	}
+	for _, part := range j.parts {
+		part.close()
+	}
+	j.unlock()
 	if err := j.clean(false); err != nil {
 		return nil, err
 	}
@@ -138,6 +143,7 @@ func (j *Journal) Finish(keepOld bool, snapshot *fsat.Dir) (setAside []string, e
 	if err := j.check(); err != nil {
 		return nil, err
 	}
+	j.unlock()
 	if err := j.clean(keepOld); err != nil {
 		return nil, err
 	}
@@ -148,6 +154,12 @@ func (j *Journal) Finish(keepOld bool, snapshot *fsat.Dir) (setAside []string, e
 		}
 	}
 	return j.end()
+}
+
+func (j *Journal) unlock() {
+	if j.Unlock != nil {
+		j.Unlock()
+	}
 }
 
 func (j *Journal) clean(keepOld bool) error {
@@ -182,6 +194,9 @@ func (j *Journal) end() (setAside []string, err error) {
 // If the directory belongs to somebody else, that may not be permitted.
 func (j *Journal) dressChroma(snapshot *fsat.Dir) error {
 	info, err := snapshot.Lstat(format.ChromaDir)
+	if errors.Is(err, fs.ErrNotExist) { // it was empty, and went through an object store
+		return nil
+	}
 	if err != nil {
 		return err
 	}

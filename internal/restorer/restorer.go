@@ -72,6 +72,9 @@ type Replacement struct {
 	OnStage, OnVerify func(path string, files, bytes int64)
 	// Warn is called with conditions that are no failure. It may be nil.
 	Warn func(message, path string, err error)
+	// Unlock is called before the old files, or after an undo the new ones, are
+	// removed: the caller closes what it has open of the live store. It may be nil.
+	Unlock func()
 	// Undone is called by Close when the old store is back, and the journal
 	// still there. It may be nil.
 	Undone func()
@@ -85,6 +88,7 @@ type Replacement struct {
 	journal  *Journal
 	staged   *sqlitedb.Source             // the new database, locked
 	dressers map[string]*filetree.Dresser // by part
+	unkept   fsat.Unkept                  // of what is staged
 }
 
 // dresser returns the dresser of a part.
@@ -93,7 +97,7 @@ func (r *Replacement) dresser(part string) *filetree.Dresser {
 		r.dressers = make(map[string]*filetree.Dresser)
 	}
 	if r.dressers[part] == nil {
-		d := new(filetree.Dresser)
+		d := &filetree.Dresser{Unkept: &r.unkept}
 		if r.NotKept != nil {
 			d.NotKept = func(what, path string, reason error) { r.NotKept(part, what, path, reason) }
 		}
@@ -113,7 +117,8 @@ func (r *Replacement) Owners(part string) []filetree.Owner { return r.dresser(pa
 func (r *Replacement) Begin(ctx context.Context, point bool) error {
 	j := &Journal{
 		Stamp: r.Stamp, BackupDir: r.BackupDir, Started: r.Started, Live: r.Live, Warn: r.Warn, Undone: r.Undone,
-		id: format.RandomHex(), isOwn: true, leavesDatabase: r.From.Database == "",
+		Unlock: r.unlock,
+		id:     format.RandomHex(), isOwn: true, leavesDatabase: r.From.Database == "",
 	}
 	var err error
 	if !j.leavesDatabase {
@@ -169,6 +174,7 @@ func (r *Replacement) Stage(ctx context.Context) error {
 			return err
 		}
 	}
+	r.unkept.Each(func(message string, err error) { r.journal.warn(message, filepath.Dir(r.Live.Database), err) })
 	if r.From.Database == "" {
 		return nil
 	}
@@ -238,10 +244,29 @@ func (r *Replacement) Close() (setAside []string, err error) {
 	// locks of this process on the file (fcntl(2), "Advisory record locking"),
 	// and until the new database is unlocked nobody else can hold any.
 	r.journal.Close()
+	r.unlockStaged()
+	return setAside, err
+}
+
+func (r *Replacement) unlockStaged() {
 	if r.staged != nil {
 		r.staged.Close()
+		r.staged = nil
 	}
-	return setAside, err
+}
+
+// unlock closes what is about to be removed: the old database and, unless it is in
+// place now, the new one.
+func (r *Replacement) unlock() {
+	if !r.journal.done || r.journal.inPlace.database {
+		for _, part := range r.journal.parts {
+			part.close()
+		}
+		r.unlockStaged()
+	}
+	if r.Unlock != nil {
+		r.Unlock()
+	}
 }
 
 func (r *Replacement) sumOf(path string) (sum [sha256.Size]byte, ok bool) {

@@ -29,20 +29,25 @@ func (p *treePart) stage(ctx context.Context, r *Replacement) error {
 		return err
 	}
 	defer d.close()
-	src, err := r.Snapshot.OpenDir(p.from)
+	// A snapshot that went through an object store has lost its empty directories.
+	src, err := r.Snapshot.OpenIfExists(p.from)
 	if err != nil {
 		return err
 	}
-	defer src.Close()
-	copied, err := filetree.Copy(ctx, src, d.new, filetree.CopyOptions{Progress: r.OnStage})
-	if err != nil {
-		return err
+	if src != nil {
+		defer src.Close()
+		copied, err := filetree.Copy(ctx, src, d.new, filetree.CopyOptions{
+			Skip: IsNoPartOfChroma, Unkept: &r.unkept, Progress: r.OnStage,
+		})
+		if err != nil {
+			return err
+		}
+		r.Files += copied.Files
+		r.Bytes += copied.Bytes
 	}
-	r.Files += copied.Files
-	r.Bytes += copied.Bytes
 	// The copy has the mode of the snapshot's directory, which may be read-only,
 	// and everything will be moved out of it.
-	if err := d.new.Chmod(0o700); err != nil {
+	if err := r.unkept.Modes(d.new.Chmod(0o700)); err != nil {
 		return err
 	}
 	live, err := d.live.Stat()
@@ -59,7 +64,9 @@ func (p *treePart) stage(ctx context.Context, r *Replacement) error {
 // expected returns what the snapshot holds of the tree, by path below it.
 func (p *treePart) expected(r *Replacement) (entries []format.Entry) {
 	for _, entry := range r.Contents {
-		if below, ok := strings.CutPrefix(entry.Path, p.from+"/"); ok {
+		below, ok := strings.CutPrefix(entry.Path, p.from+"/")
+		top, _, _ := strings.Cut(below, "/")
+		if ok && !IsNoPartOfChroma(top) {
 			entries = append(entries, format.Entry{Sum: entry.Sum, Path: below})
 		}
 	}
@@ -76,16 +83,58 @@ func (p *treePart) swap(j *Journal) error {
 	if err := j.write("begin " + p.part); err != nil {
 		return err
 	}
-	if err := d.live.MoveAll(d.old, p.staging); err != nil {
+	if err := p.moveOld(j, d); err != nil {
 		return err
 	}
 	if err := j.write("out " + p.part); err != nil {
 		return err
 	}
-	if err := d.new.MoveAll(d.live, ""); err != nil {
+	if err := d.new.MoveAll(d.live); err != nil {
 		return err
 	}
 	return j.write("end " + p.part)
+}
+
+// moveOld moves the old entries to old/.
+func (p *treePart) moveOld(j *Journal, d *swapDirs) error {
+	entries, err := d.live.ReadDir()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if p.isOther(entry.Name) {
+			continue
+		}
+		if err := p.move(j, d.live, entry.Name, d.old, nil); err != nil {
+			return err
+		}
+	}
+	return fsat.SyncAll(d.old, d.live)
+}
+
+// isOther reports whether an entry of the live directory, by its name, is no part
+// of the store.
+func (p *treePart) isOther(name string) bool { return IsNoPartOfChroma(name) || name == p.setAside }
+
+// move moves an entry. A directory that cannot be renamed is moved file by file,
+// which is announced in the journal: from then on a directory that is in the live
+// directory and in old/ is on its way from one to the other, and its move is
+// continued. Without that line, somebody has created the other one.
+func (p *treePart) move(j *Journal, src *fsat.Dir, name string, dst *fsat.Dir, conflict func(*fsat.Dir, string) error) error {
+	err := src.Move(name, dst)
+	started := errors.Is(err, fs.ErrExist) && j.reached("split", p.part)
+	if !started && !errors.Is(err, syscall.EXDEV) {
+		return err
+	}
+	if info, statErr := src.Lstat(name); statErr != nil || !info.Mode.IsDir() {
+		return errors.Join(err, statErr)
+	}
+	if !j.reached("split", p.part) {
+		if err := j.write("split " + p.part); err != nil {
+			return err
+		}
+	}
+	return src.MoveApart(name, dst, conflict)
 }
 
 func (p *treePart) verify(ctx context.Context, r *Replacement) error {
@@ -97,7 +146,7 @@ func (p *treePart) verify(ctx context.Context, r *Replacement) error {
 	want := p.expected(r)
 	err = filetree.Scan(ctx, root, filetree.ScanOptions{
 		Hash:     true,
-		Skip:     func(path string) bool { return path == p.staging },
+		Skip:     p.isOther,
 		Progress: r.OnVerify,
 	}, func(f *filetree.File) error {
 		if f.IsDir() {
@@ -137,7 +186,7 @@ func (p *treePart) isThere() (bool, error) {
 	}
 	entries, err := d.live.ReadDir()
 	return slices.ContainsFunc(entries, func(entry fsat.Entry) bool {
-		return entry.Name != p.staging && entry.Name != p.setAside
+		return !p.isOther(entry.Name)
 	}), err
 }
 
@@ -153,7 +202,7 @@ func (p *treePart) compare(ctx context.Context, d *swapDirs) (staged, all bool, 
 	found := 0
 	err = filetree.Scan(ctx, d.live, filetree.ScanOptions{
 		Hash: true,
-		Skip: func(path string) bool { return path == p.staging || path == p.setAside },
+		Skip: p.isOther,
 	}, func(f *filetree.File) error {
 		if f.IsDir() {
 			return nil
@@ -226,7 +275,7 @@ func (p *treePart) moveOut(live, dst *fsat.Dir) error {
 		return err
 	}
 	for _, entry := range entries {
-		if entry.Name == p.staging || entry.Name == p.setAside {
+		if p.isOther(entry.Name) {
 			continue
 		}
 		if err := moveFree(live, entry.Name, dst); err != nil {
@@ -244,10 +293,11 @@ func (p *treePart) putBack(j *Journal, d *swapDirs) error {
 		return err
 	}
 	for _, entry := range entries {
-		err := d.old.Move(entry.Name, d.live)
+		conflict := func(dir *fsat.Dir, name string) error { return p.setAsideOne(j, d, dir, name) }
+		err := p.move(j, d.old, entry.Name, d.live, conflict)
 		if errors.Is(err, fs.ErrExist) {
-			if err = p.setAsideOne(j, d, entry.Name); err == nil {
-				err = d.old.Move(entry.Name, d.live)
+			if err = conflict(d.live, entry.Name); err == nil {
+				err = p.move(j, d.old, entry.Name, d.live, conflict)
 			}
 		}
 		if err != nil {
@@ -257,17 +307,18 @@ func (p *treePart) putBack(j *Journal, d *swapDirs) error {
 	return fsat.SyncAll(d.live, d.old)
 }
 
-func (p *treePart) setAsideOne(j *Journal, d *swapDirs, name string) error {
+// setAsideOne sets aside an entry of dir, which is the live directory or below it.
+func (p *treePart) setAsideOne(j *Journal, d *swapDirs, dir *fsat.Dir, name string) error {
 	dst, err := p.aside(d.live)
 	if err != nil {
 		return err
 	}
 	defer dst.Close()
-	j.warn("live_file_set_aside", filepath.Join(p.dir, name), nil)
-	if err := moveFree(d.live, name, dst); err != nil {
+	j.warn("live_file_set_aside", filepath.Join(dir.Path(), name), nil)
+	if err := moveFree(dir, name, dst); err != nil {
 		return err
 	}
-	return fsat.SyncAll(dst, d.live)
+	return fsat.SyncAll(dst, dir)
 }
 
 // removeEmpty removes a Chroma directory that did not exist before and was not

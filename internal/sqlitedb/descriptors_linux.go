@@ -2,6 +2,8 @@ package sqlitedb
 
 import (
 	"fmt"
+	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/atocore/backup/internal/fsat"
@@ -15,7 +17,7 @@ import (
 // section 2.2). So a descriptor is never closed while its file can be reached. A
 // file that has lost its last name can no longer be opened by anybody, so its
 // locks protect nothing; its descriptor is closed when one of another file is
-// requested, and by CloseUnlinked. See also askKept.
+// requested, when a Source is closed, and by CloseUnlinked. See also askKept.
 //
 // A host of many databases needs its descriptors for other things, so there are
 // at most mostKept.
@@ -41,8 +43,9 @@ func keepDescriptor(path string, id fsat.ID) (*fsat.File, error) {
 	return keepLocked(path, id, false)
 }
 
-// CloseUnlinked closes the descriptors of files that have no name any more, so
-// that the space which they take up is free.
+// CloseUnlinked closes the descriptors of files that were removed, so that the
+// space which they take up is free: those that have no name any more, or only one
+// that a FUSE server or NFS client keeps because they are open.
 func CloseUnlinked() {
 	keptDescriptors.Lock()
 	defer keptDescriptors.Unlock()
@@ -52,10 +55,50 @@ func CloseUnlinked() {
 // closeUnlinked is CloseUnlinked while keptDescriptors is locked.
 func closeUnlinked() {
 	for id, f := range keptDescriptors.files {
-		if info, err := f.Stat(); err == nil && info.Links == 0 {
-			delete(keptDescriptors.files, id)
-			f.Close()
+		info, err := f.Stat()
+		if err == nil && info.Links == 0 || fsat.IsRemote(filepath.Dir(f.Path())) && isHidden(f.Path(), id) {
+			closeKept(id, f)
 		}
+	}
+}
+
+func closeKept(id fsat.ID, f *fsat.File) {
+	delete(keptDescriptors.files, id)
+	f.Close()
+}
+
+// isHidden reports whether the file that was at path was removed or replaced, and
+// is still there under another name because it is open. The file may have further
+// names. On FUSE these can be other inodes to the kernel, with locks and a cache
+// of their own, so they must not be read through this one.
+func isHidden(path string, id fsat.ID) bool {
+	dir, err := fsat.OpenDir(filepath.Dir(path))
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir()
+	return err == nil && slices.ContainsFunc(entries, func(entry fsat.Entry) bool {
+		if !fsat.IsHiddenName(entry.Name) {
+			return false
+		}
+		info, err := dir.Lstat(entry.Name)
+		return err == nil && info.ID() == id
+	})
+}
+
+// CloseKept closes the descriptor that is kept of a file, if there is one. The
+// file must be about to be removed, and nobody in this process may have a lock on
+// it: a FUSE server keeps a removed file under another name until it is closed.
+// A file with several names is left alone.
+func CloseKept(file fsat.Info) {
+	if file.Links > 1 {
+		return
+	}
+	keptDescriptors.Lock()
+	defer keptDescriptors.Unlock()
+	if f := keptDescriptors.files[file.ID()]; f != nil {
+		closeKept(file.ID(), f)
 	}
 }
 

@@ -51,13 +51,16 @@ func copyOf(t *testing.T, c *Capture) string {
 	dir, err := fsat.OpenDir(t.TempDir())
 	require.NoError(t, err)
 	defer dir.Close()
+	into, err := fsat.OpenDir(t.TempDir())
+	require.NoError(t, err)
+	defer into.Close()
 	made, err := c.CopyTo(t.Context(), dir)
 	require.NoError(t, err)
 	defer made.Discard()
 	require.NoError(t, c.Close())
-	_, err = made.Seal(t.Context(), dir, "copy.db")
+	_, err = made.Seal(t.Context(), dir, into, "copy.db")
 	require.NoError(t, err)
-	return filepath.Join(dir.Path(), "copy.db")
+	return filepath.Join(into.Path(), "copy.db")
 }
 
 func number(t *testing.T, path, query string) (n int) {

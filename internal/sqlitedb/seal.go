@@ -12,14 +12,15 @@ import (
 )
 
 // Seal brings the copy dir/WorkName into the form in which it is kept, and
-// renames it to name. Nothing of it is left in a WAL, and it is marked as a
+// renames it to into/name. The two directories differ, since name may be a name
+// that SQLite or this package uses in dir. Nothing of it is left in a WAL, and it is marked as a
 // rollback-journal database, so that reading it never makes a -wal or -shm beside
 // it and it opens on a read-only disk. If its pages carry checksums, those that
 // SQLite or Seal wrote get right ones. Seal returns the size of the copy. If that
 // is less than its header says, as it is if somebody cut the original short, or if
 // a copy that the host has written has no table or cannot be read, the error
 // matches errdefs.ErrSourceInvalid.
-func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64, err error) {
+func (c *Copy) Seal(ctx context.Context, dir, into *fsat.Dir, name string) (size int64, err error) {
 	folded, err := c.foldWAL(ctx, dir)
 	if err != nil {
 		if c.byHost {
@@ -54,7 +55,7 @@ func (c *Copy) Seal(ctx context.Context, dir *fsat.Dir, name string) (size int64
 	if want := h.size(); info.Size < want || info.Size == 0 {
 		return 0, fmt.Errorf("%w: the copy has %d bytes and its header says %d", errdefs.ErrSourceInvalid, info.Size, want)
 	}
-	if err := dir.Rename(WorkName, dir, name); err != nil {
+	if err := dir.Rename(WorkName, into, name); err != nil {
 		return 0, err
 	}
 	if c.hash != nil {

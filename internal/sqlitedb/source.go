@@ -260,6 +260,7 @@ func (src *Source) rollBack(ctx context.Context) error {
 // that the connection itself made is removed with its -shm, unless somebody else
 // uses them.
 func (src *Source) Close() error {
+	defer CloseUnlinked()
 	if src.summed {
 		defer forget(src.id)
 	}

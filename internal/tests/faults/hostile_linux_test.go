@@ -59,7 +59,7 @@ func swapBackupDirectory(t *testing.T, victim string, moment int) (met bool) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		require.NoError(t, os.WriteFile(path, []byte("another's"), 0o600))
 	}
-	for _, dir := range []string{"db", "."} { // into which SQLite would fold its WAL
+	for _, dir := range []string{"capture", "."} { // into which SQLite would fold its WAL
 		require.NoError(t, os.MkdirAll(filepath.Join(outside, dir), 0o700))
 		makeDatabase(t, filepath.Join(outside, dir, "capture.db"), "wal")
 	}
