@@ -98,13 +98,13 @@ func (c *drillCommand) rehearse(ctx context.Context, opts backup.Options, snapsh
 	if c.Scratch != nil {
 		parent = *c.Scratch
 	}
-	dir, err := os.MkdirTemp(parent, "atocore-drill-")
+	dir, err := newScratch(ctx, parent)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, removeScratch(dir)) }()
+	defer func() { err = errors.Join(err, dir.remove()) }()
 
-	in := new(storeFlags).optionsIn(dir, snapshot)
+	in := new(storeFlags).optionsIn(dir.path(), snapshot)
 	opts.DatabasePath, opts.RegistryPath, opts.ChromaPath = in.DatabasePath, in.RegistryPath, in.ChromaPath
 	restored, err := backup.RestoreRuntimeBackup(ctx, opts, snapshot.Stamp)
 	if err != nil {
@@ -174,21 +174,6 @@ func hasJournal(path string) bool {
 		}
 	}
 	return false
-}
-
-// removeScratch removes the scratch directory. Restored directories in it may be
-// read-only.
-func removeScratch(dir string) error {
-	if os.RemoveAll(dir) == nil {
-		return nil
-	}
-	_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if entry != nil && entry.IsDir() {
-			return os.Chmod(path, 0o700)
-		}
-		return err
-	})
-	return os.RemoveAll(dir)
 }
 
 // checkDatabase opens a database for writing, as a service does, and closes it

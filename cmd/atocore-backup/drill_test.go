@@ -113,7 +113,9 @@ func TestDrillChecksTheRestoredDatabase(t *testing.T) {
 }
 
 func TestScratchIsRemovedWithReadOnlyDirectories(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "scratch")
+	scratch, err := newScratch(t.Context(), t.TempDir())
+	require.NoError(t, err)
+	dir := scratch.path()
 	for _, name := range []string{"a/b", "c"} {
 		sub := filepath.Join(dir, filepath.FromSlash(name))
 		require.NoError(t, os.MkdirAll(sub, 0o755))
@@ -121,6 +123,6 @@ func TestScratchIsRemovedWithReadOnlyDirectories(t *testing.T) {
 		require.NoError(t, os.Chmod(sub, 0o500))
 	}
 	require.NoError(t, os.Chmod(filepath.Join(dir, "a"), 0o100))
-	require.NoError(t, removeScratch(dir))
+	require.NoError(t, scratch.remove())
 	require.NoDirExists(t, dir)
 }
