@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -402,7 +403,7 @@ func (s *fuseServer) setattr(node *fuseNode, set *fuseSetattr) error {
 	for i, t := range []struct {
 		bit, now uint32
 		at       unix.Timespec
-	}{{0x10, 0x80, unix.Timespec{Sec: int64(set.Atime), Nsec: int64(set.AtimeN)}}, {0x20, 0x100, unix.Timespec{Sec: int64(set.Mtime), Nsec: int64(set.MtimeN)}}} {
+	}{{0x10, 0x80, timespec(set.Atime, set.AtimeN)}, {0x20, 0x100, timespec(set.Mtime, set.MtimeN)}} {
 		switch {
 		case set.Valid&t.now != 0:
 			times[i] = unix.Timespec{Nsec: unix.UTIME_NOW}
@@ -411,6 +412,11 @@ func (s *fuseServer) setattr(node *fuseNode, set *fuseSetattr) error {
 		}
 	}
 	return unix.UtimesNanoAt(unix.AT_FDCWD, path, times, 0)
+}
+
+func timespec(sec uint64, nsec uint32) unix.Timespec {
+	ts, _ := unix.TimeToTimespec(time.Unix(int64(sec), int64(nsec))) // it fails beyond 2038 on a 32-bit system
+	return ts
 }
 
 // unlink removes a file, or hides it while it is open.

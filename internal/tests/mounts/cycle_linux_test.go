@@ -117,6 +117,7 @@ func remains(dir string) (left []string) {
 func TestCycle(t *testing.T) {
 	for _, on := range systems {
 		t.Run(on.name, func(t *testing.T) {
+			t.Parallel()
 			s := newStore(t, on)
 			ctx := context.Background()
 			first := s.Create().Stamp
@@ -170,6 +171,7 @@ func drill(t *testing.T, s *backuptest.Store, stamp string) {
 func TestUndo(t *testing.T) {
 	for _, on := range systems {
 		t.Run(on.name, func(t *testing.T) {
+			t.Parallel()
 			s := newStore(t, on)
 			stamp := s.Create().Stamp
 			require.NoError(t, os.Remove(filepath.Join(s.ChromaPath, "segment", "first")))

@@ -13,7 +13,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	backuptest.Main(m, backuptest.Roles{backuptest.FuseRole: backuptest.ServeFuse})
+	backuptest.Main(m, roles)
 }
 
 // A system is a file system of the table. mount mounts it until the test ends
