@@ -18,8 +18,14 @@ import (
 	"github.com/atocore/backup/internal/poll"
 )
 
-var buildCommand = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(os.TempDir(), "atocore-backup-for-mounts")
+// builtIn is the directory of the command that was built.
+var builtIn string
+
+var buildCommand = sync.OnceValues(func() (path string, err error) {
+	if builtIn, err = os.MkdirTemp("", "mounts"); err != nil {
+		return "", err
+	}
+	path = filepath.Join(builtIn, "atocore-backup")
 	out, err := exec.Command("go", "build", "-o", path, "../../../cmd/atocore-backup").CombinedOutput()
 	if err != nil {
 		return string(out), err

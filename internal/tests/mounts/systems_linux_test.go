@@ -13,7 +13,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	backuptest.Main(m, roles)
+	backuptest.Play(roles)
+	code := m.Run()
+	if builtIn != "" {
+		os.RemoveAll(builtIn)
+	}
+	os.Exit(code)
 }
 
 // A system is a file system of the table. mount mounts it until the test ends
