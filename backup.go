@@ -296,7 +296,7 @@ func (s *settings) sealDatabase(ctx context.Context, st *backupdir.Staging, c *c
 		})
 	}
 	if err == nil {
-		err = st.Remove(workDir, true)
+		err = st.RemoveDir(ctx, workDir)
 	}
 	if err != nil {
 		return wrapStep("seal database copy", st.PathOf(workDir, sqlitedb.WorkName), err)
@@ -319,7 +319,7 @@ func (s *settings) hashAndSync(ctx context.Context, st *backupdir.Staging, captu
 			manifest.Close()
 		}
 	}()
-	useSyncFS := files >= syncFSFrom && fsat.CanSyncFS()
+	useSyncFS := files >= syncFSFrom && st.CanSyncFS()
 	s.progress(Progress{Phase: PhaseHash, TotalFiles: files, TotalBytes: bytes})
 
 	// Writing is the disk's work and hashing the CPU's, so they run side by

@@ -84,7 +84,7 @@ func (s *settings) captureUnderGuard(ctx context.Context, st *backupdir.Staging,
 		if !errors.Is(err, sqlitedb.ErrBusy) {
 			return err
 		}
-		if err := st.Remove(workDir, true); err != nil {
+		if err := st.RemoveDir(ctx, workDir); err != nil {
 			return wrapStep("capture database", s.DatabasePath, err)
 		}
 		onBusy()
@@ -290,18 +290,12 @@ func (s *settings) captureChroma(ctx context.Context, st *backupdir.Staging, unk
 }
 
 // openChroma opens the Chroma directory. It returns nil if there is none.
-func (s *settings) openChroma(ctx context.Context) (_ *fsat.Dir, err error) {
+func (s *settings) openChroma(ctx context.Context) (dir *fsat.Dir, err error) {
 	// It may be missing only because it is being replaced.
-	var dir *fsat.Dir
-	attempts := 0
-	waitErr := poll.Until(ctx, 5*time.Millisecond, 20*time.Millisecond, func() (bool, error) {
-		attempts++
+	err = poll.Again(ctx, 3, 5*time.Millisecond, 20*time.Millisecond, fs.ErrNotExist, func() (err error) {
 		dir, err = fsat.OpenDir(s.ChromaPath)
-		return !errors.Is(err, fs.ErrNotExist) || attempts == 3, nil
+		return err
 	})
-	if waitErr != nil {
-		return nil, waitErr
-	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return dir, err
 	}

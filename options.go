@@ -374,9 +374,9 @@ func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) 
 // Chroma directory as a whole, and a prune removes snapshots.
 func (s *settings) checkPlaces() (faults []error) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	backupDir, database, registry := fsat.RealPath(s.BackupDir), fsat.RealPath(s.DatabasePath), fsat.RealPath(s.RegistryPath)
+	backupDir, database := fsat.RealPath(s.BackupDir), fsat.RealPath(s.DatabasePath)
+	registry, chroma := fsat.RealPath(s.RegistryPath), fsat.RealPath(s.ChromaPath)
 	if s.ChromaPath != "" {
-		chroma := fsat.RealPath(s.ChromaPath)
 		switch {
 		case fsat.Within(backupDir, chroma):
 			fault("the backup directory %s lies inside the Chroma directory %s", s.BackupDir, s.ChromaPath)
@@ -398,35 +398,26 @@ func (s *settings) checkPlaces() (faults []error) {
 		if fsat.Within(registry, snapshots) {
 			fault("the registry %s lies inside %s", s.RegistryPath, snapshots)
 		}
-		opened, openedErr := fsat.Stat(s.RegistryPath)
-		for _, suffix := range sqlitedb.Suffixes {
-			live, err := fsat.Stat(database + suffix)
-			if registry == database+suffix || openedErr == nil && err == nil && live.SameFile(opened) {
-				fault("the registry %s is the database file %s", s.RegistryPath, database+suffix)
-			}
+		for _, file := range sqlitedb.FilesThatAre(registry, database) {
+			fault("the registry %s is the database file %s", s.RegistryPath, file)
 		}
 	}
-	for _, p := range []struct{ name, path string }{
-		{"database", database}, {"registry", registry}, {"Chroma directory", fsat.RealPath(s.ChromaPath)},
-	} {
-		if base := filepath.Base(p.path); restorer.IsReserved(base) {
-			fault("the %s %s has a name that restores use for their own files: %s", p.name, p.path, base)
+	for _, p := range [][2]string{{"database", database}, {"registry", registry}, {"Chroma directory", chroma}} {
+		if restorer.IsReserved(filepath.Base(p[1])) {
+			fault("the %s %s has a name that restores use for their own files", p[0], p[1])
 		}
 	}
 	if base := filepath.Base(s.DatabasePath); base == string(filepath.Separator) {
 		fault("the path of the database, %s, names no file", s.DatabasePath)
 	}
-	// SQLite refuses a path if its journal's path would be longer than 512
-	// bytes (mxPathname in os_unix.c), and a copy that cannot be opened cannot
-	// be checked.
-	const longest = 512 - len("-journal")
+	// A copy that SQLite cannot open cannot be checked.
 	root := filepath.Join(backupDir, format.SnapshotsName, format.StampLayout+"-1000")
 	deepest := len(filepath.Join(root, format.DBDir, filepath.Base(s.DatabasePath)))
 	if s.IncludeChroma {
 		deepest = max(deepest, len(filepath.Join(root, format.ChromaDir, format.ChromaDBName)))
 	}
-	if deepest > longest {
-		fault("the path of the backup directory, %s, is %d bytes too long for SQLite to open a copy in it", s.BackupDir, deepest-longest)
+	if deepest > sqlitedb.LongestPath {
+		fault("the path of the backup directory, %s, is %d bytes too long for SQLite to open a copy in it", s.BackupDir, deepest-sqlitedb.LongestPath)
 	}
 	return faults
 }

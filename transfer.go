@@ -416,7 +416,7 @@ func (s *settings) checkNew(ctx context.Context, st *backupdir.Staging, stamp st
 // syncAll makes everything in staging durable, as a create does.
 func (s *settings) syncAll(ctx context.Context, st *backupdir.Staging, meta *Metadata) error {
 	s.progress(Progress{Phase: PhaseSync})
-	if fsat.CanSyncFS() && meta.ChromaSnapshotFiles >= syncFSFrom {
+	if st.CanSyncFS() && meta.ChromaSnapshotFiles >= syncFSFrom {
 		if err := st.SyncFS(); err != nil {
 			return err
 		}

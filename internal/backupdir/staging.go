@@ -12,6 +12,7 @@ import (
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
 )
 
 // Remains is a directory that should have been removed and could not be.
@@ -202,6 +203,15 @@ func (st *Staging) In(name string, do func(*fsat.Dir) error) error {
 	}
 	defer dir.Close()
 	return do(dir)
+}
+
+// RemoveDir removes the directory name in staging and what is in it. A file that
+// was removed just after it was closed can stay for a moment (fsat.ErrStillOpen).
+func (st *Staging) RemoveDir(ctx context.Context, name string) error {
+	const times = 8 // some 130 ms
+	return poll.Again(ctx, times, time.Millisecond, 50*time.Millisecond, fsat.ErrStillOpen, func() error {
+		return st.RemoveTree(ctx, name)
+	})
 }
 
 // PathOf returns the path of a file in staging, or of staging itself, for

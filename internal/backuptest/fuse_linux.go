@@ -24,7 +24,7 @@ const FuseRole = "fuse"
 // tests' own, until the test ends. Without faults it behaves as any. Each fault
 // makes it worse:
 //
-//	CALL=ERRNO     the call fails: "chmod=ENOSYS", "utimens=EPERM", "link=EPERM", "statfs=ENOSYS"
+//	CALL=ERRNO     the call fails: "chmod=ENOSYS", "utimens=EPERM", "link=EPERM", "statfs=ENOSYS", "fsync=EIO" (of a file)
 //	statfs=zeros   it reports no sizes at all
 //	statfs=nofree  it reports many inodes and none of them free
 //	statfs=nobytes it reports no blocks, and none free
@@ -76,7 +76,7 @@ func ServeFuse(p *Parent, args []string) error {
 }
 
 func errnoOf(name string) unix.Errno {
-	for _, errno := range []unix.Errno{unix.EPERM, unix.ENOSYS, unix.EINVAL} {
+	for _, errno := range []unix.Errno{unix.EPERM, unix.ENOSYS, unix.EINVAL, unix.EIO} {
 		if unix.ErrnoName(errno) == name {
 			return errno
 		}
@@ -492,6 +492,9 @@ func (s *fuseServer) useOpen(head *fuseIn, node *fuseNode, in io.Reader) (any, e
 	case 28: // READDIR
 		return readFuseDir(node.path, request.Offset, request.Size)
 	case 20, 30: // FSYNC, FSYNCDIR
+		if err := s.errs["fsync"]; err != 0 && head.Op == 20 {
+			return nil, err
+		}
 		return nil, unix.Fsync(fd)
 	}
 	unix.Close(fd) // RELEASE, RELEASEDIR

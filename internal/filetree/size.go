@@ -43,8 +43,8 @@ func CheckMoves(ctx context.Context, dir *fsat.Dir, skip func(name string) bool)
 }
 
 // eachEntry calls visit for every entry below dir, for a directory after its
-// own entries. Entries of dir itself for whose names skip, if it is not nil, returns
-// true are passed over, and directories that cannot be opened or read are passed over if
+// own entries. It passes over the entries of dir itself for whose names skip, if it
+// is not nil, returns true, and directories that cannot be opened or read, if
 // unreadable, which gets the error, returns nil.
 func eachEntry(ctx context.Context, dir *fsat.Dir, skip func(name string) bool, unreadable func(error) error, visit func(*fsat.Dir, fsat.Entry) error) error {
 	entries, err := dir.ReadDir()

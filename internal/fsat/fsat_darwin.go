@@ -59,7 +59,7 @@ func (d *Dir) Sync() error {
 }
 
 // CanSyncFS reports whether SyncFS works here. It returns false on this platform.
-func CanSyncFS() bool { return false }
+func (d *Dir) CanSyncFS() bool { return false }
 
 // SyncFS is not supported on this platform.
 func (d *Dir) SyncFS() error { return pathErr("syncfs", d.path, unix.ENOTSUP) }

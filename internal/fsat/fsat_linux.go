@@ -151,6 +151,10 @@ func IsRemote(path string) bool {
 	if err := retry(func() error { return unix.Statfs(path, &st) }); err != nil {
 		return true
 	}
+	return isRemote(&st)
+}
+
+func isRemote(st *unix.Statfs_t) bool {
 	switch uint32(st.Type) {
 	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
 		unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_FS_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC, unix.OCFS2_SUPER_MAGIC:
@@ -230,10 +234,17 @@ func (d *Dir) Sync() error {
 	return again.Close()
 }
 
-// CanSyncFS reports whether SyncFS works here: a sandbox may refuse it. It is
-// asked before a SyncFS and not answered by one, because an error of that counts
-// as a lost write whatever it is.
-func CanSyncFS() bool { return unix.Syncfs(-1) == unix.EBADF }
+// CanSyncFS reports whether SyncFS works here: a sandbox may refuse it. A FUSE
+// server is not told of it, but of an fsync (fuse_sync_fs in Linux's
+// fs/fuse/inode.c), so it would make nothing durable there, and network file
+// systems are not trusted with it either.
+// CanSyncFS is asked before a SyncFS and not answered by one, because an error of
+// that counts as a lost write whatever it is.
+func (d *Dir) CanSyncFS() bool {
+	var st unix.Statfs_t
+	err := retry(func() error { return unix.Fstatfs(d.fd, &st) })
+	return err == nil && !isRemote(&st) && unix.Syncfs(-1) == unix.EBADF
+}
 
 // SyncFS makes everything on the directory's file system durable. It reports
 // a lost write only if the directory was opened before that write began

@@ -5,6 +5,7 @@ package poll
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -22,6 +23,19 @@ func Until(ctx context.Context, first, most time.Duration, try func() (done bool
 			return err
 		}
 	}
+}
+
+// Again calls try up to that many times, as long as its error matches target, and
+// returns its last error. It pauses like Until, and if ctx ends during a pause, it
+// returns ctx's error.
+func Again(ctx context.Context, times int, first, most time.Duration, target error, try func() error) error {
+	return Until(ctx, first, most, func() (bool, error) {
+		err := try()
+		if times--; times > 0 && errors.Is(err, target) {
+			return false, nil
+		}
+		return true, err
+	})
 }
 
 // Sleep pauses for d. If ctx ends first, it returns ctx's error.

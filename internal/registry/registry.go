@@ -84,15 +84,10 @@ func Copy(ctx context.Context, path string, dst *fsat.Dir, unkept *fsat.Unkept) 
 // some editors move the old file away before they write the new one. If it is
 // missing, it is looked for again for some 15 ms.
 func readAgain(ctx context.Context, path string) (data []byte, info fsat.Info, err error) {
-	attempts := 0
-	waitErr := poll.Until(ctx, 5*time.Millisecond, 20*time.Millisecond, func() (bool, error) {
-		attempts++
+	err = poll.Again(ctx, 3, 5*time.Millisecond, 20*time.Millisecond, fs.ErrNotExist, func() (err error) {
 		data, info, err = read(path)
-		return !errors.Is(err, fs.ErrNotExist) || attempts == 3, nil
+		return err
 	})
-	if waitErr != nil {
-		return nil, info, waitErr
-	}
 	return data, info, err
 }
 

@@ -377,15 +377,9 @@ func (p *place) removeDir(staging *fsat.Dir, name string) error {
 // later that this process has closed a file, so removed files that are still open
 // are tried again.
 func removeTree(dir *fsat.Dir, name string) error {
-	const attempts = 8 // some 130 ms
-	n := 0
-	return poll.Until(context.Background(), time.Millisecond, 50*time.Millisecond, func() (bool, error) {
-		n++
-		err := dir.RemoveTree(context.Background(), name)
-		if errors.Is(err, fsat.ErrStillOpen) && n < attempts {
-			return false, nil
-		}
-		return true, err
+	const times = 8 // some 130 ms
+	return poll.Again(context.Background(), times, time.Millisecond, 50*time.Millisecond, fsat.ErrStillOpen, func() error {
+		return dir.RemoveTree(context.Background(), name)
 	})
 }
 

@@ -50,6 +50,9 @@ func acceptCopy(dir *fsat.Dir) error {
 	}
 	found := make(map[string]fsat.Info)
 	for _, entry := range entries {
+		if fsat.IsHiddenName(entry.Name) {
+			continue // it was removed, and goes when it is closed
+		}
 		suffix, ok := strings.CutPrefix(entry.Name, WorkName)
 		if !ok || !slices.Contains(Suffixes, suffix) {
 			return fmt.Errorf("there is also %s; the copy must be one file", entry.Name)

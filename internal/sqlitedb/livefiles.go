@@ -30,6 +30,25 @@ func FilesOf(path string) (files Files) {
 	return files
 }
 
+// LongestPath is how long the path of a database may be, in bytes. SQLite refuses
+// it if the path of its journal would have more than 512 (mxPathname in
+// os_unix.c).
+const LongestPath = 512 - len("-journal")
+
+// FilesThatAre returns the paths of those files of the database that are the file
+// at path, by their names or because they are links to it. Both paths must be
+// without symbolic links. A file need not exist.
+func FilesThatAre(path, database string) (files []string) {
+	info, err := fsat.Stat(path)
+	for _, suffix := range Suffixes {
+		file, fileErr := fsat.Stat(database + suffix)
+		if path == database+suffix || err == nil && fileErr == nil && file.SameFile(info) {
+			files = append(files, database+suffix)
+		}
+	}
+	return files
+}
+
 // Contains reports whether info describes one of the files, perhaps under
 // another name. It returns false on systems without inode numbers.
 func (f Files) Contains(info fsat.Info) bool {

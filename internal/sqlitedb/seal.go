@@ -13,9 +13,9 @@ import (
 
 // Seal brings the copy dir/WorkName into the form in which it is kept, and
 // renames it to into/name. The two directories differ, since name may be a name
-// that SQLite or this package uses in dir. Nothing of it is left in a WAL, and it is marked as a
-// rollback-journal database, so that reading it never makes a -wal or -shm beside
-// it and it opens on a read-only disk. If its pages carry checksums, those that
+// that SQLite or this package uses in dir. Nothing of it is left in a WAL, and it
+// is marked as a rollback-journal database, so that reading it never makes a -wal
+// or -shm beside it and it opens on a read-only disk. If its pages carry checksums, those that
 // SQLite or Seal wrote get right ones. Seal returns the size of the copy. If that
 // is less than its header says, as it is if somebody cut the original short, or if
 // a copy that the host has written has no table or cannot be read, the error

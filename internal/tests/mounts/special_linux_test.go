@@ -2,6 +2,7 @@ package mounts
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -114,6 +115,19 @@ func TestWhatIsNotKeptIsLogged(t *testing.T) {
 			require.Equal(t, want, strings.Count(log.String(), "times_not_kept"), log.String())
 		})
 	}
+}
+
+// A FUSE server is told of an fsync and not of a syncfs, so each file is synced, of
+// however many.
+func TestFilesAreSyncedOnFUSE(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, system{"FUSE without fsync", fuse("fsync=EIO")})
+	for i := range 1000 {
+		backuptest.Write(t, s.InChroma(fmt.Sprintf("segment/%d", i)), "small")
+	}
+	_, err := backup.CreateRuntimeBackup(t.Context(), s.Options)
+	require.ErrorIs(t, err, syscall.EIO)
+	require.Regexp(t, `fsync .*/chroma/`, err.Error())
 }
 
 // The lost+found of a Chroma directory that is a volume of its own is neither
