@@ -3,6 +3,7 @@ package backuptest
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,7 +16,18 @@ import (
 // ends. Like the other mounts it skips the test where mounting is not allowed.
 func MountBind(t *testing.T, source, target string) {
 	t.Helper()
-	mount(t, source, target, "", unix.MS_BIND)
+	mount(t, source, target, "", unix.MS_BIND, "")
+}
+
+// MountOverlay shows the directory lower at target as the lower layer of an
+// overlay, until the test ends. Nothing that happens there gets into lower.
+func MountOverlay(t *testing.T, lower, target string) {
+	t.Helper()
+	over := t.TempDir()
+	upper, work := filepath.Join(over, "upper"), filepath.Join(over, "work")
+	require.NoError(t, os.Mkdir(upper, 0o755))
+	require.NoError(t, os.Mkdir(work, 0o755))
+	mount(t, "overlay", target, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+",workdir="+work)
 }
 
 // MountReadOnly is MountBind of a directory in which nothing can be written
@@ -29,7 +41,7 @@ func MountReadOnly(t *testing.T, source, target string) {
 // MountTmpfs mounts a new tmpfs at target, until the test ends.
 func MountTmpfs(t *testing.T, target, options string) {
 	t.Helper()
-	mount(t, "tmpfs", target, "tmpfs", 0)
+	mount(t, "tmpfs", target, "tmpfs", 0, "")
 	require.NoError(t, unix.Mount("tmpfs", target, "tmpfs", unix.MS_REMOUNT, options))
 }
 
@@ -40,9 +52,9 @@ func Unmount(t *testing.T, target string) {
 	require.NoError(t, unix.Unmount(target, 0))
 }
 
-func mount(t *testing.T, source, target, kind string, flags uintptr) {
+func mount(t *testing.T, source, target, kind string, flags uintptr, options string) {
 	t.Helper()
-	if err := unix.Mount(source, target, kind, flags, ""); err != nil {
+	if err := unix.Mount(source, target, kind, flags, options); err != nil {
 		t.Skipf("cannot mount here: %v", err)
 	}
 	t.Cleanup(func() {

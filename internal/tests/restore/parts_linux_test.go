@@ -433,7 +433,7 @@ func TestPartsThatThereAreNot(t *testing.T) {
 	m, err := backup.CreateRuntimeBackup(t.Context(), bare)
 	require.NoError(t, err)
 	for parts, want := range map[backup.Parts]string{
-		backup.PartRegistry: "registry", backup.PartDatabase | backup.PartChroma: "chroma", 8: "unknown bits",
+		backup.PartRegistry: "registry", backup.PartDatabase | backup.PartChroma: "chroma", 8: "unknown parts",
 	} {
 		s.Parts = parts
 		_, err := backup.RestoreRuntimeBackup(t.Context(), s.Options, m.Stamp)
