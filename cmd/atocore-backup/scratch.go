@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,9 +46,8 @@ func newScratch(ctx context.Context, parent string) (_ *scratch, err error) {
 		return nil, err
 	}
 	for range 100 {
-		var id [8]byte
-		rand.Read(id[:]) // never fails: crypto/rand
-		s.name = scratchPrefix + hex.EncodeToString(id[:])
+		// crypto/rand would end the process where a sandbox refuses getrandom(2).
+		s.name = fmt.Sprintf("%s%016x", scratchPrefix, rand.Uint64())
 		if err = s.parent.Mkdir(s.name, 0o700); errors.Is(err, fs.ErrExist) {
 			continue
 		} else if err != nil {

@@ -58,6 +58,9 @@ func (d *Dir) Sync() error {
 	return pathErr("fsync", d.path, fullSync(d.fd))
 }
 
+// isRemote always returns false on this platform.
+func (d *Dir) isRemote() bool { return false }
+
 // CanSyncFS reports whether SyncFS works here. It returns false on this platform.
 func (d *Dir) CanSyncFS() bool { return false }
 

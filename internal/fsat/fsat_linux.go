@@ -154,6 +154,13 @@ func IsRemote(path string) bool {
 	return isRemote(&st)
 }
 
+// isRemote is IsRemote for what is in d.
+func (d *Dir) isRemote() bool {
+	var st unix.Statfs_t
+	err := retry(func() error { return unix.Fstatfs(d.fd, &st) })
+	return err != nil || isRemote(&st)
+}
+
 func isRemote(st *unix.Statfs_t) bool {
 	switch uint32(st.Type) {
 	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
@@ -240,11 +247,7 @@ func (d *Dir) Sync() error {
 // systems are not trusted with it either.
 // CanSyncFS is asked before a SyncFS and not answered by one, because an error of
 // that counts as a lost write whatever it is.
-func (d *Dir) CanSyncFS() bool {
-	var st unix.Statfs_t
-	err := retry(func() error { return unix.Fstatfs(d.fd, &st) })
-	return err == nil && !isRemote(&st) && unix.Syncfs(-1) == unix.EBADF
-}
+func (d *Dir) CanSyncFS() bool { return !d.isRemote() && unix.Syncfs(-1) == unix.EBADF }
 
 // SyncFS makes everything on the directory's file system durable. It reports
 // a lost write only if the directory was opened before that write began
@@ -367,6 +370,9 @@ func (d *Dir) hindrance(name string) (hindrance, err error) {
 		}
 	} else if !errors.Is(err, errNoStatx) {
 		return nil, pathErr("statx", join(d.path, name), err)
+	}
+	if name == "." { // it is not told from the directory above, and may be mounted
+		return nil, nil
 	}
 	mounted, err := d.IsMountPoint(name)
 	return mountHindrance(mounted), err

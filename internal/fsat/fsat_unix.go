@@ -336,9 +336,10 @@ func (d *Dir) Remove(name string, dir bool) error {
 // file system supports it, and no sandbox refuses it. Elsewhere a file gets its
 // new name by link(2), which replaces nothing either, and then loses the old
 // one; what can't be linked, such as a directory, is looked for and then
-// renamed. In between, somebody else can create an empty directory of the new
-// name, and only that is replaced (rename(2)); on a file system without hard
-// links, a file.
+// renamed, and so is everything on FUSE and network file systems, which keep the
+// old name of a file that is open under another one. In between, somebody else can create an empty directory of the new
+// name, and only that is replaced (rename(2)); on those, and on a file system
+// without hard links, a file.
 //
 // If a process ends between the two steps of a move of a file, the file has both
 // names. Then a later Rename of one to the other completes the move, in either
@@ -367,7 +368,11 @@ func (d *Dir) Rename(oldName string, dst *Dir, newName string) error {
 
 // renameInSteps is Rename by older calls. It returns a bare error number.
 func (d *Dir) renameInSteps(oldName string, dst *Dir, newName string) error {
-	switch err := retry(func() error { return unix.Linkat(d.fd, oldName, dst.fd, newName, 0) }); err {
+	err := error(unix.EOPNOTSUPP)
+	if !d.isRemote() {
+		err = retry(func() error { return unix.Linkat(d.fd, oldName, dst.fd, newName, 0) })
+	}
+	switch err {
 	case nil:
 		err = retry(func() error { return unix.Unlinkat(d.fd, oldName, 0) })
 		if err != nil { // take the new name back
@@ -378,7 +383,7 @@ func (d *Dir) renameInSteps(oldName string, dst *Dir, newName string) error {
 		return err
 	}
 	var st unix.Stat_t
-	err := retry(func() error { return unix.Fstatat(dst.fd, newName, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	err = retry(func() error { return unix.Fstatat(dst.fd, newName, &st, unix.AT_SYMLINK_NOFOLLOW) })
 	switch err {
 	case nil:
 		return unix.EEXIST

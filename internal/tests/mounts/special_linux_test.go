@@ -59,6 +59,7 @@ func TestDirectoryThatCannotBeMovedApart(t *testing.T) {
 	t.Parallel()
 	s := newStore(t, systemCalled("overlay"))
 	stamp := s.Create().Stamp
+	change(t, s.Options, "second")
 	busy := s.InChroma("segment/sub/data.bin")
 	backuptest.MountBind(t, busy, busy)
 	before := chromaOf(t, s)
@@ -81,6 +82,8 @@ func TestRestoreWhileAFileIsHeldOpen(t *testing.T) {
 			holder := backuptest.Start(t, "hold", s.InChroma("segment/data.bin"))
 			require.Equal(t, "open", holder.Hear())
 			for range 2 {
+				change(t, s.Options, "first") // other bytes of the database
+				backuptest.Write(t, s.InChroma("segment/new"), "new")
 				s.Restore(stamp)
 				require.Equal(t, "first", stateOf(t, s.Options))
 				require.NotEmpty(t, remains(s.Dir))
