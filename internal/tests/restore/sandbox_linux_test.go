@@ -51,7 +51,7 @@ func TestRestoreKilledInASandbox(t *testing.T) {
 					if n%2 == 0 {
 						out, err := backuptest.Command(t, "restore-in-sandbox", s.Dir, "none").CombinedOutput()
 						require.Error(t, err)
-						require.Contains(t, string(out), `"none" has a problem: snapshot_directory_missing`, name)
+						require.Contains(t, string(out), `no such snapshot: "none"`, name)
 					}
 					requireRecovered(t, s, over, name)
 					s.Restore(stamp)
