@@ -59,7 +59,7 @@ func (d *Dir) Sync() error {
 }
 
 // isRemote always returns false on this platform.
-func (d *Dir) isRemote() bool { return false }
+func (d *Dir) isRemote(bool) bool { return false }
 
 // CanSyncFS reports whether SyncFS works here. It returns false on this platform.
 func (d *Dir) CanSyncFS() bool { return false }

@@ -154,11 +154,15 @@ func IsRemote(path string) bool {
 	return isRemote(&st)
 }
 
-// isRemote is IsRemote for what is in d.
-func (d *Dir) isRemote() bool {
+// isRemote is IsRemote for what is in d. It returns unknown if that cannot be
+// determined, as in a sandbox.
+func (d *Dir) isRemote(unknown bool) bool {
 	var st unix.Statfs_t
 	err := retry(func() error { return unix.Fstatfs(d.fd, &st) })
-	return err != nil || isRemote(&st)
+	if err != nil {
+		return unknown
+	}
+	return isRemote(&st)
 }
 
 func isRemote(st *unix.Statfs_t) bool {
@@ -247,7 +251,7 @@ func (d *Dir) Sync() error {
 // systems are not trusted with it either.
 // CanSyncFS is asked before a SyncFS and not answered by one, because an error of
 // that counts as a lost write whatever it is.
-func (d *Dir) CanSyncFS() bool { return !d.isRemote() && unix.Syncfs(-1) == unix.EBADF }
+func (d *Dir) CanSyncFS() bool { return !d.isRemote(true) && unix.Syncfs(-1) == unix.EBADF }
 
 // SyncFS makes everything on the directory's file system durable. It reports
 // a lost write only if the directory was opened before that write began

@@ -369,7 +369,7 @@ func (d *Dir) Rename(oldName string, dst *Dir, newName string) error {
 // renameInSteps is Rename by older calls. It returns a bare error number.
 func (d *Dir) renameInSteps(oldName string, dst *Dir, newName string) error {
 	err := error(unix.EOPNOTSUPP)
-	if !d.isRemote() {
+	if !d.isRemote(false) {
 		err = retry(func() error { return unix.Linkat(d.fd, oldName, dst.fd, newName, 0) })
 	}
 	switch err {
