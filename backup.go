@@ -27,11 +27,12 @@ import (
 const syncFSFrom = 1000
 
 // CreateRuntimeBackup takes a snapshot of the machine store while it is in use
-// and returns its metadata. When it returns without an error, the snapshot is
-// complete, visible in BackupDir/snapshots and durable: it survives a power
-// cut. Otherwise no snapshot was made, nothing is left of the attempt, and the
-// error names the step and the path. A process that dies leaves a staging
-// directory, which is never mistaken for a snapshot; the next call removes it.
+// and returns its metadata, with the Cost of the call. When it returns without
+// an error, the snapshot is complete, visible in BackupDir/snapshots and
+// durable: it survives a power cut. Otherwise no snapshot was made, nothing is
+// left of the attempt, and the error names the step and the path. A process
+// that dies leaves a staging directory, which is never mistaken for a snapshot;
+// the next call removes it.
 //
 // The database is copied as it was at one moment, through a read transaction.
 // Writers of a WAL database are never blocked; those of a rollback-journal
@@ -75,7 +76,10 @@ func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err er
 	if err != nil {
 		return nil, err
 	}
-	return meta, s.afterCreate(ctx, meta)
+	if err = s.afterCreate(ctx, meta); err == nil || errors.Is(err, ErrInvalidBackup) {
+		s.finishProgress()
+	}
+	return meta, err
 }
 
 // create takes a snapshot. safety is not nil if it is the safety snapshot of a
@@ -88,6 +92,7 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	s.began = s.Clock.Now()
 	s.progress(Progress{Phase: PhaseInit})
 
 	// 2. Keep restores away, and remove what dead processes left.
@@ -108,7 +113,7 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 	if err := pyjson.CheckTime(now); err != nil {
 		return nil, fmt.Errorf("read the clock: %w", err)
 	}
-	if err := s.checkSpace(ctx); err != nil {
+	if err := s.checkSpace(ctx, safety == nil); err != nil {
 		return nil, wrapStep("check free space", s.BackupDir, err)
 	}
 
@@ -156,9 +161,12 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 	if safety != nil {
 		meta.SafetyOf = safety.of
 	}
-	if err := s.publish(ctx, st, manifest, meta, captured.paths); err != nil {
+	cost := Cost{Guarded: s.guarded}
+	cost.Files, cost.Bytes = captured.total()
+	if cost.ManifestSHA256, err = s.publish(ctx, st, manifest, meta, captured.paths); err != nil {
 		return nil, wrapStep("publish", st.PathOf(), err)
 	}
+	meta.Cost = &cost
 	s.logCreated(meta)
 	if safety == nil {
 		s.warnOfOtherStores(meta.Stamp)
@@ -178,7 +186,8 @@ func (s *settings) enterForCreate(safety *safety) (*fsat.Dir, error) {
 // logCreated logs a snapshot that is published. A Logger that panics does not
 // undo that, so an error would be wrong.
 func (s *settings) logCreated(meta *Metadata) {
-	defer func() { _ = recover() }()
+	defer func() { _ = recover() }() // of the Clock, too
+	meta.Cost.Duration = s.since(s.began)
 	s.log.Info("runtime_backup_created",
 		"stamp", meta.Stamp,
 		"backup_root", meta.BackupRoot,
@@ -186,7 +195,8 @@ func (s *settings) logCreated(meta *Metadata) {
 		"db_bytes", meta.DBSizeBytes,
 		"chroma_included", meta.ChromaSnapshotIncluded,
 		"chroma_files", meta.ChromaSnapshotFiles,
-		"chroma_bytes", meta.ChromaSnapshotBytes)
+		"chroma_bytes", meta.ChromaSnapshotBytes,
+		"cost", meta.Cost.value())
 }
 
 // initDatabase lets the host create its schema and makes sure that there is a
@@ -211,50 +221,48 @@ func (s *settings) initDatabase(ctx context.Context) error {
 
 // checkSpace reports early that a snapshot cannot fit. It is an estimate:
 // others write to the disk too. A file system that shares blocks between
-// copies may need no space at all, so there the check is left out.
-func (s *settings) checkSpace(ctx context.Context) error {
+// copies may need no space at all, so there the check is left out. If plan is
+// set, the size of the store is the base of Progress.Share.
+func (s *settings) checkSpace(ctx context.Context, plan bool) error {
 	dir, err := fsat.Nearest(s.BackupDir)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	free, inodes, clones, err := dir.Space()
-	if err != nil || clones {
+	check, plan := err == nil && !clones, plan && s.meter != nil
+	if !check && !plan {
 		return nil
 	}
-	need, files, err := s.storeSize(ctx)
-	if err != nil {
+	database, chroma, files, err := s.storeSize(ctx)
+	if plan {
+		s.meter.Plan(createSteps(database, chroma, s.Verify))
+	}
+	switch need := database + chroma; {
+	case err != nil || !check:
 		return err
-	}
-	if free >= 0 && need > free {
+	case free >= 0 && need > free:
 		return fmt.Errorf("%w: it needs about %d bytes and %d are free", ErrNoSpace, need, free)
-	}
-	if inodes >= 0 && files > inodes {
+	case inodes >= 0 && files > inodes:
 		return fmt.Errorf("%w: it needs %d inodes and %d are free", ErrNoSpace, files, inodes)
 	}
 	return nil
 }
 
-// storeSize returns how many bytes and files a snapshot takes at least. A part
-// that cannot be examined is left out; capturing it will report why.
-func (s *settings) storeSize(ctx context.Context) (bytes, files int64, err error) {
+// storeSize returns how many bytes and files a snapshot takes at least: the
+// database and the registry, and the Chroma directory. A part that cannot be
+// examined is left out; capturing it will report why.
+func (s *settings) storeSize(ctx context.Context) (database, chroma, files int64, err error) {
 	for _, path := range []string{s.DatabasePath, s.DatabasePath + "-wal", s.RegistryPath} {
 		if info, err := fsat.Stat(path); err == nil {
-			bytes += info.Allocated
+			database += info.Allocated
 		}
 	}
+	if s.IncludeChroma {
+		chroma, files, err = filetree.SizeAt(ctx, s.ChromaPath, restorer.IsNoPartOfChroma)
+	}
 	const own = 8 // directories, metadata, manifest and the like
-	files = own
-	if !s.IncludeChroma {
-		return bytes, files, nil
-	}
-	dir, err := fsat.OpenDir(s.ChromaPath)
-	if err != nil {
-		return bytes, files, nil
-	}
-	defer dir.Close()
-	treeBytes, treeFiles, err := filetree.Size(ctx, dir, restorer.IsNoPartOfChroma)
-	return bytes + treeBytes, files + treeFiles, err
+	return database, chroma, files + own, err
 }
 
 // A capture describes what was copied of the live store into staging.
@@ -380,11 +388,12 @@ func addLine(lines *format.Writer, f *filetree.File) error {
 
 // publish completes the metadata and the manifest for the first stamp that is
 // free, makes both durable and renames staging to it. meta lacks the stamp and
-// the paths; rel has the paths relative to the snapshot.
-func (s *settings) publish(ctx context.Context, st *backupdir.Staging, manifest *fsat.File, meta *Metadata, rel paths) error {
+// the paths; rel has the paths relative to the snapshot. It returns the SHA-256
+// of the manifest, which is empty if the manifest is too large to read it again.
+func (s *settings) publish(ctx context.Context, st *backupdir.Staging, manifest *fsat.File, meta *Metadata, rel paths) (manifestSum string, err error) {
 	defer func() { manifest.Close() }()
 	s.progress(Progress{Phase: PhasePublish})
-	_, err := st.Publish(ctx, meta.CreatedAt, func(stamp string) (err error) {
+	_, err = st.Publish(ctx, meta.CreatedAt, func(stamp string) (err error) {
 		root := filepath.Join(s.BackupDir, format.SnapshotsName, stamp)
 		under := func(rel string) string {
 			if rel == "" {
@@ -402,33 +411,15 @@ func (s *settings) publish(ctx context.Context, st *backupdir.Staging, manifest 
 		}
 		err = st.Finish(manifest, format.ManifestName, []byte(format.Line(sum, format.MetadataName)))
 		manifest = nil // it is closed
+		if err == nil {
+			manifestSum, err = backupdir.ManifestSum(ctx, st.Dir, nil)
+		}
+		if errors.Is(err, fsat.ErrTooLarge) {
+			return nil
+		}
 		return err
 	})
-	return err
-}
-
-// writeMetadata writes backup-metadata.json, replacing the file of an earlier
-// stamp if there is one, and makes it durable.
-func writeMetadata(dir *fsat.Dir, meta *Metadata) (sum [sha256.Size]byte, err error) {
-	data, err := encodeMetadata(meta)
-	if err != nil {
-		return sum, err
-	}
-	if err := dir.Remove(format.MetadataName, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return sum, err
-	}
-	f, err := dir.Create(format.MetadataName, 0o600)
-	if err != nil {
-		return sum, err
-	}
-	defer f.Close()
-	if _, err := f.Write(data); err != nil {
-		return sum, err
-	}
-	if err := f.Sync(); err != nil {
-		return sum, err
-	}
-	return sha256.Sum256(data), f.Close()
+	return manifestSum, err
 }
 
 // truncateToMicroseconds returns t with the precision that metadata keeps, in

@@ -95,7 +95,7 @@ func TestMetadataMatchTheFiles(t *testing.T) {
 	}
 	dbInfo, err := os.Stat(filepath.Join(root, "db", "atocore.db"))
 	require.NoError(t, err)
-	require.Equal(t, &backup.Metadata{
+	want := &backup.Metadata{
 		CreatedAt:              backuptest.Noon.Time,
 		BackupRoot:             root,
 		DBSnapshotPath:         filepath.Join(root, "db", "atocore.db"),
@@ -110,7 +110,9 @@ func TestMetadataMatchTheFiles(t *testing.T) {
 		Stamp:                  "20261124T120000Z",
 		SourceDBPath:           s.DatabasePath,
 		SourceHost:             "the host",
-	}, meta)
+		Cost:                   meta.Cost,
+	}
+	require.Equal(t, want, meta)
 
 	data, err := os.ReadFile(filepath.Join(root, "backup-metadata.json"))
 	require.NoError(t, err)
@@ -320,8 +322,10 @@ func TestCreatedIsLogged(t *testing.T) {
 	s.Clock = backuptest.Noon
 	log := s.Record()
 	meta := s.Create()
-	require.Equal(t, []string{fmt.Sprintf("runtime_backup_created stamp=%s backup_root=%s db_snapshot=%s db_bytes=%d chroma_included=true chroma_files=%d chroma_bytes=%d",
-		meta.Stamp, meta.BackupRoot, meta.DBSnapshotPath, meta.DBSizeBytes, meta.ChromaSnapshotFiles, meta.ChromaSnapshotBytes)}, log.Lines())
+	require.Equal(t, []string{fmt.Sprintf("runtime_backup_created stamp=%s backup_root=%s db_snapshot=%s db_bytes=%d chroma_included=true chroma_files=%d chroma_bytes=%d "+
+		"cost.duration=0s cost.guarded=0s cost.files=%d cost.bytes=%d cost.manifest_sha256=%s",
+		meta.Stamp, meta.BackupRoot, meta.DBSnapshotPath, meta.DBSizeBytes, meta.ChromaSnapshotFiles, meta.ChromaSnapshotBytes,
+		meta.Cost.Files, meta.Cost.Bytes, meta.Cost.ManifestSHA256)}, log.Lines())
 
 	s.Logger = slog.New(brokenHandler{})
 	s.Create()
@@ -345,6 +349,9 @@ func TestNothingIsVisibleBeforePublishing(t *testing.T) {
 	calls := 0
 	s.OnProgress = func(p backup.Progress) {
 		calls++
+		if p.Share == 1 {
+			return
+		}
 		list, err := backup.ListRuntimeBackups(t.Context(), s.Options)
 		require.NoError(t, err)
 		require.Empty(t, list, p.Phase)
@@ -367,7 +374,7 @@ func TestStampTakenMeanwhile(t *testing.T) {
 	s.Clock = backuptest.Noon
 	inner := s.Options
 	s.OnProgress = func(p backup.Progress) {
-		if p.Phase == backup.PhasePublish {
+		if p.Phase == backup.PhasePublish && p.Share < 1 {
 			meta, err := backup.CreateRuntimeBackup(t.Context(), inner)
 			require.NoError(t, err)
 			require.Equal(t, "20261124T120000Z", meta.Stamp)

@@ -18,6 +18,7 @@ import (
 // whileCopying calls do once, while the database is being copied.
 func whileCopying(s *backuptest.Store, do func()) {
 	once := false
+	s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 	s.OnProgress = func(p backup.Progress) {
 		if p.Phase == backup.PhaseDatabase && p.Bytes > 0 && !once {
 			once = true

@@ -16,6 +16,7 @@ import (
 	"github.com/atocore/backup/internal/filetree"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/progress"
 	"github.com/atocore/backup/internal/pyjson"
 	"github.com/atocore/backup/internal/registry"
 	"github.com/atocore/backup/internal/sqlitedb"
@@ -29,6 +30,7 @@ import (
 type checkResult struct {
 	files, registry, chroma, db, chromaDB []Problem
 	notes                                 []Note
+	count, bytes                          int64 // of the files
 }
 
 // check makes every check that can be made. SQLite's checks run beside the
@@ -61,7 +63,7 @@ func (s *settings) check(ctx context.Context, snap *openedSnapshot) (found check
 		}
 		return found, err
 	}
-	found.files = tree.problems
+	found.files, found.count, found.bytes = tree.problems, tree.files, tree.bytes
 	if found.registry, err = checkRegistry(snap); err != nil {
 		return found, err
 	}
@@ -78,6 +80,7 @@ func (s *settings) check(ctx context.Context, snap *openedSnapshot) (found check
 // A checkedTree is the result of walking over all files of a snapshot.
 type checkedTree struct {
 	problems                 []Problem
+	files, bytes             int64 // of the regular files
 	chromaFiles, chromaBytes int64
 }
 
@@ -113,6 +116,9 @@ func (s *settings) checkFiles(ctx context.Context, snap *openedSnapshot) (tree c
 	}, func(f *filetree.File) error {
 		if f.Irregular {
 			report(CodeFileNotRegular, f.Path, f.Info.Mode.Type().String())
+		} else if !f.IsDir() {
+			tree.files++
+			tree.bytes += f.Info.Size
 		}
 		if strings.HasPrefix(f.Path, format.ChromaDir+"/") && !f.IsDir() {
 			tree.chromaFiles++
@@ -414,4 +420,24 @@ func recordedPlaces(meta *Metadata) (at places, problems []Problem) {
 		problems = addProblem(problems, CodeMetadataShape, "", "chroma_snapshot_included and chroma_snapshot_path disagree")
 	}
 	return at, problems
+}
+
+// createSteps returns what a create will do with a live store of this size. The
+// weights count reading, and writing through to the disk.
+func createSteps(database, chroma int64, verify bool) []progress.Step {
+	all := float64(database) + float64(chroma)
+	hash := all
+	if chroma == 0 { // the database may be hashed while it is copied
+		hash /= 4
+	}
+	steps := []progress.Step{
+		{Phase: string(PhaseDatabase), Size: database, Weight: float64(database)},
+		{Phase: string(PhaseChroma), Size: chroma, Weight: float64(chroma)},
+		{Phase: string(PhaseHash), Size: database + chroma, Weight: hash},
+		{Phase: string(PhaseSync), Size: database + chroma, Weight: all / 2},
+	}
+	if verify {
+		steps = append(steps, validateSteps(database, chroma)...)
+	}
+	return steps
 }

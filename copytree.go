@@ -137,22 +137,33 @@ func (s *settings) takeGuardWithin(ctx, waiting context.Context) (unlock func(),
 	locked, end := context.WithCancel(ctx)
 	stop := context.AfterFunc(waiting, end)
 	taken := false
-	defer func() { // when Lock panics too
+	var release func()
+	defer func() { // when Lock or the Clock panics too
 		if !taken {
+			defer end()
 			stop()
-			end()
+			if release != nil {
+				release()
+			}
 		}
 	}()
-	release, err := s.Locker.Lock(locked)
+	release, err = s.Locker.Lock(locked)
+	if err != nil {
+		release = nil // it is not to be called
+	}
 	inTime := stop() || s.Wait == 0
 	switch {
 	case err == nil && release == nil:
 		return nil, errors.New("take ingestion guard: Locker returned no unlock function")
 	case err == nil && inTime:
+		began := s.Clock.Now()
 		taken = true
-		return func() { defer end(); release() }, nil
+		return func() {
+			defer end()
+			release()
+			s.guarded += s.since(began)
+		}, nil
 	case err == nil:
-		release()
 		err = locked.Err()
 	}
 	if s.waitEnded(ctx, waiting) && errors.Is(err, context.Canceled) {
@@ -414,6 +425,7 @@ func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.meter = r.meter
 	return create(ctx, &s, &safety{source: r.source, of: r.result.Stamp})
 }
 

@@ -94,6 +94,7 @@ func TestTreeChangedWhileCopied(t *testing.T) {
 			}
 			s := newTree(t)
 			done := false
+			s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 			s.OnProgress = func(p backup.Progress) {
 				if p.Phase == backup.PhaseChroma && p.Files == 5 && !done {
 					done = true

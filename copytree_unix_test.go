@@ -69,6 +69,7 @@ func TestTreeOfUnsupportedFiles(t *testing.T) {
 // A file may be replaced by a FIFO after its directory was read.
 func TestTreeFileTurnsIntoFIFO(t *testing.T) {
 	s := newTree(t)
+	s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 	s.OnProgress = func(p backup.Progress) {
 		if p.Phase == backup.PhaseChroma && p.Files == 5 {
 			require.NoError(t, os.Remove(s.InChroma("1")))

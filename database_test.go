@@ -441,6 +441,7 @@ func TestWALDatabaseChangedWhileCopied(t *testing.T) {
 				begin, end = end, end+backuptest.FileSize(t, s.DatabasePath+"-wal")
 			}
 			acted, cloned := false, false
+			s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 			s.OnProgress = func(p backup.Progress) {
 				if p.Phase != backup.PhaseDatabase || p.Bytes <= begin || acted {
 					return
@@ -477,6 +478,7 @@ func TestDatabaseReplacedWhileCopied(t *testing.T) {
 		_, err := makeBulk(t, other, "wal").Exec(sway + "INSERT INTO bulk VALUES (NULL, 0, '')")
 		require.NoError(t, err)
 		replaced := false
+		s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 		s.OnProgress = func(p backup.Progress) {
 			if p.Phase == backup.PhaseDatabase && p.Bytes > 0 && !replaced {
 				replaced = true
@@ -528,6 +530,7 @@ func TestOnlineBackupIsOneMoment(t *testing.T) {
 	s.DatabasePath = filepath.Join(s.Dir, "bulk.db")
 	db := makeBulk(t, s.DatabasePath, "wal")
 	steps, last := 0, int64(0)
+	s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 	s.OnProgress = func(p backup.Progress) {
 		if p.TotalBytes == 0 || p.Phase != backup.PhaseDatabase {
 			return
@@ -554,6 +557,7 @@ func TestRollbackJournalWritersWait(t *testing.T) {
 		db := makeBulk(t, s.DatabasePath, "delete")
 		refused := 0
 		written := false
+		s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 		s.OnProgress = func(p backup.Progress) {
 			switch {
 			case p.Phase == backup.PhaseDatabase && p.TotalBytes > 0:

@@ -141,6 +141,7 @@
 package backup
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -149,6 +150,7 @@ import (
 
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/pyjson"
 	"github.com/atocore/backup/internal/restorer"
 )
 
@@ -351,3 +353,88 @@ func oneLine(s string) string {
 		return r
 	}, s)
 }
+
+// Progress describes how far a call has come. Fields may be added.
+//
+// The first report of each phase is made when it begins, and the last one at the
+// latest when the next phase begins. Of the reports between, at most one is made
+// in 50 ms of Options.Clock; all are made if that clock stands still, as in tests.
+// If a call made any and succeeds, the last one has Share 1. A host that panics in
+// it changes nothing any more; the panic is logged.
+type Progress struct {
+	// Phase is the part of the call that is running.
+	Phase Phase `json:"phase"`
+	// Path is the file or directory being worked on; it may be empty.
+	Path string `json:"path"`
+	// Files and TotalFiles count files within the phase. TotalFiles is 0
+	// while the total is unknown.
+	Files      int64 `json:"files"`
+	TotalFiles int64 `json:"total_files"`
+	// Bytes and TotalBytes count bytes within the phase. TotalBytes is 0
+	// while the total is unknown.
+	Bytes      int64 `json:"bytes"`
+	TotalBytes int64 `json:"total_bytes"`
+	// Share is the part of the whole call that is done, from 0 to 1. It is an
+	// estimate by the bytes that the call will read and write, so it is not a part
+	// of the time. It never goes back, and it is 1 only in the last report of a call
+	// that has done its work.
+	Share float64 `json:"share"`
+}
+
+// MarshalJSON returns a JSON object in ASCII, as all results of this package are.
+func (p Progress) MarshalJSON() ([]byte, error) {
+	type fields Progress
+	return pyjson.Marshal(struct {
+		fields
+		Phase pyjson.String `json:"phase"`
+		Path  pyjson.String `json:"path"`
+	}{fields(p), pyjson.String(p.Phase), pyjson.String(p.Path)})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (p *Progress) UnmarshalJSON(data []byte) error {
+	type fields Progress
+	var in struct {
+		fields
+		Phase pyjson.String `json:"phase"`
+		Path  pyjson.String `json:"path"`
+	}
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
+	}
+	*p = Progress(in.fields)
+	p.Phase, p.Path = Phase(in.Phase), string(in.Path)
+	return nil
+}
+
+// Phase names a part of a call. Each phase is reported at least once, when it
+// begins. Phases may be added.
+type Phase string
+
+// The phases of creating a snapshot, in order, and then those of the other
+// calls.
+const (
+	PhaseInit     Phase = "init"     // checking options, removing stale staging, InitDB
+	PhaseWait     Phase = "wait"     // waiting for the database; only if it is busy, and again while it is
+	PhaseGuard    Phase = "guard"    // waiting for the ingestion guard
+	PhaseDatabase Phase = "database" // capturing the database
+	PhaseRegistry Phase = "registry" // capturing the registry
+	PhaseChroma   Phase = "chroma"   // capturing the Chroma directory
+	PhaseSeal     Phase = "seal"     // putting the database copy into its final form
+	PhaseHash     Phase = "hash"     // hashing the copies while they are written to disk
+	PhaseSync     Phase = "sync"     // making everything durable
+	PhasePublish  Phase = "publish"  // writing metadata and manifest, renaming
+
+	PhasePrune Phase = "prune" // removing snapshots
+
+	PhaseExport Phase = "export" // writing a snapshot to an archive
+	PhaseImport Phase = "import" // reading an archive; then sync, validate_files, validate_database and publish
+
+	PhaseCompare Phase = "compare" // finding out which parts of the live store differ from a snapshot
+	PhaseStage   Phase = "stage"   // copying a snapshot beside the live store
+	PhaseSwap    Phase = "swap"    // replacing the live store with it
+	PhaseVerify  Phase = "verify"  // comparing what was restored with the snapshot
+
+	PhaseValidateFiles    Phase = "validate_files"    // comparing files with the manifest
+	PhaseValidateDatabase Phase = "validate_database" // SQLite's own checks
+)

@@ -33,15 +33,15 @@ func TestGuardCoversTheCapture(t *testing.T) {
 		want   string
 	}{
 		{"with Chroma", func(*backuptest.Store) {},
-			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
+			"init InitDB guard lock database registry chroma unlock seal hash sync publish"},
 		{"Chroma missing", func(s *backuptest.Store) { s.RemoveAll(s.ChromaPath) },
-			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
+			"init InitDB guard lock database registry chroma unlock seal hash sync publish"},
 		{"no registry", func(s *backuptest.Store) { s.RegistryPath = "" },
-			"init InitDB Clock guard lock database registry chroma unlock seal hash sync publish"},
+			"init InitDB guard lock database registry chroma unlock seal hash sync publish"},
 		{"without Chroma", func(s *backuptest.Store) { s.IncludeChroma = false },
-			"init InitDB Clock database registry seal hash sync publish"},
+			"init InitDB database registry seal hash sync publish"},
 		{"no guard", func(s *backuptest.Store) { s.Locker = nil },
-			"init InitDB Clock database registry chroma seal hash sync publish"},
+			"init InitDB database registry chroma seal hash sync publish"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := backuptest.NewStore(t)
@@ -56,10 +56,14 @@ func TestGuardCoversTheCapture(t *testing.T) {
 					events = append(events, string(p.Phase))
 				}
 			}
-			s.InitDB = func(context.Context) error { events = append(events, "InitDB"); return nil }
-			s.Clock = backuptest.ClockFunc(func() time.Time { events = append(events, "Clock"); return backuptest.Noon.Time })
+			now := backuptest.Noon.Time.Add(-time.Hour)
+			s.Clock = backuptest.ClockFunc(func() time.Time { return now })
+			s.InitDB = func(context.Context) error {
+				events, now = append(events, "InitDB"), backuptest.Noon.Time
+				return nil
+			}
 			tt.change(s)
-			s.Create()
+			require.Equal(t, backuptest.Noon.Time, s.Create().CreatedAt, "the clock was read before InitDB")
 			require.Equal(t, tt.want, strings.Join(events, " "))
 			g.RequireReleased(t)
 		})
@@ -133,6 +137,15 @@ func TestPanicOfTheHost(t *testing.T) {
 	}{
 		{"InitDB", func(s *backuptest.Store) { s.InitDB = func(context.Context) error { panic(errHandler) } }},
 		{"Clock", func(s *backuptest.Store) { s.Clock = backuptest.ClockFunc(func() time.Time { panic(errHandler) }) }},
+		{"Clock while the guard is held", func(s *backuptest.Store) {
+			g := s.Locker.(*backuptest.Guard)
+			s.Clock = backuptest.ClockFunc(func() time.Time {
+				if g.Held {
+					panic(errHandler)
+				}
+				return backuptest.Noon.Time
+			})
+		}},
 		{"Locker", func(s *backuptest.Store) {
 			s.Locker = backup.LockerFunc(func(context.Context) (func(), error) { panic(errHandler) })
 		}},
@@ -198,6 +211,7 @@ func TestInterruptedAtEveryReport(t *testing.T) {
 			s.OnlineBackup = tt.online
 			db := backuptest.OpenDB(t, s.DatabasePath, "_pragma=wal_autocheckpoint(0)")
 			require.NoError(t, backuptest.Transfer(t.Context(), db, 1, 2, 3))
+			s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 			log := s.Record()
 			for i, at := 0, 1; i < len(backuptest.CreatePhases); at++ {
 				g := new(backuptest.Guard)
@@ -205,7 +219,7 @@ func TestInterruptedAtEveryReport(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				calls := 0
 				s.OnProgress = func(p backup.Progress) {
-					if p.Phase != backuptest.CreatePhases[i] {
+					if p.Phase != backuptest.CreatePhases[i] || p.Share == 1 { // then the snapshot exists
 						return
 					}
 					if calls++; calls == at {
@@ -266,7 +280,8 @@ func TestCancelledWithinAFile(t *testing.T) {
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			var done int64 // when the call was cancelled
+			var done int64            // when the call was cancelled
+			s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 			s.OnProgress = func(p backup.Progress) {
 				if ctx.Err() != nil {
 					require.Less(t, p.Bytes, done+(24<<20), "it does not stop")
@@ -374,6 +389,7 @@ func TestProgress(t *testing.T) {
 		for i := range 200 {
 			require.NoError(t, os.WriteFile(filepath.Join(s.ChromaPath, fmt.Sprint("file-", i)), make([]byte, 100*i), 0o600))
 		}
+		s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 		caller := goroutine()
 		var running atomic.Bool
 		var order []backup.Phase
@@ -595,6 +611,7 @@ func TestDatabaseInMemorySurvivesAFailedCapture(t *testing.T) {
 		want error
 	}{
 		{"panic", func(s *backuptest.Store, _ func()) {
+			s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 			s.OnProgress = func(p backup.Progress) {
 				if p.Phase == backup.PhaseDatabase && p.Bytes > 0 {
 					panic("of the host")
@@ -609,6 +626,7 @@ func TestDatabaseInMemorySurvivesAFailedCapture(t *testing.T) {
 			}
 		}, context.Canceled},
 		{"cancelled within", func(s *backuptest.Store, cancel func()) {
+			s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 			s.OnProgress = func(p backup.Progress) {
 				if p.Phase == backup.PhaseDatabase && p.Bytes > 0 {
 					cancel()

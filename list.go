@@ -77,11 +77,7 @@ func (s Snapshot) MarshalJSON() ([]byte, error) {
 		out.VerifiedAt = &at
 	}
 	if s.HasMetadata {
-		metadata, err := rawMetadata(s.Metadata, s.raw)
-		if err != nil {
-			return nil, err
-		}
-		out.Metadata = json.RawMessage(metadata)
+		out.Metadata = rawMetadata(s.Metadata, s.raw)
 	}
 	return pyjson.Marshal(out)
 }

@@ -2,9 +2,14 @@ package backup
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +17,7 @@ import (
 
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/progress"
 	"github.com/atocore/backup/internal/pyjson"
 	"github.com/atocore/backup/internal/restorer"
 	"github.com/atocore/backup/internal/sqlitedb"
@@ -44,7 +50,52 @@ type Metadata struct {
 	SafetyOf               string    // the snapshot whose restore took this one first; empty for all others
 	SourceDBPath           string    // the live database, with links resolved; empty for older snapshots and the Python module's
 	SourceHost             string    // the host of the store (see Options.Host); empty like SourceDBPath
+
+	// Cost is what the create cost that returned this. It is known only after the
+	// file was written, so the file does not have it, and it is nil in lists,
+	// reports and what an import returns.
+	Cost *Cost
 }
+
+// Cost is what a call cost, by Options.Clock.
+type Cost struct {
+	// Duration is the time from the call to its return. In the log of a create, it
+	// ends when the snapshot is published, before Options.Verify.
+	Duration time.Duration `json:"duration_ns"`
+	// Guarded is the time for which Options.Locker was held.
+	Guarded time.Duration `json:"guarded_ns"`
+	// Files and Bytes count what was copied into a snapshot, compared by a
+	// validation, put in place by a restore, or removed by a prune.
+	Files int64 `json:"files"`
+	Bytes int64 `json:"bytes"`
+	// ManifestSHA256 is the hash of SHA256SUMS in hexadecimal, after a create. Kept
+	// in another place, it proves later that the snapshot is still the same. It is
+	// empty if SHA256SUMS has more than 256 MiB.
+	ManifestSHA256 string `json:"manifest_sha256,omitempty"`
+}
+
+// value returns the cost for the log.
+func (c Cost) value() slog.Value {
+	return slog.GroupValue(slog.Duration("duration", c.Duration), slog.Duration("guarded", c.Guarded),
+		slog.Int64("files", c.Files), slog.Int64("bytes", c.Bytes), slog.String("manifest_sha256", c.ManifestSHA256))
+}
+
+// add adds what a snapshot records about its size, which is not to be trusted.
+func (c *Cost) add(m *Metadata) {
+	c.Files++
+	if m.RegistrySnapshotPath != "" {
+		c.Files++
+	}
+	for _, part := range []struct {
+		into *int64
+		n    int64
+	}{{&c.Files, m.ChromaSnapshotFiles}, {&c.Bytes, m.DBSizeBytes}, {&c.Bytes, m.ChromaSnapshotBytes}} {
+		*part.into += min(max(part.n, 0), math.MaxInt64-*part.into)
+	}
+}
+
+// since returns the time that has passed, or 0 if the clock went back.
+func (s *settings) since(began time.Time) time.Duration { return max(0, s.Clock.Now().Sub(began)) }
 
 func (m *Metadata) fields() [15]pyjson.Field {
 	return [...]pyjson.Field{
@@ -70,20 +121,43 @@ func (m *Metadata) fields() [15]pyjson.Field {
 // a path that are not UTF-8 are written as Python's surrogateescape does
 // (PEP 383), so that both sides name the same file. With FormatVersion 0 the
 // result is the Python module's form, which has neither a version nor a stamp.
+// Cost, if there is one, comes after that content, as "cost".
 func (m Metadata) MarshalJSON() ([]byte, error) {
+	content := m.content()
+	if m.Cost == nil {
+		return content, nil
+	}
+	cost, err := pyjson.Marshal(m.Cost)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(content[:len(content)-1], `,"cost":%s}`, cost), nil
+}
+
+// content returns the content of backup-metadata.json.
+func (m *Metadata) content() []byte {
 	fields := m.fields()
 	return []byte(pyjson.EncodeObject(fields[:], func(f *pyjson.Field, value string) (skip bool) {
 		return f.Ours && m.FormatVersion == 0 || f.Optional && value == `""`
-	})), nil
+	}))
 }
 
-// UnmarshalJSON reads the content of backup-metadata.json. Unknown fields are
-// allowed. A field that is missing, occurs twice or has the wrong type is an
-// error, and leaves m as it was.
+// UnmarshalJSON reads the content of backup-metadata.json, or what MarshalJSON
+// returned. Unknown fields are allowed. A field that is missing, occurs twice or
+// has the wrong type is an error, and leaves m as it was.
 func (m *Metadata) UnmarshalJSON(data []byte) error {
 	parsed, err := parseMetadata(string(data))
 	if err != nil {
 		return err
+	}
+	cost := []pyjson.Field{{Name: "cost"}}
+	if err := pyjson.ReadFields(cost, string(data)); err != nil {
+		return err
+	}
+	if cost[0].Raw != "" {
+		if err := json.Unmarshal([]byte(cost[0].Raw), &parsed.Cost); err != nil {
+			return fmt.Errorf("cost: %w", err)
+		}
 	}
 	*m = *parsed
 	return nil
@@ -91,16 +165,36 @@ func (m *Metadata) UnmarshalJSON(data []byte) error {
 
 // encodeMetadata returns the content of the metadata file.
 func encodeMetadata(m *Metadata) ([]byte, error) {
-	compact, err := m.MarshalJSON()
-	if err != nil {
-		return nil, err
-	}
 	var b bytes.Buffer
-	if err := json.Indent(&b, compact, "", "  "); err != nil {
+	if err := json.Indent(&b, m.content(), "", "  "); err != nil {
 		return nil, err
 	}
 	b.WriteByte('\n')
 	return b.Bytes(), nil
+}
+
+// writeMetadata writes backup-metadata.json, replacing the file of an earlier
+// stamp if there is one, and makes it durable.
+func writeMetadata(dir *fsat.Dir, meta *Metadata) (sum [sha256.Size]byte, err error) {
+	data, err := encodeMetadata(meta)
+	if err != nil {
+		return sum, err
+	}
+	if err := dir.Remove(format.MetadataName, false); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return sum, err
+	}
+	f, err := dir.Create(format.MetadataName, 0o600)
+	if err != nil {
+		return sum, err
+	}
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return sum, err
+	}
+	if err := f.Sync(); err != nil {
+		return sum, err
+	}
+	return sha256.Sum256(data), f.Close()
 }
 
 // parseMetadata returns an error that matches one of these or
@@ -170,7 +264,7 @@ func foreignJSON(text string, m *Metadata, fault error) string {
 	}
 	var own []byte
 	if m != nil {
-		own, _ = m.MarshalJSON()
+		own = m.content()
 	}
 	if bytes.Equal(own, compact.Bytes()) {
 		return ""
@@ -196,16 +290,15 @@ func foreignMetadata(data []byte) (*Metadata, string) {
 }
 
 // rawMetadata returns the JSON of a snapshot's metadata: raw, which came from
-// foreignJSON, or else that of m, or "null" if there is neither.
-func rawMetadata(m *Metadata, raw string) (string, error) {
+// foreignJSON, or else the content of m, or "null" if there is neither.
+func rawMetadata(m *Metadata, raw string) json.RawMessage {
 	switch {
 	case raw != "":
-		return raw, nil
+		return json.RawMessage(raw)
 	case m != nil:
-		data, err := m.MarshalJSON()
-		return string(data), err
+		return m.content()
 	}
-	return "null", nil
+	return json.RawMessage("null")
 }
 
 // readMetadataFile returns the content of the metadata file of the snapshot
@@ -332,4 +425,23 @@ func (c *capture) metadata(created time.Time) *Metadata {
 		m.VectorStoreNote = noteWithChroma
 	}
 	return m
+}
+
+// planSteps plans what the restore of a snapshot will do, with the safety
+// snapshot of the live store.
+func (r *restore) planSteps(ctx context.Context, m *Metadata) {
+	if r.meter == nil {
+		return
+	}
+	steps := validateSteps(m.DBSizeBytes, m.ChromaSnapshotBytes)
+	if !r.empty {
+		live := *r.settings
+		live.IncludeChroma = m.ChromaSnapshotPath != "" && r.ChromaPath != ""
+		database, chroma, _, _ := live.storeSize(ctx) // the only error is ctx's
+		steps = append(steps, createSteps(database, chroma, true)...)
+	}
+	size, weight := m.DBSizeBytes+m.ChromaSnapshotBytes, float64(m.DBSizeBytes)+float64(m.ChromaSnapshotBytes)
+	r.meter.Plan(append(steps,
+		progress.Step{Phase: string(PhaseStage), Size: size, Weight: 2 * weight},
+		progress.Step{Phase: string(PhaseVerify), Size: size, Weight: weight}))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/progress"
 	"github.com/atocore/backup/internal/restorer"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
@@ -109,8 +110,9 @@ type Options struct {
 	// own guard around the call.
 	Locker Locker
 
-	// Clock provides the time that names a snapshot. If it is nil, the system
-	// clock is used.
+	// Clock provides the time: the one that names a snapshot, and those from
+	// which the Cost of a call and the rate of progress reports are computed. If
+	// it is nil, the system clock is used.
 	Clock Clock
 
 	// InitDB is called before the database is read, so that the host can create
@@ -203,9 +205,9 @@ type Options struct {
 	// they are discarded. An error that is returned is not logged as well.
 	Logger *slog.Logger
 
-	// OnProgress receives progress reports. It runs on the goroutine that made
-	// the call, never concurrently, so it should be quick. If it is nil,
-	// progress is not reported.
+	// OnProgress receives progress reports, about 20 a second at most. It runs on
+	// the goroutine that made the call, never concurrently, so it should be quick.
+	// If it is nil, progress is not reported.
 	OnProgress func(Progress)
 }
 
@@ -242,56 +244,17 @@ type systemClock struct{}
 
 func (systemClock) Now() time.Time { return time.Now() }
 
-// Progress describes how far a call has come. Fields may be added.
-type Progress struct {
-	// Phase is the part of the call that is running.
-	Phase Phase
-	// Path is the file or directory being worked on; it may be empty.
-	Path string
-	// Files and TotalFiles count files within the phase. TotalFiles is 0
-	// while the total is unknown.
-	Files, TotalFiles int64
-	// Bytes and TotalBytes count bytes within the phase. TotalBytes is 0
-	// while the total is unknown.
-	Bytes, TotalBytes int64
-}
-
-// Phase names a part of a call. Each phase is reported at least once, when it
-// begins. Phases may be added.
-type Phase string
-
-// The phases of creating a snapshot, in order, and then those of the other
-// calls.
-const (
-	PhaseInit     Phase = "init"     // checking options, removing stale staging, InitDB
-	PhaseWait     Phase = "wait"     // waiting for the database; only if it is busy, and at each further try
-	PhaseGuard    Phase = "guard"    // waiting for the ingestion guard
-	PhaseDatabase Phase = "database" // capturing the database
-	PhaseRegistry Phase = "registry" // capturing the registry
-	PhaseChroma   Phase = "chroma"   // capturing the Chroma directory
-	PhaseSeal     Phase = "seal"     // putting the database copy into its final form
-	PhaseHash     Phase = "hash"     // hashing the copies while they are written to disk
-	PhaseSync     Phase = "sync"     // making everything durable
-	PhasePublish  Phase = "publish"  // writing metadata and manifest, renaming
-
-	PhasePrune Phase = "prune" // removing snapshots
-
-	PhaseExport Phase = "export" // writing a snapshot to an archive
-	PhaseImport Phase = "import" // reading an archive; then sync, validate_files, validate_database and publish
-
-	PhaseCompare Phase = "compare" // finding out which parts of the live store differ from a snapshot
-	PhaseStage   Phase = "stage"   // copying a snapshot beside the live store
-	PhaseSwap    Phase = "swap"    // replacing the live store with it
-	PhaseVerify  Phase = "verify"  // comparing what was restored with the snapshot
-
-	PhaseValidateFiles    Phase = "validate_files"    // comparing files with the manifest
-	PhaseValidateDatabase Phase = "validate_database" // SQLite's own checks
-)
-
 // settings is a checked copy of Options with every default filled in.
 type settings struct {
 	Options
 	log *slog.Logger
+
+	began   time.Time                 // when a create began
+	guarded time.Duration             // how long the guard was held
+	meter   *progress.Meter[Progress] // nil if OnProgress is
+	// planFor plans the steps of the call for the meter, once the metadata of its
+	// snapshot are read. It is nil if they are planned.
+	planFor func(*Metadata)
 
 	manifestSum string // of the snapshot that was validated, for its record
 }
@@ -307,6 +270,12 @@ func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) 
 	}
 	if s.Clock == nil {
 		s.Clock = SystemClock()
+	}
+	if s.OnProgress != nil {
+		s.meter = progress.New(s.Clock.Now, func(p Progress, share float64) {
+			p.Share = share
+			o.OnProgress(p)
+		})
 	}
 	if s.Host == "" {
 		s.Host, _ = os.Hostname() // empty if the system has none
@@ -422,9 +391,53 @@ func (s *settings) checkPlaces() (faults []error) {
 	return faults
 }
 
+// checkRestore refuses what a create takes and a restore does not, and parts that
+// there are not.
+func (s *settings) checkRestore() error {
+	if unknown := s.Parts &^ allParts; unknown != 0 {
+		return fmt.Errorf("%w: unknown parts are asked for: %#x", ErrInvalidOptions, uint8(unknown))
+	}
+	if s.DB != nil && (s.Parts == 0 || s.Parts&PartDatabase != 0) {
+		return fmt.Errorf("%w: a database handle is given: a database is restored while nobody has it open", ErrInvalidOptions)
+	}
+	return nil
+}
+
 // progress reports p to the host, if it wants reports.
 func (s *settings) progress(p Progress) {
-	if s.OnProgress != nil {
-		s.OnProgress(p)
+	done, total := p.Bytes, p.TotalBytes
+	if total == 0 && p.TotalFiles > 0 {
+		done, total = p.Files, p.TotalFiles
 	}
+	s.meter.Report(string(p.Phase), done, total, p)
+}
+
+// begin makes the first report of a call with these phases, which are taken to be
+// equal parts of it.
+func (s *settings) begin(p Progress, phases ...Phase) {
+	var steps []progress.Step
+	for _, phase := range phases {
+		steps = append(steps, progress.Step{Phase: string(phase), Weight: 1})
+	}
+	s.meter.Plan(steps)
+	s.progress(p)
+}
+
+// finished makes the last report of a call that has succeeded, and returns err.
+func (s *settings) finished(err error) error {
+	if err == nil {
+		s.finishProgress()
+	}
+	return err
+}
+
+// finishProgress makes the last report of a call that has done its work.
+func (s *settings) finishProgress() {
+	defer func() { _ = recover() }() // of the Logger
+	defer func() {
+		if v := recover(); v != nil {
+			s.log.Error("progress_panicked", "panic", fmt.Sprint(v))
+		}
+	}()
+	s.meter.Finish()
 }

@@ -58,6 +58,7 @@ type PruneResult struct {
 	// and lists it until it is gone.
 	Remains []Remnant
 	DryRun  bool
+	Cost    Cost // of the files that Removed had, by their metadata
 }
 
 // KeptSnapshot is a snapshot that was kept, with at least one reason.
@@ -120,46 +121,66 @@ func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (res
 	if err != nil {
 		return nil, err
 	}
-	if err := keep.check(); err != nil {
-		return nil, err
+	if err := keep.rules().Check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidOptions, err)
 	}
-	result = &PruneResult{DryRun: keep.DryRun}
+	began := s.Clock.Now()
+	err = s.prune(ctx, keep, &result)
+	if result != nil {
+		result.Cost.Duration = s.since(began)
+		s.log.Info("runtime_backups_pruned", "kept", len(result.Kept), "removed", len(result.Removed), "skipped", len(result.Skipped),
+			"dry_run", result.DryRun, "cost", result.Cost.value())
+	}
+	return result, s.finished(err)
+}
+
+// prune sets result as soon as it is known which snapshots there are.
+func (s *settings) prune(ctx context.Context, keep Retention, result **PruneResult) error {
+	made := &PruneResult{DryRun: keep.DryRun}
 	dir, err := s.enterBackupDir()
 	if errors.Is(err, fs.ErrNotExist) {
-		return result, ctx.Err()
+		*result = made
+		return ctx.Err()
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer dir.Close()
 	list, err := s.list(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s.progress(Progress{Phase: PhasePrune})
+	s.begin(Progress{Phase: PhasePrune}, PhasePrune)
 	own, err := s.ownSnapshots(list)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s.skipOthers(list, own, result)
-	expired := keep.apply(own, s.Clock.Now(), result)
+	*result = made
+	s.skipOthers(list, own, made)
+	expired := keep.apply(own, s.Clock.Now(), made)
 	if keep.DryRun {
-		for _, snapshot := range slices.Backward(expired) {
-			result.Removed = append(result.Removed, snapshot.Stamp)
-			if snapshot.Verified == nil {
-				result.NeverVerified = append(result.NeverVerified, snapshot.Stamp)
-			}
+		for _, snapshot := range expired {
+			made.add(snapshot)
 		}
-		return result, ctx.Err()
+		return ctx.Err()
 	}
-	p := pruning{settings: &s, dir: dir, result: result}
+	p := pruning{settings: s, dir: dir, result: made}
 	if err := p.reap(ctx); err != nil {
-		return result, errors.Join(p.failure(), err)
+		return errors.Join(p.failure(), err)
 	}
 	if len(expired) > 0 {
 		err = p.remove(ctx, expired)
 	}
-	return result, errors.Join(p.failure(), err, ctx.Err())
+	return errors.Join(p.failure(), err, ctx.Err())
+}
+
+// add adds a removed snapshot, which is newer than the former ones.
+func (r *PruneResult) add(snapshot Snapshot) {
+	r.Removed = slices.Insert(r.Removed, 0, snapshot.Stamp)
+	if snapshot.Verified == nil {
+		r.NeverVerified = slices.Insert(r.NeverVerified, 0, snapshot.Stamp)
+	}
+	r.Cost.add(snapshot.Metadata)
 }
 
 // skipOthers records the snapshots of other stores in result.
@@ -221,33 +242,12 @@ func (p *pruning) reap(ctx context.Context) error {
 	return err
 }
 
-func (r *Retention) within() retention.Span {
-	return retention.Span{Years: r.KeepWithinYears, Months: r.KeepWithinMonths, Days: r.KeepWithinDays, Time: r.KeepWithin}
-}
-
 func (r *Retention) rules() retention.Rules {
 	return retention.Rules{
 		Last: r.KeepLast, Hourly: r.KeepHourly, Daily: r.KeepDaily, Weekly: r.KeepWeekly,
-		Monthly: r.KeepMonthly, Yearly: r.KeepYearly, Within: r.within(),
+		Monthly: r.KeepMonthly, Yearly: r.KeepYearly,
+		Within: retention.Span{Years: r.KeepWithinYears, Months: r.KeepWithinMonths, Days: r.KeepWithinDays, Time: r.KeepWithin},
 	}
-}
-
-// check refuses a retention that has a bad number or no rule at all.
-func (r *Retention) check() error {
-	rules := r.within() != retention.Span{}
-	for _, n := range []int{r.KeepLast, r.KeepHourly, r.KeepDaily, r.KeepWeekly, r.KeepMonthly, r.KeepYearly} {
-		if n < -1 {
-			return fmt.Errorf("%w: a retention count of %d (-1 means no limit)", ErrInvalidOptions, n)
-		}
-		rules = rules || n != 0
-	}
-	switch {
-	case r.KeepWithin < 0, r.KeepWithinYears < 0, r.KeepWithinMonths < 0, r.KeepWithinDays < 0:
-		return fmt.Errorf("%w: a retention of %v", ErrInvalidOptions, r.within())
-	case !rules:
-		return fmt.Errorf("%w: the retention keeps nothing", ErrInvalidOptions)
-	}
-	return nil
 }
 
 // apply records the kept and skipped snapshots in result and returns the
@@ -403,10 +403,7 @@ func (p *pruning) skip(snapshot Snapshot, reason string) {
 
 // removed records that a snapshot is gone, and removes its record.
 func (p *pruning) removed(snapshot Snapshot) {
-	p.result.Removed = slices.Insert(p.result.Removed, 0, snapshot.Stamp)
-	if snapshot.Verified == nil {
-		p.result.NeverVerified = slices.Insert(p.result.NeverVerified, 0, snapshot.Stamp)
-	}
+	p.result.add(snapshot)
 	p.log.Info("runtime_backup_removed", "stamp", snapshot.Stamp, "path", snapshot.Path, "verified", snapshot.Verified != nil)
 	if err := backupdir.RemoveRecord(p.dir, snapshot.Stamp); err != nil {
 		p.log.Warn("record_left", "stamp", snapshot.Stamp, "reason", err.Error())

@@ -178,7 +178,7 @@ func TestPruneNothing(t *testing.T) {
 	for _, backupDir := range []string{
 		filepath.Join(dir, "no such"), filepath.Join(dir, "no", "such"), dir, filepath.Join(dir, "empty"),
 	} {
-		result, err := backup.PruneRuntimeBackups(t.Context(), backup.Options{BackupDir: backupDir}, keep)
+		result, err := backup.PruneRuntimeBackups(t.Context(), backup.Options{BackupDir: backupDir, Clock: backuptest.Noon}, keep)
 		require.NoError(t, err)
 		require.Equal(t, &backup.PruneResult{}, result)
 	}
@@ -196,7 +196,7 @@ func TestPruneJSON(t *testing.T) {
 		result backup.PruneResult
 		want   string
 	}{
-		"nothing": {backup.PruneResult{}, `{"kept":[],"removed":[],"never_verified":[],"skipped":[],"remains":[],"dry_run":false}`},
+		"nothing": {backup.PruneResult{}, `{"kept":[],"removed":[],"never_verified":[],"skipped":[],"remains":[],"dry_run":false,"cost":{"duration_ns":0,"guarded_ns":0,"files":0,"bytes":0}}`},
 		"everything": {
 			backup.PruneResult{
 				Kept: []backup.KeptSnapshot{
@@ -207,10 +207,11 @@ func TestPruneJSON(t *testing.T) {
 				Skipped: []backup.SkippedSnapshot{{"c", "no metadata"}, {"d\xfe", "in use"}},
 				Remains: []backup.Remnant{{"/e\xfe", "db/x: busy"}},
 				DryRun:  true,
+				Cost:    backup.Cost{Duration: time.Second, Files: 3, Bytes: 4},
 			},
 			`{"kept":[{"stamp":"20261124T120000Z","created_at":"2026-11-24T12:00:00.000005+00:00","reasons":["newest snapshot","last snapshot"]},` +
 				`{"stamp":"\u03b1\udcff\"\n","created_at":"0001-01-01T00:00:00+00:00","reasons":["within 1h0m0s"]}],` +
-				`"removed":["b","a\u001b"],"never_verified":["a\u001b"],"skipped":[{"stamp":"c","reason":"no metadata"},{"stamp":"d\udcfe","reason":"in use"}],"remains":[{"path":"/e\udcfe","reason":"db/x: busy"}],"dry_run":true}`,
+				`"removed":["b","a\u001b"],"never_verified":["a\u001b"],"skipped":[{"stamp":"c","reason":"no metadata"},{"stamp":"d\udcfe","reason":"in use"}],"remains":[{"path":"/e\udcfe","reason":"db/x: busy"}],"dry_run":true,"cost":{"duration_ns":1000000000,"guarded_ns":0,"files":3,"bytes":4}}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -316,15 +317,19 @@ func TestPruneLog(t *testing.T) {
 	stamps := s.putDays(3)
 	log := s.Record()
 	s.prune(backup.Retention{KeepLast: 1, DryRun: true})
-	require.Empty(t, log.Lines())
+	cost := " cost.duration=0s cost.guarded=0s cost.files=2 cost.bytes=32768 cost.manifest_sha256=\"\""
+	require.Equal(t, []string{"runtime_backups_pruned kept=1 removed=2 skipped=0 dry_run=true" + cost}, log.Lines())
+	log.Clear()
 	s.prune(backup.Retention{KeepLast: 1})
 	require.Equal(t, []string{
 		"runtime_backup_removed stamp=" + stamps[0] + " path=" + s.SnapshotPath(stamps[0]) + " verified=false",
 		"runtime_backup_removed stamp=" + stamps[1] + " path=" + s.SnapshotPath(stamps[1]) + " verified=false",
+		"runtime_backups_pruned kept=1 removed=2 skipped=0 dry_run=false" + cost,
 	}, log.Lines(), "oldest first")
 	log.Clear()
 	s.prune(backup.Retention{KeepLast: 1})
-	require.Empty(t, log.Lines())
+	require.Len(t, log.Lines(), 1)
+	require.Contains(t, log.Lines()[0], "kept=1 removed=0")
 }
 
 func TestPruneProgress(t *testing.T) {
@@ -337,8 +342,9 @@ func TestPruneProgress(t *testing.T) {
 	require.Equal(t, []backup.Progress{
 		{Phase: prune},
 		{Phase: prune, Path: s.SnapshotPath(stamps[0]), Files: 0, TotalFiles: 2},
-		{Phase: prune, Path: s.SnapshotPath(stamps[1]), Files: 1, TotalFiles: 2},
-		{Phase: prune, Files: 2, TotalFiles: 2},
+		{Phase: prune, Path: s.SnapshotPath(stamps[1]), Files: 1, TotalFiles: 2, Share: 0.5},
+		{Phase: prune, Files: 2, TotalFiles: 2, Share: 0.99},
+		{Phase: prune, Files: 2, TotalFiles: 2, Share: 1},
 	}, got)
 }
 
@@ -357,8 +363,9 @@ func TestPruneRelativeDirectory(t *testing.T) {
 // when the snapshot is not visible any more but its files still exist ("gone
 // STAMP").
 func (s *snapshotSet) onEvents(at func(event string)) {
+	s.Clock = backuptest.Noon // it stands still, so that no report is dropped
 	s.OnProgress = func(p backup.Progress) {
-		if p.Path != "" {
+		if p.Path != "" && p.Share < 1 {
 			at("remove " + filepath.Base(p.Path))
 		}
 	}

@@ -119,6 +119,8 @@ type Report struct {
 	Intact bool
 	// Valid reports whether every check ran and passed.
 	Valid bool
+	// Cost is what the checks cost.
+	Cost Cost
 
 	raw string // the metadata's JSON, unless it is that of Metadata
 }
@@ -139,6 +141,7 @@ type reportJSON struct {
 	Findings   []pyjson.String `json:"findings"`
 	Notes      []pyjson.String `json:"notes"`
 	Details    reportDetails   `json:"details"`
+	Cost       Cost            `json:"cost"`
 }
 
 // reportDetails has the typed form of what reportJSON has as strings.
@@ -162,14 +165,10 @@ type noteJSON struct {
 // MarshalJSON returns the Python module's form, in which problems are strings
 // under "errors", with more names after its own.
 func (r Report) MarshalJSON() ([]byte, error) {
-	metadata, err := rawMetadata(r.Metadata, r.raw)
-	if err != nil {
-		return nil, err
-	}
 	out := reportJSON{
 		pyjson.String(r.Stamp), pyjson.String(r.Path), r.Exists, r.DBOK, r.RegistryOK, r.ChromaOK,
-		[]pyjson.String{}, json.RawMessage(metadata), r.Valid, r.Intact, []pyjson.String{}, []pyjson.String{},
-		reportDetails{[]problemJSON{}, []noteJSON{}},
+		[]pyjson.String{}, rawMetadata(r.Metadata, r.raw), r.Valid, r.Intact, []pyjson.String{}, []pyjson.String{},
+		reportDetails{[]problemJSON{}, []noteJSON{}}, r.Cost,
 	}
 	for _, p := range r.Problems {
 		text := pyjson.String(p.String())
@@ -196,7 +195,7 @@ func (r *Report) UnmarshalJSON(data []byte) error {
 	}
 	*r = Report{
 		Stamp: string(in.Stamp), Path: string(in.Path), Exists: in.Exists, DBOK: in.DBOK, RegistryOK: in.RegistryOK,
-		ChromaOK: in.ChromaOK, Valid: in.Valid, Intact: in.Intact,
+		ChromaOK: in.ChromaOK, Valid: in.Valid, Intact: in.Intact, Cost: in.Cost,
 	}
 	r.Metadata, r.raw = foreignMetadata(in.Metadata)
 	for _, p := range in.Details.Problems {
@@ -242,6 +241,8 @@ type RestoreResult struct {
 	// Mixed reports that Options.Parts left out a part that the snapshot has: the
 	// store is a mixture of two points in time.
 	Mixed bool
+	// Cost is what the call cost, with the validation and the safety snapshot.
+	Cost Cost
 }
 
 // setParts records what happened to the parts.
@@ -276,6 +277,7 @@ type restoreJSON struct {
 	RecoveredStamp pyjson.String   `json:"recovered_stamp"`
 	Parts          []RestorePart   `json:"parts"`
 	Mixed          bool            `json:"mixed"`
+	Cost           Cost            `json:"cost"`
 }
 
 // MarshalJSON returns the form that the command prints.
@@ -284,7 +286,7 @@ func (r RestoreResult) MarshalJSON() ([]byte, error) {
 		pyjson.String(r.Stamp), pyjson.String(r.SafetyStamp), pyStrings(r.SetAside),
 		pyjson.String(r.DatabasePath), pyjson.String(r.RegistryPath), pyjson.String(r.ChromaPath),
 		r.Files, r.Bytes, pyjson.String(r.Recovered), pyjson.String(r.RecoveredStamp),
-		append([]RestorePart{}, r.Parts...), r.Mixed,
+		append([]RestorePart{}, r.Parts...), r.Mixed, r.Cost,
 	})
 }
 
@@ -298,7 +300,7 @@ func (r *RestoreResult) UnmarshalJSON(data []byte) error {
 		string(in.Stamp), string(in.SafetyStamp), goStrings(in.SetAside),
 		string(in.DatabasePath), string(in.RegistryPath), string(in.ChromaPath),
 		in.Files, in.Bytes, string(in.Recovered), string(in.RecoveredStamp),
-		append([]RestorePart(nil), in.Parts...), in.Mixed,
+		append([]RestorePart(nil), in.Parts...), in.Mixed, in.Cost,
 	}
 	return nil
 }
@@ -387,6 +389,7 @@ type pruneJSON struct {
 	Skipped []skippedJSON   `json:"skipped"`
 	Remains []remnantJSON   `json:"remains"`
 	DryRun  bool            `json:"dry_run"`
+	Cost    Cost            `json:"cost"`
 }
 
 type keptJSON struct {
@@ -407,7 +410,7 @@ type remnantJSON struct {
 
 // MarshalJSON returns the form that the command prints.
 func (r PruneResult) MarshalJSON() ([]byte, error) {
-	out := pruneJSON{[]keptJSON{}, pyStrings(r.Removed), pyStrings(r.NeverVerified), []skippedJSON{}, []remnantJSON{}, r.DryRun}
+	out := pruneJSON{[]keptJSON{}, pyStrings(r.Removed), pyStrings(r.NeverVerified), []skippedJSON{}, []remnantJSON{}, r.DryRun, r.Cost}
 	for _, k := range r.Kept {
 		out.Kept = append(out.Kept, keptJSON{pyjson.String(k.Stamp), pyjson.Time(k.CreatedAt), pyStrings(k.Reasons)})
 	}
@@ -426,7 +429,7 @@ func (r *PruneResult) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return err
 	}
-	*r = PruneResult{Removed: goStrings(in.Removed), NeverVerified: goStrings(in.Never), DryRun: in.DryRun}
+	*r = PruneResult{Removed: goStrings(in.Removed), NeverVerified: goStrings(in.Never), DryRun: in.DryRun, Cost: in.Cost}
 	for _, k := range in.Kept {
 		r.Kept = append(r.Kept, KeptSnapshot{string(k.Stamp), time.Time(k.CreatedAt).UTC(), goStrings(k.Reasons)})
 	}

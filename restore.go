@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/errdefs"
@@ -87,10 +88,12 @@ func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (resu
 		return nil, err
 	}
 	r := &restore{settings: &s, result: RestoreResult{Stamp: stamp}}
+	began := s.Clock.Now()
 	defer func() {
 		// What an interrupted restore became is reported in any case.
 		if err != nil && r.result.Recovered != "" {
 			result = &r.result
+			result.Cost.Duration = s.since(began)
 			err = fmt.Errorf("%w (before that, the interrupted restore of %s was %s%s)",
 				err, r.result.RecoveredStamp, r.result.Recovered, setAsideNote(r.result.SetAside))
 		}
@@ -98,6 +101,7 @@ func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (resu
 	if err := r.run(ctx); err != nil {
 		return nil, err
 	}
+	r.finish(began)
 	return &r.result, nil
 }
 
@@ -244,8 +248,18 @@ func (r *restore) close(replacement *restorer.Replacement) error {
 	return nil
 }
 
-// finishResult completes the result of a restore that is done, and logs it. It
-// returns nil: a Logger that panics does not undo that, so an error would be wrong.
+// finish completes the cost of a restore that is done, and logs and reports it. A
+// Logger that panics does not undo that, so an error would be wrong.
+func (r *restore) finish(began time.Time) {
+	defer r.finishProgress()
+	defer func() { _ = recover() }() // of the Clock, too
+	res := &r.result
+	res.Cost = Cost{Duration: r.since(began), Guarded: r.guarded, Files: res.Files, Bytes: res.Bytes}
+	r.log.Info("runtime_backup_restored", "stamp", res.Stamp, "safety_stamp", res.SafetyStamp,
+		"files", res.Files, "bytes", res.Bytes, "parts", describeParts(r.plan), "mixed", res.Mixed, "cost", res.Cost.value())
+}
+
+// finishResult completes the rest of the result, and returns nil.
 func (r *restore) finishResult(replacement *restorer.Replacement, setAside []string) error {
 	r.result.Files, r.result.Bytes = replacement.Files, replacement.Bytes
 	r.result.SetAside = append(r.result.SetAside, setAside...)
@@ -255,16 +269,15 @@ func (r *restore) finishResult(replacement *restorer.Replacement, setAside []str
 		}
 	}
 	r.result.setParts(r.plan)
-	defer func() { _ = recover() }()
-	r.log.Info("runtime_backup_restored", "stamp", r.result.Stamp, "safety_stamp", r.result.SafetyStamp,
-		"files", r.result.Files, "bytes", r.result.Bytes, "parts", describeParts(r.plan), "mixed", r.result.Mixed)
 	return nil
 }
 
 // openSnapshot validates the snapshot and reads which files it has. It returns
 // the snapshot's directory; until that is closed, nobody removes the snapshot.
 func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
+	r.planFor = func(m *Metadata) { r.planSteps(ctx, m) }
 	report, err := validate(ctx, r.settings, r.result.Stamp)
+	r.planFor = nil
 	if r.RecordVerdicts && report != nil {
 		r.recordVerdict(ctx, report)
 	}
@@ -286,18 +299,6 @@ func (r *restore) openSnapshot(ctx context.Context) (*fsat.Dir, error) {
 		return nil, err
 	}
 	return dir, nil
-}
-
-// checkRestore refuses what a create takes and a restore does not, and parts that
-// there are not.
-func (s *settings) checkRestore() error {
-	if unknown := s.Parts &^ allParts; unknown != 0 {
-		return fmt.Errorf("%w: unknown parts are asked for: %#x", ErrInvalidOptions, uint8(unknown))
-	}
-	if s.DB != nil && (s.Parts == 0 || s.Parts&PartDatabase != 0) {
-		return fmt.Errorf("%w: a database handle is given: a database is restored while nobody has it open", ErrInvalidOptions)
-	}
-	return nil
 }
 
 // chooseParts decides which parts are restored.

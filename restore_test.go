@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -375,6 +376,7 @@ func TestRestoreResultJSON(t *testing.T) {
 	t.Parallel()
 	text, err := json.Marshal(backup.RestoreResult{
 		Stamp: "a", SetAside: []string{"/x", "/y"}, DatabasePath: "/db", Recovered: "undone", RecoveredStamp: "b", Mixed: true,
+		Cost: backup.Cost{Duration: 3 * time.Second, Guarded: 2 * time.Second, Files: 1, Bytes: 5},
 		Parts: []backup.RestorePart{
 			{Part: backup.PartDatabase, Path: "/db", Action: backup.ActionReplace, Owners: []string{"1:2"}, NotKept: []string{"the owner of /db: no"}},
 			{Part: backup.PartChroma, Action: backup.ActionLeaveOut},
@@ -384,5 +386,6 @@ func TestRestoreResultJSON(t *testing.T) {
 	require.JSONEq(t, `{"stamp":"a","safety_stamp":"","set_aside":["/x","/y"],"db_path":"/db","registry_path":"",
 		"chroma_path":"","files":0,"bytes":0,"recovered":"undone","recovered_stamp":"b","mixed":true,"parts":[
 		{"part":"database","path":"/db","action":"replace","owners":["1:2"],"not_kept":["the owner of /db: no"]},
-		{"part":"chroma","path":"","action":"leave_out","owners":[],"not_kept":[]}]}`, string(text))
+		{"part":"chroma","path":"","action":"leave_out","owners":[],"not_kept":[]}],
+		"cost":{"duration_ns":3000000000,"guarded_ns":2000000000,"files":1,"bytes":5}}`, string(text))
 }

@@ -241,6 +241,8 @@ func TestRetention(t *testing.T) {
 				s.put(stamp, map[string]any{"created_at": f.created})
 				if f.reasons == "" {
 					want.Removed = append(want.Removed, stamp)
+					want.Cost.Files++
+					want.Cost.Bytes += backuptest.FileSize(t, s.model.Path(backuptest.DBFile))
 				} else {
 					want.Kept = append(want.Kept, backup.KeptSnapshot{Stamp: stamp, CreatedAt: created.UTC(), Reasons: longReasons(f.reasons)})
 				}

@@ -90,12 +90,12 @@ func RemoveRuntimeBackup(ctx context.Context, opts Options, stamp string) (err e
 	if reason := s.reasonToKeep(own, list[i]); reason != "" {
 		return fmt.Errorf("%w: %s", ErrProtected, reason)
 	}
-	s.progress(Progress{Phase: PhasePrune, Path: list[i].Path, TotalFiles: 1})
+	s.begin(Progress{Phase: PhasePrune, Path: list[i].Path, TotalFiles: 1}, PhasePrune)
 	if err := s.removeOne(ctx, backupDir, list[i]); err != nil {
 		return err
 	}
 	s.progress(Progress{Phase: PhasePrune, Path: list[i].Path, Files: 1, TotalFiles: 1})
-	return nil
+	return s.finished(nil)
 }
 
 // reasonToKeep returns the reason why the snapshot must not be removed and what
@@ -192,11 +192,11 @@ func ExportRuntimeBackup(ctx context.Context, opts Options, stamp string, w io.W
 		return err
 	}
 	defer snapshot.Close()
-	return s.export(ctx, snapshot, stamp, w)
+	return s.finished(s.export(ctx, snapshot, stamp, w))
 }
 
 func (s *settings) export(ctx context.Context, dir *fsat.Dir, stamp string, w io.Writer) error {
-	s.progress(Progress{Phase: PhaseExport})
+	s.begin(Progress{Phase: PhaseExport}, PhaseExport)
 	report := &Report{Stamp: stamp, Path: dir.Path(), Exists: true}
 	damaged := func(problems ...Problem) error {
 		report.Problems = problems
@@ -229,7 +229,7 @@ func (s *settings) export(ctx context.Context, dir *fsat.Dir, stamp string, w io
 		Top:       meta.Stamp,
 		Forbidden: snap.live.Contains,
 		Progress: func(path string, files, totalFiles, bytes, totalBytes int64) {
-			s.progress(Progress{PhaseExport, path, files, totalFiles, bytes, totalBytes})
+			s.progress(Progress{PhaseExport, path, files, totalFiles, bytes, totalBytes, 0})
 		},
 	})
 	if mismatch := new(archive.MismatchError); errors.As(err, &mismatch) {
@@ -293,7 +293,7 @@ func (s *settings) importFrom(ctx context.Context, r io.Reader) (meta *Metadata,
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s.progress(Progress{Phase: PhaseImport})
+	s.begin(Progress{Phase: PhaseImport}, PhaseImport, PhaseSync, PhaseValidateFiles)
 	backupDir, err := s.enterBackupDir()
 	if errors.Is(err, ErrNoSnapshot) { // this is its first snapshot
 		if err := fsat.MkdirAll(s.BackupDir); err != nil {
@@ -348,7 +348,7 @@ func (s *settings) importFrom(ctx context.Context, r io.Reader) (meta *Metadata,
 	if s.RecordVerdicts || s.Verify {
 		s.recordVerdict(ctx, report)
 	}
-	return meta, nil
+	return meta, s.finished(nil)
 }
 
 // readArchive reads an archive into staging.

@@ -13,6 +13,7 @@ import (
 	"github.com/atocore/backup/internal/errdefs"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/progress"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
 
@@ -59,6 +60,7 @@ func ValidateBackup(ctx context.Context, opts Options, stamp string) (report *Re
 	if err != nil {
 		return nil, err
 	}
+	s.planFor = s.planValidation
 	report, err = validate(ctx, &s, stamp)
 	if report == nil {
 		return nil, err
@@ -66,6 +68,7 @@ func ValidateBackup(ctx context.Context, opts Options, stamp string) (report *Re
 	if s.RecordVerdicts {
 		s.recordVerdict(ctx, report)
 	}
+	s.finishProgress()
 	if cutOff := s.restoreCutOff(); cutOff != nil {
 		err = errors.Join(err, cutOff)
 	}
@@ -123,7 +126,11 @@ func ValidateDir(ctx context.Context, opts Options, dir string) (report *Report,
 	if errors.Is(opened.TryRLock(), fsat.ErrLocked) {
 		return nil, fmt.Errorf("%w: somebody creates or removes the snapshot", ErrBusy)
 	}
-	return s.validateOpened(ctx, opened, report)
+	s.planFor = s.planValidation
+	if report, err = s.validateOpened(ctx, opened, report); report != nil {
+		s.finishProgress()
+	}
+	return report, err
 }
 
 // validate returns a report together with nil or ErrInvalidBackup, or no
@@ -154,6 +161,7 @@ func validate(ctx context.Context, s *settings, stamp string) (*Report, error) {
 // validateOpened completes the report about the snapshot dir, which has its name
 // and path, as validate returns it.
 func (s *settings) validateOpened(ctx context.Context, dir *fsat.Dir, report *Report) (_ *Report, err error) {
+	began := s.Clock.Now()
 	report.Exists = true
 
 	// 2. Read the metadata, and find the manifest and the parts by them.
@@ -163,6 +171,9 @@ func (s *settings) validateOpened(ctx context.Context, dir *fsat.Dir, report *Re
 		return nil, err
 	}
 	report.Metadata = snap.meta
+	if s.planFor != nil && snap.meta != nil {
+		s.planFor(snap.meta)
+	}
 	var found []Problem
 	if snap.manifest, found, err = openManifest(snap); err != nil {
 		return nil, err
@@ -202,6 +213,8 @@ func (s *settings) validateOpened(ctx context.Context, dir *fsat.Dir, report *Re
 	}
 	report.Notes = checked.notes
 	report.judge(snap.manifest != nil)
+	report.Cost = Cost{Duration: s.since(began), Files: checked.count, Bytes: checked.bytes}
+	s.log.Info("runtime_backup_validated", "stamp", report.Stamp, "valid", report.Valid, "intact", report.Intact, "cost", report.Cost.value())
 	for _, n := range report.Notes {
 		s.log.Warn("snapshot_not_fully_checked", "stamp", report.Stamp, "path", n.Path, "detail", n.Detail)
 	}
@@ -289,6 +302,7 @@ func (s *settings) record(ctx context.Context, stamp, message string, change fun
 // and records the verdict. The snapshot stays whatever that finds.
 func (s *settings) afterCreate(ctx context.Context, meta *Metadata) (err error) {
 	defer errdefs.Recover(&err)
+	defer func() { meta.Cost.Duration = s.since(s.began) }()
 	if s.Note != "" {
 		s.record(ctx, meta.Stamp, "note_not_recorded", func(r *backupdir.Record) { r.Note = s.Note })
 	}
@@ -417,4 +431,18 @@ func openManifest(snap *openedSnapshot) (*fsat.File, []Problem, error) {
 	}
 	manifest, err := snap.dir.Open(format.ManifestName)
 	return manifest, nil, err
+}
+
+// validateSteps returns what a validation of a snapshot of this size will do. The
+// last one is the rest of SQLite's checks, which begin together with the hashing.
+func validateSteps(database, chroma int64) []progress.Step {
+	return []progress.Step{
+		{Phase: string(PhaseValidateFiles), Size: database + chroma, Weight: float64(database) + float64(chroma)},
+		{Weight: float64(database) / 2},
+	}
+}
+
+// planValidation plans what the validation of a snapshot will do.
+func (s *settings) planValidation(m *Metadata) {
+	s.meter.Plan(validateSteps(m.DBSizeBytes, m.ChromaSnapshotBytes))
 }

@@ -360,6 +360,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			opts := s.Options
+			opts.Clock = backuptest.Noon // it stands still, so that no report is dropped
 			opts.OnProgress = func(p backup.Progress) {
 				if reached(p) {
 					cancel(errors.New("cancelled"))
@@ -395,6 +396,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		opts := python.Options
+		opts.Clock = backuptest.Noon // it stands still, so that no report is dropped
 		opts.OnProgress = func(p backup.Progress) {
 			if p.Files == files {
 				cancel()
@@ -408,6 +410,7 @@ func TestValidateHeedsItsContext(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		opts := s.Options
+		opts.Clock = backuptest.Noon // it stands still, so that no report is dropped
 		opts.OnProgress = func(p backup.Progress) {
 			if p.Path == "zzz" || p.Path == backuptest.DBFile && p.Phase == backup.PhaseValidateFiles {
 				cancel()
@@ -471,6 +474,7 @@ func TestValidateSurvivesAPanickingHost(t *testing.T) {
 		for name, value := range map[string]any{"string": "ouch", "error": fs.ErrClosed, "nil": nil} {
 			t.Run(when+" "+name, func(t *testing.T) {
 				opts := s.Options
+				opts.Clock = backuptest.Noon // it stands still, so that no report is dropped
 				opts.OnProgress = func(p backup.Progress) {
 					if reached(p) {
 						panic(value)
@@ -494,6 +498,7 @@ func TestValidateSurvivesAPanickingHost(t *testing.T) {
 func TestValidateReportsProgress(t *testing.T) {
 	s := backuptest.NewSnapshot(t)
 	opts := s.Options
+	opts.Clock = backuptest.Noon // it stands still, so that no report is dropped
 	var phases []backup.Phase
 	var last backup.Progress
 	opts.OnProgress = func(p backup.Progress) { // on one goroutine, or the race detector complains
@@ -528,6 +533,7 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 	python := sound.Copy(t)
 	python.MakePython()
 	panicking := sound.Copy(t)
+	panicking.Clock = backuptest.Noon // it stands still, so that no report is dropped
 	panicking.OnProgress = func(p backup.Progress) {
 		if p.Phase == backup.PhaseValidateFiles && p.Files > 2 {
 			panic("ouch")
@@ -541,6 +547,7 @@ func TestValidateLeavesNothingOpen(t *testing.T) {
 			_, _ = backup.ListRuntimeBackups(t.Context(), s.Options)
 			ctx, cancel := context.WithCancel(t.Context())
 			opts := s.Options
+			opts.Clock = backuptest.Noon
 			opts.OnProgress = func(p backup.Progress) {
 				if p.Files > 1 {
 					cancel()

@@ -379,7 +379,7 @@ func RequireReport(t *testing.T, r *backup.Report, err error) {
 	dec.UseNumber() // foreign metadata may have numbers that do not fit in a float64
 	require.NoError(t, dec.Decode(&got))
 	require.ElementsMatch(t, []string{"stamp", "path", "exists", "db_ok", "registry_ok", "chroma_ok", "errors", "metadata", "valid",
-		"intact", "findings", "notes", "details"}, slices.Collect(maps.Keys(got)))
+		"intact", "findings", "notes", "details", "cost"}, slices.Collect(maps.Keys(got)))
 	require.Equal(t, r.Exists, got["exists"])
 	require.Equal(t, r.DBOK, got["db_ok"])
 	require.Equal(t, r.Valid, got["valid"])

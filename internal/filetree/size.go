@@ -42,6 +42,17 @@ func CheckMoves(ctx context.Context, dir *fsat.Dir, skip func(name string) bool)
 	})
 }
 
+// SizeAt is Size of the directory at path. If that cannot be opened, it counts as
+// empty.
+func SizeAt(ctx context.Context, path string, skip func(name string) bool) (bytes, files int64, err error) {
+	dir, err := fsat.OpenDir(path)
+	if err != nil {
+		return 0, 0, nil
+	}
+	defer dir.Close()
+	return Size(ctx, dir, skip)
+}
+
 // eachEntry calls visit for every entry below dir, for a directory after its
 // own entries. It passes over the entries of dir itself for whose names skip, if it
 // is not nil, returns true, and directories that cannot be opened or read, if

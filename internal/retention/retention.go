@@ -6,6 +6,7 @@
 package retention
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -29,6 +30,24 @@ type Rules struct {
 	// Within keeps every snapshot that is less than this older than newest, the
 	// argument of [Reasons]. The zero value is no rule.
 	Within Span
+}
+
+// Check refuses rules with a bad number, or of which none keeps anything.
+func (r Rules) Check() error {
+	rules := r.Within != Span{}
+	for _, n := range []int{r.Last, r.Hourly, r.Daily, r.Weekly, r.Monthly, r.Yearly} {
+		if n < -1 {
+			return fmt.Errorf("a retention count of %d (-1 means no limit)", n)
+		}
+		rules = rules || n != 0
+	}
+	switch w := r.Within; {
+	case w.Time < 0, w.Years < 0, w.Months < 0, w.Days < 0:
+		return fmt.Errorf("a retention of %v", w)
+	case !rules:
+		return errors.New("the retention keeps nothing")
+	}
+	return nil
 }
 
 // A Span is a length of time on the calendar: months and years have no fixed

@@ -161,6 +161,7 @@ func (s *store) lookAtWAL() {
 func (s *store) createAndCheck(ctx context.Context, t *testing.T) {
 	t.Helper()
 	opts := s.Options
+	opts.Clock = backuptest.Noon // it stands still, so that no report is dropped
 	opts.OnProgress = func(backup.Progress) { s.lookAtWAL() }
 	meta, err := backup.CreateRuntimeBackup(ctx, opts)
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -126,7 +126,7 @@ func requireAgreement(t *testing.T, theirs, ours string, only ...string) {
 // The names that are ours alone, in a list and in a report.
 var (
 	inLists   = []string{"verified", "verified_at", "protected", "note"}
-	inReports = []string{"intact", "findings", "notes", "details"}
+	inReports = []string{"intact", "findings", "notes", "details", "cost"}
 )
 
 // pythonStores prepare the kinds of stores that both sides must agree on.

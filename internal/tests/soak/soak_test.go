@@ -184,7 +184,7 @@ func TestRestartedWAL(t *testing.T) {
 		info, err := os.Stat(path)
 		require.NoError(t, err)
 
-		opts := backup.Options{DatabasePath: path, BackupDir: filepath.Join(dir, "backups")}
+		opts := backup.Options{DatabasePath: path, BackupDir: filepath.Join(dir, "backups"), Clock: backuptest.Noon}
 		act, steps := 1+random.IntN(2), 0
 		opts.OnProgress = func(p backup.Progress) {
 			if p.Phase != backup.PhaseDatabase || p.Bytes <= info.Size() || p.Bytes == p.TotalBytes {
