@@ -24,14 +24,14 @@ type meter struct {
 // The columns of a terminal that a bar takes at most beside its 30 blocks, with
 // and without the times, and the fewest blocks.
 const (
-	besideBar   = 58
+	besideBar   = 62
 	timesOfBar  = 20
 	longBar     = 30
 	shortestBar = 6
 )
 
-// show displays p. Each phase has its own progress bar, or a spinner if its total
-// is not known.
+// show displays p: the share of the whole call, and the phase with its own
+// progress bar, or a spinner if its total is not known.
 func (m *meter) show(p backup.Progress) {
 	width := widthOf(m.out)
 	if width < besideBar+shortestBar {
@@ -44,6 +44,7 @@ func (m *meter) show(p backup.Progress) {
 	}
 	m.last = p
 	done, _, _ := extent(p)
+	m.bar.Describe(shareAndPhase(p))
 	m.bar.Set64(done)
 }
 
@@ -68,13 +69,9 @@ func extent(p backup.Progress) (done, total int64, bytes bool) {
 	return 0, -1, false
 }
 
-// showWords displays the phase and, if the total is known, the percentage.
+// showWords displays the phase, and the share of the whole call.
 func (m *meter) showWords(p backup.Progress, width int) {
-	words := phaseName(p.Phase)
-	if done, total, _ := extent(p); total > 0 {
-		words += fmt.Sprintf(" %d %%", min(100, int(float64(done)/float64(total)*100)))
-	}
-	words, _ = cut(words, width-1) // in the last column the cursor would wrap
+	words, _ := cut(fmt.Sprintf("%s %d%%", phaseName(p.Phase), percent(p)), width-1) // in the last column the cursor would wrap
 	if words == m.words {
 		return
 	}
@@ -98,7 +95,7 @@ func newBar(out io.Writer, p backup.Progress, width int) *progressbar.ProgressBa
 	_, total, bytes := extent(p)
 	options := []progressbar.Option{
 		progressbar.OptionSetWriter(out),
-		progressbar.OptionSetDescription(phaseName(p.Phase)),
+		progressbar.OptionSetDescription(shareAndPhase(p)),
 		progressbar.OptionSetWidth(min(longBar, width-besideBar)),
 		progressbar.OptionThrottle(100 * time.Millisecond),
 		progressbar.OptionSetRenderBlankState(true),
@@ -114,6 +111,14 @@ func newBar(out io.Writer, p backup.Progress, width int) *progressbar.ProgressBa
 		options = append(options, progressbar.OptionShowBytes(bytes), progressbar.OptionShowCount())
 	}
 	return progressbar.NewOptions64(total, options...)
+}
+
+// percent returns the share of the whole call, which is not 100 before its end.
+func percent(p backup.Progress) int { return int(p.Share * 100) }
+
+// shareAndPhase returns the text before a bar.
+func shareAndPhase(p backup.Progress) string {
+	return fmt.Sprintf("%2d%% %s", percent(p), phaseName(p.Phase))
 }
 
 func phaseName(p backup.Phase) string {

@@ -206,9 +206,9 @@ func TestProgressBar(t *testing.T) {
 		words []string
 	}{
 		{append([]string{"restore", "--yes", stamp}, s.flags()...),
-			[]string{"comparing files", "hashing", "copying snapshot", "replacing store", "comparing with snapshot"}},
+			[]string{" 0% ", "comparing files", "hashing", "copying snapshot", "replacing store", "% comparing with snapshot"}},
 		{[]string{"drill", "--backup-dir", s.backups, stamp}, []string{"copying snapshot", "comparing with snapshot"}},
-		{[]string{"prune", "--keep-last=1", "--backup-dir", s.backups}, []string{"removing snapshots", "(0/1)"}},
+		{[]string{"prune", "--keep-last=1", "--backup-dir", s.backups}, []string{"0% removing snapshots"}},
 	} {
 		tm := newTerminal(t)
 		cmd, _ := tm.start(test.args...)
