@@ -109,9 +109,9 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 	if err := s.initDatabase(ctx); err != nil {
 		return nil, err
 	}
-	now := truncateToMicroseconds(s.Clock.Now())
-	if err := pyjson.CheckTime(now); err != nil {
-		return nil, fmt.Errorf("read the clock: %w", err)
+	now, err := s.readClock()
+	if err != nil {
+		return nil, err
 	}
 	if err := s.checkSpace(ctx, safety == nil); err != nil {
 		return nil, wrapStep("check free space", s.BackupDir, err)
@@ -119,11 +119,8 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 
 	// 4. Create staging, and the backup directory if this is its first snapshot.
 	if entered == nil {
-		if err := fsat.MkdirAll(s.BackupDir); err != nil {
-			return nil, wrapStep("make backup directory", s.BackupDir, err)
-		}
-		if entered, err = s.enterForCreate(safety); err != nil {
-			return nil, wrapStep("enter backup directory", s.BackupDir, err)
+		if entered, err = s.makeBackupDir(safety); err != nil {
+			return nil, err
 		}
 		defer entered.Close()
 	}
@@ -131,11 +128,7 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 	if err != nil {
 		return nil, wrapStep("make staging", s.BackupDir, err)
 	}
-	defer func() {
-		if derr := st.Discard(); derr != nil {
-			err = errors.Join(err, wrapStep("remove staging", st.PathOf(), derr))
-		}
-	}()
+	defer func() { err = errors.Join(err, discard(st)) }()
 
 	// 5. Capture, under the guard if Chroma is included. 6. Release it.
 	captured := new(capture)
@@ -161,17 +154,43 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 	if safety != nil {
 		meta.SafetyOf = safety.of
 	}
-	cost := Cost{Guarded: s.guarded}
-	cost.Files, cost.Bytes = captured.total()
-	if cost.ManifestSHA256, err = s.publish(ctx, st, manifest, meta, captured.paths); err != nil {
+	sum, err := s.publish(ctx, st, manifest, meta, captured.paths)
+	if err != nil {
 		return nil, wrapStep("publish", st.PathOf(), err)
 	}
-	meta.Cost = &cost
+	meta.Cost = &Cost{Guarded: s.guarded, ManifestSHA256: sum}
+	meta.Cost.Files, meta.Cost.Bytes = captured.total()
 	s.logCreated(meta)
-	if safety == nil {
-		s.warnOfOtherStores(meta.Stamp)
-	}
 	return meta, nil
+}
+
+// discard removes staging, unless it was published.
+func discard(st *backupdir.Staging) error {
+	if err := st.Discard(); err != nil {
+		return wrapStep("remove staging", st.PathOf(), err)
+	}
+	return nil
+}
+
+// makeBackupDir creates the backup directory and enters it.
+func (s *settings) makeBackupDir(safety *safety) (*fsat.Dir, error) {
+	if err := fsat.MkdirAll(s.BackupDir); err != nil {
+		return nil, wrapStep("make backup directory", s.BackupDir, err)
+	}
+	entered, err := s.enterForCreate(safety)
+	if err != nil {
+		return nil, wrapStep("enter backup directory", s.BackupDir, err)
+	}
+	return entered, nil
+}
+
+// readClock returns the time of a snapshot that is made now.
+func (s *settings) readClock() (time.Time, error) {
+	now := truncateToMicroseconds(s.Clock.Now())
+	if err := pyjson.CheckTime(now); err != nil {
+		return now, fmt.Errorf("read the clock: %w", err)
+	}
+	return now, nil
 }
 
 // enterForCreate keeps restores away until the directory that it returns is
@@ -197,6 +216,9 @@ func (s *settings) logCreated(meta *Metadata) {
 		"chroma_files", meta.ChromaSnapshotFiles,
 		"chroma_bytes", meta.ChromaSnapshotBytes,
 		"cost", meta.Cost.value())
+	if meta.SafetyOf == "" {
+		s.warnOfOtherStores(meta.Stamp)
+	}
 }
 
 // initDatabase lets the host create its schema and makes sure that there is a

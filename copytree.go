@@ -192,7 +192,7 @@ func (s *settings) captureStore(ctx context.Context, st *backupdir.Staging, c *c
 	if err := st.Mkdir(format.ConfigDir, 0o700); err != nil {
 		return wrapStep("capture registry", s.RegistryPath, err)
 	}
-	if err := s.captureRegistryIn(ctx, st, c); err != nil {
+	if err := s.captureRegistry(ctx, st, c); err != nil {
 		return err
 	}
 
@@ -207,7 +207,7 @@ func (s *settings) captureStore(ctx context.Context, st *backupdir.Staging, c *c
 	}
 	if s.RegistryPath != "" && c.paths.registry == "" {
 		// Once more, if somebody was just replacing it.
-		if err := s.captureRegistryIn(ctx, st, c); err != nil {
+		if err := s.captureRegistry(ctx, st, c); err != nil {
 			return err
 		}
 		if c.paths.registry == "" {
@@ -236,36 +236,28 @@ func (s *settings) databaseCapture(safety *safety) *sqlitedb.Capture {
 	return c
 }
 
-// captureRegistryIn copies the registry into config/, if there is one now.
-func (s *settings) captureRegistryIn(ctx context.Context, st *backupdir.Staging, c *capture) error {
-	dir, err := st.OpenDir(format.ConfigDir)
-	if err == nil {
-		defer dir.Close()
-		err = s.captureRegistry(ctx, dir, c)
-	}
-	if err != nil {
-		return wrapStep("capture registry", s.RegistryPath, err)
-	}
-	return nil
-}
-
-func (s *settings) captureRegistry(ctx context.Context, dir *fsat.Dir, c *capture) error {
+// captureRegistry copies the registry into config/, if there is one now.
+func (s *settings) captureRegistry(ctx context.Context, st *backupdir.Staging, c *capture) error {
 	if s.RegistryPath == "" {
 		return nil
 	}
+	dir, err := st.OpenDir(format.ConfigDir)
+	if err != nil {
+		return wrapStep("capture registry", s.RegistryPath, err)
+	}
+	defer dir.Close()
 	size, ok, fault, err := registry.Copy(ctx, s.RegistryPath, dir, &c.unkept)
 	if fault != "" {
 		// The snapshot is not valid then, and says so; the rest of it is good.
 		s.log.Warn("registry_is_not_json", "path", s.RegistryPath, "reason", fault)
 	}
-	switch {
-	case err != nil:
-		return err
-	case !ok:
-		return nil
+	if err != nil {
+		return wrapStep("capture registry", s.RegistryPath, err)
 	}
-	c.registryBytes = size
-	c.paths.registry = filepath.Join(format.ConfigDir, filepath.Base(s.RegistryPath))
+	if ok {
+		c.registryBytes = size
+		c.paths.registry = filepath.Join(format.ConfigDir, filepath.Base(s.RegistryPath))
+	}
 	return nil
 }
 
@@ -393,7 +385,7 @@ func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir, replaceme
 			if report, err = validate(ctx, r.settings, made.Stamp); err == nil || report != nil && report.Intact {
 				return wrapJournal(replacement.Saved(made.Stamp))
 			}
-			if removeErr := removeSafety(ctx, backupDir, made.Stamp); removeErr != nil {
+			if removeErr := backupdir.RemoveStamp(ctx, backupDir, made.Stamp); removeErr != nil {
 				return errors.Join(err, removeErr)
 			}
 			r.result.SafetyStamp = ""
@@ -429,16 +421,6 @@ func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
 	return create(ctx, &s, &safety{source: r.source, of: r.result.Stamp})
 }
 
-func removeSafety(ctx context.Context, backupDir *fsat.Dir, stamp string) error {
-	root, err := backupDir.OpenDir(format.SnapshotsName)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	_, err = backupdir.Remove(ctx, backupDir, root, stamp, func() {})
-	return err
-}
-
 // dropOwnSafety removes the safety snapshot of a restore that failed: the store
 // that it has is live again.
 func (r *restore) dropOwnSafety(ctx context.Context) {
@@ -452,7 +434,7 @@ func (r *restore) dropOwnSafety(ctx context.Context) {
 func (r *restore) dropSafety(ctx context.Context, backupDir, stamp string) {
 	dir, err := fsat.OpenDir(backupDir)
 	if err == nil {
-		err = removeSafety(context.WithoutCancel(ctx), dir, stamp)
+		err = backupdir.RemoveStamp(context.WithoutCancel(ctx), dir, stamp)
 		dir.Close()
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -314,11 +314,7 @@ func (s *settings) importFrom(ctx context.Context, r io.Reader) (meta *Metadata,
 	if err != nil {
 		return nil, wrapStep("make staging", s.BackupDir, err)
 	}
-	defer func() {
-		if derr := st.Discard(); derr != nil {
-			err = errors.Join(err, wrapStep("remove staging", st.PathOf(), derr))
-		}
-	}()
+	defer func() { err = errors.Join(err, discard(st)) }()
 
 	// 3. Read the archive, comparing every file with the manifest.
 	if meta, err = s.readArchive(ctx, st, r); err != nil {

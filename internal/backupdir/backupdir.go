@@ -167,6 +167,17 @@ func IsStill(root *fsat.Dir, name string, dir *fsat.Dir) bool {
 	return err != nil || mineErr != nil || there.Ino == mine.Ino
 }
 
+// RemoveStamp is [Remove] for callers that have nothing to say of what is left.
+func RemoveStamp(ctx context.Context, backupDir *fsat.Dir, stamp string) error {
+	root, err := backupDir.OpenDir(format.SnapshotsName)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	_, err = Remove(ctx, backupDir, root, stamp, func() {})
+	return err
+}
+
 // Remove removes the snapshot stamp. root is snapshots/ in backupDir. Remove
 // looks for what could not be removed; if it sees nothing, it renames the
 // snapshot to a staging name, makes the rename durable and removes the files. If
