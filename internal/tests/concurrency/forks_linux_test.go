@@ -1,6 +1,8 @@
 package concurrency
 
 import (
+	"database/sql"
+	"fmt"
 	"os/exec"
 	"sync"
 	"testing"
@@ -37,8 +39,13 @@ func TestCallsWhileTheHostStartsPrograms(t *testing.T) {
 			}
 		})
 	}
-	for range 12 {
+	for i := range 12 {
 		stamp := s.Create().Stamp // keeps a descriptor of the database
+		s.Disturb()               // what is equal would not be replaced
+		backuptest.InDatabase(t, s.DatabasePath, func(db *sql.DB) {
+			_, err := db.Exec(fmt.Sprint("PRAGMA user_version = ", 1000+i))
+			require.NoError(t, err)
+		})
 		s.Restore(stamp)
 		result, err := backup.PruneRuntimeBackups(t.Context(), s.Options, backup.Retention{KeepLast: 1})
 		require.NoError(t, err)

@@ -101,7 +101,8 @@ func trace(t *testing.T, cmd *exec.Cmd, flags ...string) (events []*event, o out
 		} else {
 			continue // signals and exits
 		}
-		if strings.HasSuffix(rest, "= ?") { // the process ended
+		// The process ended, or a signal came and the call is made again.
+		if strings.HasSuffix(rest, "= ?") || strings.Contains(rest, "= ? ERESTART") {
 			e.ret = -1
 			continue
 		}
