@@ -324,17 +324,23 @@ func (c *cutStore) cutIn(kind, role, stamp string, at moment) *run {
 		}
 		cut <- errors.Join(errs...)
 	}
-	r := c.run(role, stamp, at, func(*call) {
+	r := c.run(role, stamp, at, func(call *call) {
 		for i, d := range c.disks {
 			if writtenOut[i] {
 				d.sync()
 			}
 		}
-		if delay > 0 {
-			time.AfterFunc(delay, cutAll)
+		if delay == 0 {
+			cutAll() // the process waits
 			return
 		}
-		cutAll()
+		time.AfterFunc(delay, func() {
+			// The power of all disks is cut at once: while it is, the process must not
+			// go on with those that still have some.
+			_ = unix.Kill(int(call.pid), unix.SIGSTOP)
+			cutAll()
+			_ = unix.Kill(int(call.pid), unix.SIGCONT)
+		})
 	})
 	if !r.acted {
 		r.phase = afterEnd
