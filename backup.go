@@ -96,7 +96,7 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 	s.progress(Progress{Phase: PhaseInit})
 
 	// 2. Keep restores away, and remove what dead processes left.
-	entered, enterErr := s.enterForCreate(safety)
+	entered, enterErr := s.enterForCreate(ctx, safety)
 	if enterErr != nil && !errors.Is(enterErr, fs.ErrNotExist) {
 		return nil, wrapStep("enter backup directory", s.BackupDir, enterErr)
 	}
@@ -119,7 +119,7 @@ func create(ctx context.Context, s *settings, safety *safety) (_ *Metadata, err 
 
 	// 4. Create staging, and the backup directory if this is its first snapshot.
 	if entered == nil {
-		if entered, err = s.makeBackupDir(safety); err != nil {
+		if entered, err = s.makeBackupDir(ctx, safety); err != nil {
 			return nil, err
 		}
 		defer entered.Close()
@@ -173,11 +173,11 @@ func discard(st *backupdir.Staging) error {
 }
 
 // makeBackupDir creates the backup directory and enters it.
-func (s *settings) makeBackupDir(safety *safety) (*fsat.Dir, error) {
+func (s *settings) makeBackupDir(ctx context.Context, safety *safety) (*fsat.Dir, error) {
 	if err := fsat.MkdirAll(s.BackupDir); err != nil {
 		return nil, wrapStep("make backup directory", s.BackupDir, err)
 	}
-	entered, err := s.enterForCreate(safety)
+	entered, err := s.enterForCreate(ctx, safety)
 	if err != nil {
 		return nil, wrapStep("enter backup directory", s.BackupDir, err)
 	}
@@ -195,11 +195,11 @@ func (s *settings) readClock() (time.Time, error) {
 
 // enterForCreate keeps restores away until the directory that it returns is
 // closed. A restore that takes its safety snapshot has done that itself.
-func (s *settings) enterForCreate(safety *safety) (*fsat.Dir, error) {
+func (s *settings) enterForCreate(ctx context.Context, safety *safety) (*fsat.Dir, error) {
 	if safety != nil {
 		return fsat.OpenDir(s.BackupDir)
 	}
-	return s.enterBackupDir()
+	return s.enterBackupDir(ctx)
 }
 
 // logCreated logs a snapshot that is published. A Logger that panics does not

@@ -232,8 +232,8 @@ var (
 	// ErrBusy is returned by RestoreRuntimeBackup while a create, an import, a
 	// prune or another restore is using the same backup directory, by these calls
 	// beside a restore of the store that is running, and by RemoveRuntimeBackup
-	// also while somebody validates, restores or exports the snapshot. Nothing was
-	// done.
+	// also while somebody validates, restores or exports the snapshot. All but the
+	// last are waited for first, if Options.Wait is set. Nothing was done.
 	ErrBusy = errdefs.ErrBusy
 
 	// ErrDatabaseInUse is returned by RestoreRuntimeBackup while somebody has
@@ -415,7 +415,7 @@ type Phase string
 // calls.
 const (
 	PhaseInit     Phase = "init"     // checking options, removing stale staging, InitDB
-	PhaseWait     Phase = "wait"     // waiting for the database; only if it is busy, and again while it is
+	PhaseWait     Phase = "wait"     // waiting for the database or the backup directory, at Path; only if it is busy, and again while it is
 	PhaseGuard    Phase = "guard"    // waiting for the ingestion guard
 	PhaseDatabase Phase = "database" // capturing the database
 	PhaseRegistry Phase = "registry" // capturing the registry

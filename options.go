@@ -163,12 +163,14 @@ type Options struct {
 	// an error, the restore ends with that. It may be nil.
 	Confirm func(ctx context.Context, plan []RestorePart) error
 
-	// Wait bounds all waiting of a call for a database that somebody keeps from
-	// being read, and for the guard. At its end the error matches
-	// ErrDatabaseInUse, or context.DeadlineExceeded if it is the guard that was
-	// waited for. If it is 0, only ctx ends a wait. Locks for which the driver of
-	// DB waits by itself, and Lockers that do not heed their context, are not
-	// bounded by it.
+	// Wait bounds each wait of a call: for a database that somebody keeps from
+	// being read, for the guard, and for a backup directory that is in use, by a
+	// restore or, if the call is one, by a create or a prune. At its end the error
+	// matches ErrDatabaseInUse, context.DeadlineExceeded or ErrBusy, in this order.
+	// If it is 0, only ctx ends a wait for the database or the guard, and a backup
+	// directory that is in use is not waited for. Locks for which the driver of DB
+	// waits by itself, and Lockers that do not heed their context, are not bounded
+	// by it.
 	Wait time.Duration
 
 	// Connect registers what the databases' schemas need: collations, and

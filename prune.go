@@ -137,7 +137,7 @@ func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (res
 // prune sets result as soon as it is known which snapshots there are.
 func (s *settings) prune(ctx context.Context, keep Retention, result **PruneResult) error {
 	made := &PruneResult{DryRun: keep.DryRun}
-	dir, err := s.enterBackupDir()
+	dir, err := s.enterBackupDir(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		*result = made
 		return ctx.Err()

@@ -20,10 +20,44 @@ import (
 
 // Recovery: what the calls do about a restore that was interrupted.
 
+// untilFree calls enter until it does not return ErrBusy any more, or Wait is
+// over. Without Wait it is called once.
+func (s *settings) untilFree(ctx context.Context, enter func() (*fsat.Dir, error)) (dir *fsat.Dir, err error) {
+	if s.Wait == 0 {
+		return enter()
+	}
+	waiting, cancel := s.bounded(ctx)
+	defer cancel()
+	said := false
+	ended := poll.Until(waiting, 10*time.Millisecond, 250*time.Millisecond, func() (bool, error) {
+		if dir, err = enter(); !errors.Is(err, ErrBusy) {
+			return true, nil
+		}
+		if !said {
+			said = true
+			s.log.Info("waiting_for_backup_directory", "path", s.BackupDir, "reason", err.Error())
+		}
+		s.progress(Progress{Phase: PhaseWait, Path: s.BackupDir})
+		return false, nil
+	})
+	switch {
+	case ended == nil:
+		return dir, err
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	}
+	return nil, fmt.Errorf("%w, and was for %s", err, s.Wait)
+}
+
 // enterBackupDir takes the lock of a create or a prune on the backup directory,
-// until that is closed. It refuses beside a restore, and after a restore that
-// was interrupted.
-func (s *settings) enterBackupDir() (*fsat.Dir, error) {
+// until that is closed. It refuses after a restore that was interrupted, and
+// waits for one that is running, as Wait says.
+func (s *settings) enterBackupDir(ctx context.Context) (*fsat.Dir, error) {
+	return s.untilFree(ctx, s.tryBackupDir)
+}
+
+// tryBackupDir is enterBackupDir and does not wait.
+func (s *settings) tryBackupDir() (*fsat.Dir, error) {
 	dir, err := backupdir.Enter(s.BackupDir)
 	if errors.Is(err, fsat.ErrLocked) {
 		return nil, fmt.Errorf("%w: a restore is running in %s", ErrBusy, s.BackupDir)
@@ -122,14 +156,19 @@ func (s *settings) livePlaces() (live restorer.Places) {
 
 // enter takes the lock of a restore on the backup directory, until that is
 // closed, and recovers from an earlier restore. If there is nothing to replace
-// it takes the lock of a create instead.
+// it takes the lock of a create instead. It waits for others as Wait says.
 func (r *restore) enter(ctx context.Context) (*fsat.Dir, error) {
+	return r.untilFree(ctx, func() (*fsat.Dir, error) { return r.tryEnter(ctx) })
+}
+
+// tryEnter is enter and does not wait.
+func (r *restore) tryEnter(ctx context.Context) (*fsat.Dir, error) {
 	var err error
 	if r.empty, err = r.nothingThere(); err != nil {
 		return nil, err
 	}
 	if r.empty {
-		return r.enterBackupDir()
+		return r.tryBackupDir()
 	}
 	dir, err := backupdir.EnterExclusive(r.BackupDir)
 	if errors.Is(err, fsat.ErrLocked) {
@@ -164,47 +203,19 @@ func (r *restore) nothingThere() (bool, error) {
 	if err != nil || pending != nil {
 		return false, pendingError(err)
 	}
-	live := r.livePlaces()
-	paths := []string{live.Database, live.Database + "-wal", live.Database + "-journal"}
-	if r.RegistryPath != "" {
-		paths = append(paths, r.RegistryPath)
-	}
-	for _, path := range paths {
-		if _, err := fsat.Stat(path); err == nil {
-			return false, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-	}
-	if len(restorer.Remains(live)) > 0 {
-		return false, nil
-	}
-	return r.ChromaPath == "" || !fsat.HasEntries(r.ChromaPath, restorer.IsNoPartOfChroma), nil
+	return restorer.NothingAt(r.livePlaces())
 }
 
 // clearRemains removes staging directories without a journal that hold nothing
 // of a live store, and refuses if others are left.
 func (r *restore) clearRemains(ctx context.Context) error {
-	if !restorer.PointerIsStale(r.BackupDir) {
-		// The journal that it is about may be on a volume that is not mounted. Its
-		// restore could neither be finished nor undone without these directories.
-		return r.remainsOfRestore()
-	}
-	for _, path := range restorer.Remains(r.livePlaces()) {
-		if fsat.HasEntries(filepath.Join(path, "old"), nil) {
-			continue
-		}
-		dir, err := fsat.OpenDir(filepath.Dir(path))
+	if restorer.PointerIsStale(r.BackupDir) {
+		err := restorer.ClearRemains(ctx, r.livePlaces(), func(path string) { r.log.Warn("remains_of_restore_removed", "path", path) })
 		if err != nil {
 			return err
 		}
-		err = dir.RemoveTree(ctx, filepath.Base(path))
-		dir.Close()
-		if err != nil {
-			return err
-		}
-		r.log.Warn("remains_of_restore_removed", "path", path)
-	}
+	} // otherwise the journal that it is about may be on a volume that is not
+	// mounted, and its restore could neither be finished nor undone without these.
 	return r.remainsOfRestore()
 }
 
@@ -213,7 +224,7 @@ func (r *restore) clearRemains(ctx context.Context) error {
 // table of what is found and what is done.
 func (r *restore) recover(ctx context.Context) error {
 	live := r.livePlaces()
-	journal, err := openJournal(ctx, live.Database)
+	journal, err := restorer.AwaitJournal(ctx, live.Database)
 	switch {
 	case errors.Is(err, fsat.ErrLocked):
 		return fmt.Errorf("%w: another restore is at work on %s", ErrBusy, r.DatabasePath)
@@ -248,21 +259,6 @@ func (r *restore) recover(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrRestoreUnfinished, err)
 	}
 	return nil
-}
-
-// openJournal opens the journal of an interrupted restore. Readers lock it for
-// moments, which are waited for.
-func openJournal(ctx context.Context, database string) (journal *restorer.Journal, err error) {
-	attempts := 0
-	perr := poll.Until(ctx, time.Millisecond, 20*time.Millisecond, func() (bool, error) {
-		attempts++
-		journal, err = restorer.OpenJournal(database)
-		return !errors.Is(err, fsat.ErrLocked) || attempts == 15, nil
-	})
-	if perr != nil {
-		return nil, perr
-	}
-	return journal, err
 }
 
 // recoverFrom decides whether to finish or to undo.

@@ -66,7 +66,7 @@ func RemoveRuntimeBackup(ctx context.Context, opts Options, stamp string) (err e
 	if err != nil {
 		return err
 	}
-	backupDir, err := s.enterBackupDir()
+	backupDir, err := s.enterBackupDir(ctx)
 	if err != nil {
 		return err
 	}
@@ -294,12 +294,12 @@ func (s *settings) importFrom(ctx context.Context, r io.Reader) (meta *Metadata,
 		return nil, err
 	}
 	s.begin(Progress{Phase: PhaseImport}, PhaseImport, PhaseSync, PhaseValidateFiles)
-	backupDir, err := s.enterBackupDir()
+	backupDir, err := s.enterBackupDir(ctx)
 	if errors.Is(err, ErrNoSnapshot) { // this is its first snapshot
 		if err := fsat.MkdirAll(s.BackupDir); err != nil {
 			return nil, wrapStep("make backup directory", s.BackupDir, err)
 		}
-		backupDir, err = s.enterBackupDir()
+		backupDir, err = s.enterBackupDir(ctx)
 	}
 	if err != nil {
 		return nil, wrapStep("enter backup directory", s.BackupDir, err)

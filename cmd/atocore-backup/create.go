@@ -16,7 +16,7 @@ type createCommand struct {
 	Verify        bool          `help:"Validate the snapshot afterwards, in the same call, and record the verdict."`
 	Note          string        `placeholder:"TEXT" help:"Keep TEXT beside the snapshot; list prints it."`
 	IncludeChroma bool          `help:"Include the Chroma directory. Nothing may write to it during the copy; see --guard-file."`
-	Wait          time.Duration `default:"5m" placeholder:"TIME" help:"Give up after waiting this long for a database that somebody keeps from being read, or for the guard file. 0 waits for ever. Default: 5m."`
+	Wait          time.Duration `default:"5m" placeholder:"TIME" help:"Give up after waiting this long for a database that somebody keeps from being read, for a restore that is running, or for the guard file. 0 waits for ever. Default: 5m."`
 	GuardFile     *string       `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is read. Every writer to the Chroma directory must hold it, too. PATH is created if it does not exist. Used only with --include-chroma. If --guard-file is not given, the caller must keep writers away."`
 }
 
@@ -26,7 +26,7 @@ func (c *createCommand) Run(s *session) error {
 	}
 	opts := c.options()
 	opts.IncludeChroma = c.IncludeChroma
-	opts.Verify, opts.Note, opts.Wait = c.Verify, c.Note, c.Wait
+	opts.Verify, opts.Note, opts.Wait = c.Verify, c.Note, waitFor(c.Wait)
 	if c.GuardFile != nil {
 		opts.Locker = flockGuard(*c.GuardFile, s.say)
 	}

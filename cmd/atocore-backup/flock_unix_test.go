@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -204,4 +205,24 @@ func TestGuardThatCannotBeTakenFailsTheBackup(t *testing.T) {
 	atocore(t, append([]string{"create", "--include-chroma", "--guard-file", guard}, s.flags()...)...).
 		requireFailed(t, guard, "no such file")
 	s.requireNoSnapshot(t)
+}
+
+// Create, prune and restore wait for a backup directory that is in use, as --wait
+// says, and say that nothing is wrong but that.
+func TestCommandsGiveUpWaitingForTheBackupDirectory(t *testing.T) {
+	s := newStore(t)
+	stamp, _ := s.create(t)
+	require.NoError(t, s.live.Close())
+	dir, err := os.Open(s.backups)
+	require.NoError(t, err)
+	defer dir.Close()
+	require.NoError(t, syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+	for _, args := range [][]string{{"create"}, {"prune", "--keep-last", "9"}, {"restore", stamp, "--yes"}} {
+		t.Run(args[0], func(t *testing.T) {
+			o := atocore(t, slices.Concat(args, []string{"--wait", "50ms"}, s.flags())...)
+			o.requireFailed(t, "the backup directory is in use", "50ms")
+			require.NotContains(t, o.stderr, "unfinished")
+			atocore(t, slices.Concat(args, []string{"--wait=-1s"}, s.flags())...).requireFailed(t, "--wait is negative")
+		})
+	}
 }

@@ -126,7 +126,7 @@ func phaseName(p backup.Phase) string {
 	case backup.PhaseInit:
 		return "preparing"
 	case backup.PhaseWait:
-		return "waiting for the database"
+		return "waiting"
 	case backup.PhaseGuard:
 		return "waiting for the guard"
 	case backup.PhaseDatabase:

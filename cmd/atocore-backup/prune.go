@@ -39,6 +39,8 @@ type pruneCommand struct {
 	keepFlags
 
 	DryRun bool `short:"n" help:"Print what would be removed, without removing it."`
+
+	Wait time.Duration `default:"5m" placeholder:"TIME" help:"Give up after waiting this long for a restore that is running. 0 waits for ever. Default: 5m."`
 }
 
 // Help returns the details for the help of this command.
@@ -53,6 +55,9 @@ Example: ` + commandName + ` prune --keep-last 3 --keep-daily 7 --keep-weekly 4 
 func (c *pruneCommand) Run(s *session) error {
 	keep := c.retention()
 	faults := []error{c.needBackupDir()}
+	if c.Wait < 0 {
+		faults = append(faults, errors.New("--wait is negative"))
+	}
 	if keep == (backup.Retention{}) {
 		faults = append(faults, errors.New("no keep rule: give --keep-last or another --keep flag"))
 	}
@@ -61,7 +66,9 @@ func (c *pruneCommand) Run(s *session) error {
 	}
 	keep.DryRun = c.DryRun
 	opts := c.options()
+	opts.Wait = waitFor(c.Wait)
 	s.watch(&opts)
+	s.announceWait(&opts)
 	result, err := backup.PruneRuntimeBackups(s.ctx, opts, keep)
 	if result == nil {
 		return err

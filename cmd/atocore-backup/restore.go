@@ -30,7 +30,7 @@ type restoreCommand struct {
 
 	parts backup.Parts // what Only says
 
-	Wait      time.Duration `default:"5m" placeholder:"TIME" help:"Give up after waiting this long for the guard file. 0 waits for ever. Default: 5m."`
+	Wait      time.Duration `default:"5m" placeholder:"TIME" help:"Give up after waiting this long for a create, a prune or another restore that is running, or for the guard file. 0 waits for ever. Default: 5m."`
 	GuardFile *string       `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is replaced. Every writer to the Chroma directory must hold it, too. PATH is created if it does not exist."`
 }
 
@@ -63,7 +63,8 @@ func (c *restoreCommand) Run(s *session) error {
 	}
 	// Whoever names a directory knows that the store is not in it.
 	opts.DespiteFindings, opts.FromOtherStore = c.DespiteFindings, c.FromOtherStore || c.Into != nil
-	opts.Parts = c.parts
+	opts.Parts, opts.Wait = c.parts, waitFor(c.Wait)
+	s.announceWait(&opts)
 	if !c.Yes && s.canAsk() {
 		opts.Confirm = func(_ context.Context, plan []backup.RestorePart) error { return c.agree(s, found, plan) }
 	}

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -48,12 +50,17 @@ func (s *session) watch(opts *backup.Options) {
 	}
 }
 
-// announceWait makes a call say, once, that it waits for the database, if it has
-// done so for a second. It must come after watch.
+// waitFor is Options.Wait for the value of --wait, of which 0 means for ever; in
+// the library it means that a backup directory in use is not waited for.
+func waitFor(wait time.Duration) time.Duration { return cmp.Or(wait, math.MaxInt64) }
+
+// announceWait makes a call say, once for each, that it waits for the database or
+// the backup directory, if it has done so for a second. It must come after watch.
 func (s *session) announceWait(opts *backup.Options) {
 	const patience = time.Second
 	show := opts.OnProgress
-	var second *time.Timer // nil until the call waits
+	backupDir, _ := filepath.Abs(opts.BackupDir)
+	began := make(map[string]*time.Timer) // by path
 	opts.OnProgress = func(p backup.Progress) {
 		if show != nil {
 			show(p)
@@ -61,12 +68,16 @@ func (s *session) announceWait(opts *backup.Options) {
 		if p.Phase != backup.PhaseWait {
 			return
 		}
-		if second == nil {
-			second = time.NewTimer(patience)
+		if began[p.Path] == nil {
+			began[p.Path] = time.NewTimer(patience)
 		}
 		select {
-		case <-second.C:
-			s.say("Waiting for the database %s, which somebody keeps from being read.", p.Path)
+		case <-began[p.Path].C:
+			if p.Path == backupDir {
+				s.say("Waiting for the backup directory %s, which another call is using.", p.Path)
+			} else {
+				s.say("Waiting for the database %s, which somebody keeps from being read.", p.Path)
+			}
 		default:
 		}
 	}

@@ -12,7 +12,8 @@ import (
 	"github.com/atocore/backup"
 )
 
-// After a second of waiting for the database the command says so, once.
+// After a second of waiting the command says so, once for the backup directory
+// and once for the database.
 func TestWaitIsAnnouncedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
@@ -24,7 +25,7 @@ func TestWaitIsAnnouncedOnce(t *testing.T) {
 			return string(text)
 		}
 		s := newSession(t.Context(), func() {}, os.Stdin, os.Stdout, stderr)
-		var opts backup.Options
+		opts := backup.Options{BackupDir: "/backups"}
 		shown := 0
 		opts.OnProgress = func(backup.Progress) { shown++ }
 		s.announceWait(&opts)
@@ -42,6 +43,14 @@ func TestWaitIsAnnouncedOnce(t *testing.T) {
 		}
 		require.Equal(t, "Waiting for the database /data/a; b.db, which somebody keeps from being read.\n", said())
 		require.Equal(t, 6, shown)
+		require.NoError(t, os.Truncate(stderr.Name(), 0))
+		_, err = stderr.Seek(0, 0)
+		require.NoError(t, err)
+		for range 4 {
+			opts.OnProgress(backup.Progress{Phase: backup.PhaseWait, Path: "/backups"})
+			time.Sleep(time.Second)
+		}
+		require.Equal(t, "Waiting for the backup directory /backups, which another call is using.\n", said())
 	})
 }
 

@@ -13,7 +13,7 @@
 // when a process dies.
 //
 //   - On the backup directory: a create or a prune holds a shared lock, a
-//     restore that replaces something an exclusive one. None of them waits. So
+//     restore that replaces something an exclusive one. None of them waits here. So
 //     any number of creates and prunes run side by side; a restore is refused
 //     while one of them runs, and they are refused while a restore runs.
 //   - On a snapshot's directory: a validate or a restore of it holds a shared

@@ -469,6 +469,21 @@ func OpenJournal(database string) (_ *Journal, err error) {
 	return j, nil
 }
 
+// AwaitJournal is OpenJournal, and waits for readers, which lock a journal for
+// moments.
+func AwaitJournal(ctx context.Context, database string) (journal *Journal, err error) {
+	attempts := 0
+	perr := poll.Until(ctx, time.Millisecond, 20*time.Millisecond, func() (bool, error) {
+		attempts++
+		journal, err = OpenJournal(database)
+		return !errors.Is(err, fsat.ErrLocked) || attempts == 15, nil
+	})
+	if perr != nil {
+		return nil, perr
+	}
+	return journal, err
+}
+
 // read reads the lines of the journal, which are untrusted.
 func (j *Journal) read() error {
 	info, err := j.file.Stat()

@@ -296,3 +296,42 @@ func IsRemainsName(name string) bool {
 	id, part, found := strings.Cut(rest, "-")
 	return ok && found && format.IsHexID(id) && strings.Trim(part, "abcdefghijklmnopqrstuvwxyz") == ""
 }
+
+// ClearRemains removes the staging directories that Remains finds and that hold
+// nothing of a live store. It calls removed for each.
+func ClearRemains(ctx context.Context, live Places, removed func(path string)) error {
+	for _, path := range Remains(live) {
+		if fsat.HasEntries(filepath.Join(path, oldDirName), nil) {
+			continue
+		}
+		dir, err := fsat.OpenDir(filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		err = dir.RemoveTree(ctx, filepath.Base(path))
+		dir.Close()
+		if err != nil {
+			return err
+		}
+		removed(path)
+	}
+	return nil
+}
+
+// NothingAt reports whether there is nothing at the places of a store: no
+// database and nothing of one, no registry, nothing in the Chroma directory, and
+// nothing that a restore has left.
+func NothingAt(live Places) (bool, error) {
+	paths := []string{live.Database, live.Database + "-wal", live.Database + "-journal"}
+	if live.Registry != "" {
+		paths = append(paths, live.Registry)
+	}
+	for _, path := range paths {
+		if _, err := fsat.Stat(path); err == nil {
+			return false, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+	}
+	return len(Remains(live)) == 0 && (live.Chroma == "" || !fsat.HasEntries(live.Chroma, IsNoPartOfChroma)), nil
+}
