@@ -57,7 +57,7 @@ func SyncLocker(l sync.Locker) Locker {
 func (s *settings) captureUnderGuard(ctx context.Context, st *backupdir.Staging, c *capture, safety *safety) error {
 	waiting, cancel := s.bounded(ctx)
 	defer cancel()
-	if safety == nil && s.DB == nil && s.Capture == nil {
+	if (safety == nil || s.Offline != nil) && s.DB == nil && s.Capture == nil {
 		if library := sqlitedb.OtherLibrary(s.DatabasePath); library != "" {
 			s.log.Warn("database_open_by_another_sqlite", "path", s.DatabasePath, "library", library,
 				"reason", "this process has the database open already; if by that library, its locks are lost: set Options.DB or Options.Capture")
@@ -377,13 +377,13 @@ func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir, replaceme
 		return nil
 	}
 	err := ErrSourceInvalid
-	if r.source != nil || r.parts&PartDatabase == 0 { // there is a database, and SQLite can read it, as far as that is known
+	if r.source != nil || r.Offline != nil || r.parts&PartDatabase == 0 { // there is a database, and SQLite can read it, as far as that is known
 		var made *Metadata
 		if made, err = r.createSafety(ctx); err == nil {
 			r.result.SafetyStamp = made.Stamp
 			var report *Report
 			if report, err = validate(ctx, r.settings, made.Stamp); err == nil || report != nil && report.Intact {
-				return wrapJournal(replacement.Saved(made.Stamp))
+				return wrapJournal(replacement.Saved(made.Stamp, r.Offline != nil))
 			}
 			if removeErr := backupdir.RemoveStamp(ctx, backupDir, made.Stamp); removeErr != nil {
 				return errors.Join(err, removeErr)
@@ -409,7 +409,7 @@ func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
 	}()
 	opts := r.Options
 	opts.Locker, opts.InitDB = nil, nil // the guard is held already
-	if r.parts&PartDatabase != 0 {
+	if r.parts&PartDatabase != 0 && r.Offline == nil {
 		opts.Capture = nil // the database is locked, and nobody else has it open
 	}
 	opts.IncludeChroma = r.meta.ChromaSnapshotPath != "" && r.ChromaPath != ""
@@ -439,5 +439,36 @@ func (r *restore) dropSafety(ctx context.Context, backupDir, stamp string) {
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.warn("safety_snapshot_left", filepath.Join(backupDir, format.SnapshotsName, stamp), err)
+	}
+}
+
+// dropSafetyOf removes the safety snapshot of a restore that was undone, if the
+// store that it has is the live one again. If somebody has written to the live
+// store since, or has damaged it, the snapshot may be the only copy.
+func (r *restore) dropSafetyOf(ctx context.Context, journal *restorer.Journal) {
+	saved := *r.settings
+	saved.BackupDir = journal.BackupDir
+	list, err := saved.list(ctx)
+	if err != nil {
+		return
+	}
+	for _, snapshot := range list {
+		m := snapshot.Metadata
+		switch {
+		case m == nil:
+			continue
+		case journal.Safety() != "":
+			if snapshot.Stamp != journal.Safety() {
+				continue
+			}
+		// It may have been made and not recorded any more.
+		case m.SafetyOf != journal.Stamp, m.CreatedAt.Before(journal.Started):
+			continue
+		}
+		if live, err := r.isLive(ctx, &saved, snapshot); live {
+			r.dropSafety(ctx, saved.BackupDir, snapshot.Stamp)
+		} else {
+			r.warn("safety_snapshot_left", snapshot.Path, err)
+		}
 	}
 }

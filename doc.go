@@ -71,7 +71,8 @@
 //
 // # Restoring
 //
-// [RestoreRuntimeBackup] puts a snapshot back while nobody has the store open.
+// [RestoreRuntimeBackup] puts a snapshot back while nobody has the store open. A
+// service that sets [Options.Offline] has it open until right before the swap.
 // It validates the snapshot first, takes a snapshot of the present store, and
 // exchanges all parts that differ or none: a journal beside the database lets the next call
 // finish or undo a restore that was interrupted, and until then every function
@@ -431,6 +432,7 @@ const (
 	PhaseImport Phase = "import" // reading an archive; then sync, validate_files, validate_database and publish
 
 	PhaseCompare Phase = "compare" // finding out which parts of the live store differ from a snapshot
+	PhaseOffline Phase = "offline" // calling Options.Offline
 	PhaseStage   Phase = "stage"   // copying a snapshot beside the live store
 	PhaseSwap    Phase = "swap"    // replacing the live store with it
 	PhaseVerify  Phase = "verify"  // comparing what was restored with the snapshot

@@ -5,7 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"sync"
@@ -276,6 +279,76 @@ func ExampleRestoreRuntimeBackup() {
 	fmt.Println(result.Files, "file of", result.Stamp, "restored")
 	// Output:
 	// 1 file of 20261124T115419Z restored
+}
+
+// A service restores its store while it answers requests. They wait only while the
+// new parts take the place of the old ones.
+func ExampleRestoreRuntimeBackup_service() {
+	opts, remove := exampleStore()
+	defer remove()
+	ctx := context.Background()
+	meta, err := backup.CreateRuntimeBackup(ctx, opts)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	var offline sync.RWMutex // every request holds it for reading
+	var db *sql.DB
+	open := func(ctx context.Context) (err error) {
+		if db, err = sql.Open("sqlite", opts.DatabasePath); err != nil {
+			return err
+		}
+		_, err = db.ExecContext(ctx, "PRAGMA journal_mode=wal")
+		return err
+	}
+	if err := open(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { db.Close() }()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		offline.RLock()
+		defer offline.RUnlock()
+		var text string
+		if err := db.QueryRowContext(r.Context(), "SELECT group_concat(text) FROM memory").Scan(&text); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprint(w, text)
+	}))
+	defer server.Close()
+	if _, err := db.Exec("INSERT INTO memory VALUES ('a mistake')"); err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	opts.Offline = func(context.Context) (func(context.Context) error, error) {
+		offline.Lock() // waits for the requests that are being answered
+		resume := func(ctx context.Context) error {
+			defer offline.Unlock()
+			return open(ctx) // fails if the store must not be opened: then ctx is cancelled
+		}
+		if err := db.Close(); err != nil {
+			return nil, errors.Join(err, resume(ctx))
+		}
+		return resume, nil
+	}
+	result, err := backup.RestoreRuntimeBackup(ctx, opts, meta.Stamp)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	answer, err := server.Client().Get(server.URL)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	fmt.Println(string(text), err, "and the old store is in", result.SafetyStamp)
+	// Output:
+	// hello <nil> and the old store is in 20261124T115419Z-002
 }
 
 // Of two snapshots a day, prune keeps the last one of each of the last two days, and

@@ -436,3 +436,12 @@ func (m *Metadata) store() string {
 	}
 	return m.SourceHost + ":" + m.SourceDBPath
 }
+
+// warn logs a condition that is no failure.
+func (r *restore) warn(message, path string, err error) {
+	if err == nil {
+		r.log.Warn(message, "path", path)
+		return
+	}
+	r.log.Warn(message, "path", path, "reason", err.Error())
+}

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/atocore/backup/internal/backupdir"
-	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
 	"github.com/atocore/backup/internal/progress"
 	"github.com/atocore/backup/internal/restorer"
 	"github.com/atocore/backup/internal/sqlitedb"
@@ -75,10 +75,10 @@ type Options struct {
 	// open that file. So Capture must make sure that it copies the right database,
 	// by the name that its users open, and that no other file takes its place; if
 	// the database is busy, it must wait, which Wait does not bound.
-	// RestoreRuntimeBackup calls Capture for its safety snapshot if Parts leaves the
-	// database alone. Otherwise it writes a plain database to DatabasePath, and
-	// saves the file that was there by its own means, or sets it aside if that is
-	// not a plain database.
+	// RestoreRuntimeBackup calls Capture for its safety snapshot with Offline, or if
+	// Parts leaves the database alone. Otherwise it saves the file that was at
+	// DatabasePath by its own means, or sets it aside if that is not a plain
+	// database. What it writes there is one.
 	Capture func(ctx context.Context, path string) error
 
 	// RegistryPath is the project-registry JSON file, which must not be inside
@@ -159,9 +159,37 @@ type Options struct {
 	Parts Parts
 
 	// Confirm is called by a restore with what it is about to do, while everybody
-	// is kept away from the store and before anything is touched. If it returns
+	// is kept away from the store (but see Offline) and before anything is touched. If it returns
 	// an error, the restore ends with that. It may be nil.
 	Confirm func(ctx context.Context, plan []RestorePart) error
+
+	// Offline lets a restore run while the store is in use; if it is nil, nobody
+	// may have the store open meanwhile. It is called when everything is
+	// validated, saved in the safety snapshot (through DB, if that is set) and
+	// staged. The host lets nobody use the store any more, closes its connections,
+	// and returns. The restore makes sure that nobody has the parts open, renames
+	// them, and calls resume, which opens the store again; resume may be nil. The
+	// size of the store does not matter, except that a file that is mounted alone
+	// is overwritten, and that what was renamed is read where inode numbers change.
+	//
+	// If Offline returns an error, nothing is replaced. Otherwise resume is called
+	// exactly once, whatever becomes of the restore, with a ctx that is not
+	// cancelled with ctx. The new store is in place then, and the journal says so,
+	// or the old one is back; no file of it is open here or locked. Only after
+	// ErrRestoreUnfinished, the ctx of resume is cancelled, with that as its cause:
+	// the store must not be opened. If resume fails, a restore that is done stays
+	// done, and its result is returned with the error.
+	//
+	// What was written between the safety snapshot and Offline is not lost: after
+	// resume, an old part is removed only if everything that it has is found in the
+	// safety snapshot. Otherwise it is set aside whole, and is named in
+	// RestoreResult.SetAside; so is all if ctx ends meanwhile, and in any case a
+	// database that was saved by VACUUM INTO (see DB) or Capture, or whose pages
+	// carry checksums. Locker is held until resume has returned.
+	//
+	// An earlier restore that was interrupted is recovered before, while nobody may
+	// have the store open: a host that was killed must restore before it opens it.
+	Offline func(ctx context.Context) (resume func(ctx context.Context) error, err error)
 
 	// Wait bounds each wait of a call: for a database that somebody keeps from
 	// being read, for the guard, and for a backup directory that is in use, by a
@@ -336,61 +364,38 @@ func (o Options) resolve(ctx context.Context, forCreate bool) (settings, error) 
 	return s, nil
 }
 
-// checkPlaces refuses paths that would make a backup copy itself, or would
-// make it open and close a live database file: closing any descriptor of such
-// a file drops all POSIX locks that this process holds on it, the host's own
-// included (fcntl(2), "Advisory record locking";
-// sqlite.org/howtocorrupt.html, section 2.2). It also refuses parts that lie
-// inside each other or among the snapshots, because a restore replaces the
-// Chroma directory as a whole, and a prune removes snapshots.
-func (s *settings) checkPlaces() (faults []error) {
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	backupDir, database := fsat.RealPath(s.BackupDir), fsat.RealPath(s.DatabasePath)
-	registry, chroma := fsat.RealPath(s.RegistryPath), fsat.RealPath(s.ChromaPath)
-	if s.ChromaPath != "" {
-		switch {
-		case fsat.Within(backupDir, chroma):
-			fault("the backup directory %s lies inside the Chroma directory %s", s.BackupDir, s.ChromaPath)
-		case fsat.Within(chroma, backupDir):
-			fault("the Chroma directory %s lies inside the backup directory %s", s.ChromaPath, s.BackupDir)
+// checkPlaces refuses paths at which a store or its snapshots would come to harm.
+func (s *settings) checkPlaces() []error {
+	return restorer.CheckPlaces(s.BackupDir, restorer.Places{Database: s.DatabasePath, Registry: s.RegistryPath, Chroma: s.ChromaPath}, s.IncludeChroma)
+}
+
+// untilFree calls enter until it does not return ErrBusy any more, or Wait is
+// over. Without Wait it is called once.
+func (s *settings) untilFree(ctx context.Context, enter func() (*fsat.Dir, error)) (dir *fsat.Dir, err error) {
+	if s.Wait == 0 {
+		return enter()
+	}
+	waiting, cancel := s.bounded(ctx)
+	defer cancel()
+	said := false
+	ended := poll.Until(waiting, 10*time.Millisecond, 250*time.Millisecond, func() (bool, error) {
+		if dir, err = enter(); !errors.Is(err, ErrBusy) {
+			return true, nil
 		}
-		if fsat.Within(database, chroma) {
-			fault("the database %s lies inside the Chroma directory %s", s.DatabasePath, s.ChromaPath)
+		if !said {
+			said = true
+			s.log.Info("waiting_for_backup_directory", "path", s.BackupDir, "reason", err.Error())
 		}
-		if s.RegistryPath != "" && fsat.Within(registry, chroma) {
-			fault("the registry %s lies inside the Chroma directory %s", s.RegistryPath, s.ChromaPath)
-		}
+		s.progress(Progress{Phase: PhaseWait, Path: s.BackupDir})
+		return false, nil
+	})
+	switch {
+	case ended == nil:
+		return dir, err
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
 	}
-	snapshots := filepath.Join(backupDir, format.SnapshotsName)
-	if fsat.Within(database, snapshots) {
-		fault("the database %s lies inside %s", s.DatabasePath, snapshots)
-	}
-	if s.RegistryPath != "" {
-		if fsat.Within(registry, snapshots) {
-			fault("the registry %s lies inside %s", s.RegistryPath, snapshots)
-		}
-		for _, file := range sqlitedb.FilesThatAre(registry, database) {
-			fault("the registry %s is the database file %s", s.RegistryPath, file)
-		}
-	}
-	for _, p := range [][2]string{{"database", database}, {"registry", registry}, {"Chroma directory", chroma}} {
-		if restorer.IsReserved(filepath.Base(p[1])) {
-			fault("the %s %s has a name that restores use for their own files", p[0], p[1])
-		}
-	}
-	if base := filepath.Base(s.DatabasePath); base == string(filepath.Separator) {
-		fault("the path of the database, %s, names no file", s.DatabasePath)
-	}
-	// A copy that SQLite cannot open cannot be checked.
-	root := filepath.Join(backupDir, format.SnapshotsName, format.StampLayout+"-1000")
-	deepest := len(filepath.Join(root, format.DBDir, filepath.Base(s.DatabasePath)))
-	if s.IncludeChroma {
-		deepest = max(deepest, len(filepath.Join(root, format.ChromaDir, format.ChromaDBName)))
-	}
-	if deepest > sqlitedb.LongestPath {
-		fault("the path of the backup directory, %s, is %d bytes too long for SQLite to open a copy in it", s.BackupDir, deepest-sqlitedb.LongestPath)
-	}
-	return faults
+	return nil, fmt.Errorf("%w, and was for %s", err, s.Wait)
 }
 
 // checkRestore refuses what a create takes and a restore does not, and parts that
@@ -399,8 +404,8 @@ func (s *settings) checkRestore() error {
 	if unknown := s.Parts &^ allParts; unknown != 0 {
 		return fmt.Errorf("%w: unknown parts are asked for: %#x", ErrInvalidOptions, uint8(unknown))
 	}
-	if s.DB != nil && (s.Parts == 0 || s.Parts&PartDatabase != 0) {
-		return fmt.Errorf("%w: a database handle is given: a database is restored while nobody has it open", ErrInvalidOptions)
+	if s.DB != nil && s.Offline == nil && (s.Parts == 0 || s.Parts&PartDatabase != 0) {
+		return fmt.Errorf("%w: a database handle is given: without Offline, a database is restored while nobody has it open", ErrInvalidOptions)
 	}
 	return nil
 }

@@ -8,46 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/atocore/backup/internal/backupdir"
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
-	"github.com/atocore/backup/internal/poll"
 	"github.com/atocore/backup/internal/restorer"
 	"github.com/atocore/backup/internal/sqlitedb"
 )
 
 // Recovery: what the calls do about a restore that was interrupted.
-
-// untilFree calls enter until it does not return ErrBusy any more, or Wait is
-// over. Without Wait it is called once.
-func (s *settings) untilFree(ctx context.Context, enter func() (*fsat.Dir, error)) (dir *fsat.Dir, err error) {
-	if s.Wait == 0 {
-		return enter()
-	}
-	waiting, cancel := s.bounded(ctx)
-	defer cancel()
-	said := false
-	ended := poll.Until(waiting, 10*time.Millisecond, 250*time.Millisecond, func() (bool, error) {
-		if dir, err = enter(); !errors.Is(err, ErrBusy) {
-			return true, nil
-		}
-		if !said {
-			said = true
-			s.log.Info("waiting_for_backup_directory", "path", s.BackupDir, "reason", err.Error())
-		}
-		s.progress(Progress{Phase: PhaseWait, Path: s.BackupDir})
-		return false, nil
-	})
-	switch {
-	case ended == nil:
-		return dir, err
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	}
-	return nil, fmt.Errorf("%w, and was for %s", err, s.Wait)
-}
 
 // enterBackupDir takes the lock of a create or a prune on the backup directory,
 // until that is closed. It refuses after a restore that was interrupted, and
@@ -196,6 +165,25 @@ func (r *restore) tryEnter(ctx context.Context) (*fsat.Dir, error) {
 	return dir, nil
 }
 
+// begin writes the journal. An empty place concerns nobody else who uses the
+// backup directory, so no pointer to the journal is left there.
+func (r *restore) begin(ctx context.Context, replacement *restorer.Replacement) error {
+	if r.empty {
+		// Until here nobody was kept away from an empty place.
+		if still, err := r.nothingThere(); err != nil {
+			return wrapJournal(err)
+		} else if !still {
+			return fmt.Errorf("%w: somebody put something where there was nothing to restore over", ErrBusy)
+		}
+	}
+	err := replacement.Begin(ctx, !r.empty)
+	switch {
+	case errors.Is(err, fs.ErrExist), errors.Is(err, fsat.ErrLocked):
+		return fmt.Errorf("%w: another restore is at work on %s", ErrBusy, r.DatabasePath)
+	}
+	return wrapJournal(err)
+}
+
 // nothingThere reports whether there is neither a store nor anything of a
 // restore at the paths.
 func (r *restore) nothingThere() (bool, error) {
@@ -287,7 +275,15 @@ func (r *restore) recoverFrom(ctx context.Context, journal *restorer.Journal) er
 	if finish {
 		return r.finishRecovered(ctx, journal)
 	}
-	journal.Undone = func() { r.dropSafetyOf(ctx, journal) }
+	journal.Undone = func() {
+		if state == restorer.StateStaging { // then nobody was kept away from the store
+			if err := sqlitedb.CheckNotOpen(ctx, journal.Live.Database); err != nil {
+				r.warn("safety_snapshot_left", journal.BackupDir, err)
+				return
+			}
+		}
+		r.dropSafetyOf(ctx, journal)
+	}
 	setAside, err := journal.RollBack(ctx)
 	if err != nil {
 		return fmt.Errorf("undo: %w", err)
@@ -321,6 +317,7 @@ func (r *restore) newStoreIsGood(ctx context.Context, journal *restorer.Journal)
 // it, or else sets it aside.
 func (r *restore) finishRecovered(ctx context.Context, journal *restorer.Journal) error {
 	keepOld := journal.KeepsOld()
+	var old *restorer.SafetySnapshot
 	if stamp := journal.Safety(); stamp != "" {
 		saved := *r.settings
 		saved.BackupDir = journal.BackupDir
@@ -331,6 +328,11 @@ func (r *restore) finishRecovered(ctx context.Context, journal *restorer.Journal
 		case err != nil && (report == nil || !report.Intact): // missing, damaged, or on a disk that fails
 			r.warn("safety_snapshot_not_usable", filepath.Join(journal.BackupDir, format.SnapshotsName, stamp), err)
 			keepOld = true
+		case journal.SavedInUse():
+			if old, err = openSafety(ctx, saved.BackupDir, stamp); err != nil {
+				return err
+			}
+			defer old.Dir.Close()
 		}
 	}
 	// The mode and the time of the Chroma directory are taken from the caller's own
@@ -341,12 +343,54 @@ func (r *restore) finishRecovered(ctx context.Context, journal *restorer.Journal
 		snapshot = nil
 	}
 	defer snapshot.Close()
-	setAside, err := journal.Finish(keepOld, snapshot)
+	setAside, err := journal.Finish(ctx, keepOld, old, snapshot)
 	if err != nil {
 		return err
 	}
 	r.recovered(journal, "finished", setAside)
 	return nil
+}
+
+// finishOld removes the old parts. If they were in use after the safety snapshot,
+// they are compared with it before.
+func (r *restore) finishOld(ctx context.Context, replacement *restorer.Replacement) ([]string, error) {
+	if r.Offline == nil || r.result.SafetyStamp == "" {
+		return replacement.Finish(ctx, nil)
+	}
+	saved, err := openSafety(ctx, r.BackupDir, r.result.SafetyStamp)
+	if err != nil {
+		r.warn("safety_snapshot_not_usable", r.BackupDir, err)
+		return replacement.Finish(ctx, nil)
+	}
+	defer saved.Dir.Close()
+	return replacement.Finish(ctx, saved)
+}
+
+// openSafety opens a safety snapshot to compare a store with it.
+func openSafety(ctx context.Context, backupDir, stamp string) (_ *restorer.SafetySnapshot, err error) {
+	dir, err := backupdir.OpenSnapshot(ctx, backupDir, stamp)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			dir.Close()
+		}
+	}()
+	text, err := readMetadataFile(dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	meta, err := parseMetadata(text)
+	if err != nil {
+		return nil, err
+	}
+	saved := &restorer.SafetySnapshot{Dir: dir}
+	if saved.From, err = placesIn(meta); err != nil {
+		return nil, err
+	}
+	saved.Contents, err = restorer.Contents(ctx, dir)
+	return saved, err
 }
 
 // recovered records and logs what became of an interrupted restore.
@@ -355,55 +399,23 @@ func (r *restore) recovered(journal *restorer.Journal, outcome string, setAside 
 	r.log.Warn("interrupted_restore_recovered", "outcome", outcome, "stamp", journal.Stamp, "set_aside", strings.Join(setAside, ", "))
 }
 
-// dropSafetyOf removes the safety snapshot of a restore that was undone, if the
-// store that it has is the live one again. If somebody has written to the live
-// store since, or has damaged it, the snapshot may be the only copy.
-func (r *restore) dropSafetyOf(ctx context.Context, journal *restorer.Journal) {
-	saved := *r.settings
-	saved.BackupDir = journal.BackupDir
-	list, err := saved.list(ctx)
-	if err != nil {
-		return
+func setAsideNote(paths []string) string {
+	if len(paths) == 0 {
+		return ""
 	}
-	for _, snapshot := range list {
-		m := snapshot.Metadata
-		switch {
-		case m == nil:
-			continue
-		case journal.Safety() != "":
-			if snapshot.Stamp != journal.Safety() {
-				continue
-			}
-		// It may have been made and not recorded any more.
-		case m.SafetyOf != journal.Stamp, m.CreatedAt.Before(journal.Started):
-			continue
-		}
-		if live, err := r.isLive(ctx, &saved, snapshot); live {
-			r.dropSafety(ctx, saved.BackupDir, snapshot.Stamp)
-		} else {
-			r.warn("safety_snapshot_left", snapshot.Path, err)
-		}
-	}
+	return "; what was in the way is in " + strings.Join(paths, ", ")
 }
 
 // isLive reports whether the live store still has everything that is in the
 // safety snapshot.
 func (r *restore) isLive(ctx context.Context, saved *settings, snapshot Snapshot) (bool, error) {
-	from, err := placesIn(snapshot.Metadata)
+	safe, err := openSafety(ctx, saved.BackupDir, snapshot.Stamp)
 	if err != nil {
 		return false, err
 	}
-	dir, err := backupdir.OpenSnapshot(ctx, saved.BackupDir, snapshot.Stamp)
-	if err != nil {
-		return false, err
-	}
-	defer dir.Close()
-	contents, err := restorer.Contents(ctx, dir)
-	if err != nil {
-		return false, err
-	}
+	defer safe.Dir.Close()
 	r.unlockLive() // it may be of the new database, which is not live any more
-	if from.Chroma != "" {
+	if safe.From.Chroma != "" {
 		// A Chroma directory that the restore left alone may be in use.
 		if err := sqlitedb.CheckNotOpen(ctx, filepath.Join(r.ChromaPath, format.ChromaDBName)); err != nil {
 			return false, err
@@ -415,16 +427,7 @@ func (r *restore) isLive(ctx context.Context, saved *settings, snapshot Snapshot
 		return false, err
 	}
 	defer database.Close()
-	return restorer.IsLive(ctx, contents, from, live, database)
-}
-
-// warn logs a condition that is no failure.
-func (r *restore) warn(message, path string, err error) {
-	if err == nil {
-		r.log.Warn(message, "path", path)
-		return
-	}
-	r.log.Warn(message, "path", path, "reason", err.Error())
+	return restorer.IsLive(ctx, safe.Contents, safe.From, live, database)
 }
 
 // cannotBeSnapshotted reports whether err means that the store is broken, or

@@ -223,7 +223,7 @@ type RestoreResult struct {
 	SafetyStamp string
 	// SetAside lists the directories with what was moved out of the way and is
 	// in no snapshot: the old parts of a store of which no snapshot could be
-	// taken, or what somebody wrote to a store that was half restored. The
+	// taken, or which was in use after it had been (see Options.Offline), or what somebody wrote to a store that was half restored. The
 	// caller may remove them.
 	SetAside []string
 	// DatabasePath, RegistryPath and ChromaPath are where the parts are that have

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -23,31 +22,32 @@ import (
 // each part that the snapshot has, or those of opts.Parts: database, registry and
 // Chroma directory. The paths need not exist. A part that the snapshot lacks, or
 // that opts.Parts leaves out, is left alone; then the store is a mixture of two
-// points in time. A part whose content is the snapshot's already is not touched.
+// points in time. A part whose content is the snapshot's already is not touched,
+// unless opts.Offline is set.
 //
 // First the snapshot is validated, as [ValidateBackup] does. A damaged one is
 // not restored, one with findings only if opts.DespiteFindings is set, and one
 // of another store only if opts.FromOtherStore is or if there is nothing at any
 // of the paths. What can't be replaced is found before anything is touched:
 // ErrCannotReplace; and opts.Confirm is asked. Then a safety snapshot is taken of
-// the present store, of the parts that are left alone, too, and the
-// result has its stamp, so that no restore loses anything; a store that is too
-// broken for that is set aside as a whole. What was restored is compared with
-// the snapshot's hashes before the old store is given up.
+// the present store, of the parts that are left alone, too, and the result has its
+// stamp, so that no restore loses anything; a store that is too broken for that is
+// set aside as a whole. What was restored is compared with the snapshot's hashes
+// before the old store is given up.
 //
 // Afterwards the store is wholly old or wholly new. A restore that is
 // interrupted, at any point, is finished or undone by the next call with the
 // same paths; until then every function returns [ErrRestoreUnfinished].
 //
 // Nobody may have the database open if it is one of the parts:
-// [ErrDatabaseInUse]. Any connection to a
+// [ErrDatabaseInUse]; with opts.Offline, from then on. Any connection to a
 // database in WAL mode is detected, and any transaction on another database. An
 // idle connection to a rollback-journal database holds no lock; on Linux it is
 // detected where this process gets a lease on the file, as its owner and root
 // do, or if it may inspect the process that has it. The same holds for anybody
 // who has the live chroma.sqlite3 open. opts.Locker, if it is set, is held from
-// before the safety snapshot until everything is in place. opts.DB must be nil if
-// the database is one of the parts.
+// before the safety snapshot until everything is in place. Without opts.Offline,
+// opts.DB must be nil if the database is one of the parts.
 //
 // A Chroma directory that is a mount point or a symbolic link stays one: its
 // contents are replaced. A database or registry that is a symbolic link stays
@@ -70,7 +70,9 @@ import (
 // [ErrBusy], what opts.Confirm returns,
 // [ErrRestoreUnfinished] if an earlier restore had other paths or if this one
 // could not be undone, [ErrPanic], ctx's error, or an error of creating a
-// snapshot. After any of them but ErrRestoreUnfinished, the store is as before.
+// snapshot. After any of them but ErrRestoreUnfinished, the store is as before,
+// except that the error of a resume (see opts.Offline) may come with a result: if
+// RestoreResult.Parts is set, the restore is done.
 func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (result *RestoreResult, err error) {
 	defer func() {
 		if err != nil {
@@ -98,18 +100,12 @@ func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (resu
 				err, r.result.RecoveredStamp, r.result.Recovered, setAsideNote(r.result.SetAside))
 		}
 	}()
-	if err := r.run(ctx); err != nil {
+	err = r.run(ctx)
+	if err != nil && r.result.Parts == nil { // otherwise it is done, and resume failed
 		return nil, err
 	}
 	r.finish(began)
-	return &r.result, nil
-}
-
-func setAsideNote(paths []string) string {
-	if len(paths) == 0 {
-		return ""
-	}
-	return "; what was in the way is in " + strings.Join(paths, ", ")
+	return &r.result, err
 }
 
 // A restore is the work of one call.
@@ -124,6 +120,8 @@ type restore struct {
 	source   *sqlitedb.Source // the live database, locked; nil if there is none or it cannot be locked
 	setAside bool             // the old store is set aside, because no snapshot could be taken of it
 	done     bool             // the new store is in place
+	unlock   func()           // ends the guard, once
+	users    restorer.Users   // of a store that is in use
 }
 
 func (r *restore) run(ctx context.Context) (err error) {
@@ -144,13 +142,14 @@ func (r *restore) run(ctx context.Context) (err error) {
 	}
 	defer snapshot.Close()
 
-	// 4. Take the guard, and lock everybody out of the live database.
-	unlock, err := r.takeGuard(ctx)
-	if err != nil {
+	// 4. Take the guard, and lock everybody out of the live database, unless it is
+	// in use until step 9.
+	if r.unlock, err = r.takeGuard(ctx); err != nil {
 		return err
 	}
-	defer r.release(unlock)
-	if err := r.lockParts(ctx); err != nil {
+	defer r.release()
+	defer func() { err = errors.Join(err, r.users.Return(ctx)) }()
+	if err := r.lockParts(ctx, r.Offline == nil); err != nil {
 		return err
 	}
 	defer r.unlockLive()
@@ -184,30 +183,28 @@ func (r *restore) run(ctx context.Context) (err error) {
 	}
 
 	// 9. Swap the old parts and the new ones, and compare the new ones with the
-	// snapshot.
-	r.progress(Progress{Phase: PhaseSwap})
-	if err := replacement.Swap(ctx); err != nil {
-		return wrapStep("swap", r.DatabasePath, err)
-	}
-	r.progress(Progress{Phase: PhaseVerify, TotalFiles: replacement.Files, TotalBytes: replacement.Bytes})
-	if err := replacement.Verify(ctx); err != nil {
-		return wrapStep("verify", r.DatabasePath, err)
+	// snapshot. If the store is in use, that is compared before, and the host takes
+	// it offline for the swap alone.
+	if err := r.swap(ctx, replacement); err != nil {
+		return err
 	}
 
-	// 10. Remove the old store, or set it aside.
+	// 10. Give the store back to its users, and remove the old one, or set it aside.
 	if err := wrapJournal(replacement.Commit()); err != nil {
 		return err
 	}
 	r.done = true
-	setAside, err := replacement.Finish()
+	resumeErr := r.handOver(ctx, replacement)
+	setAside, err := r.finishOld(ctx, replacement)
 	if err != nil {
-		return fmt.Errorf("%w: the new store is in place: %w", ErrRestoreUnfinished, err)
+		return errors.Join(fmt.Errorf("%w: the new store is in place: %w", ErrRestoreUnfinished, err), resumeErr)
 	}
-	return r.finishResult(replacement, setAside)
+	return errors.Join(r.finishResult(replacement, setAside), resumeErr)
 }
 
-// lockParts locks everybody out of the parts that are restored.
-func (r *restore) lockParts(ctx context.Context) error {
+// lockParts refuses a database that its users have open by another name and, if
+// lock is set, makes sure that nobody has the parts open and locks the database.
+func (r *restore) lockParts(ctx context.Context, lock bool) error {
 	// Not while recovering: an interrupted restore leaves hard links.
 	if r.parts&PartDatabase != 0 {
 		if err := sqlitedb.CheckName(ctx, r.DatabasePath); err != nil {
@@ -218,12 +215,72 @@ func (r *restore) lockParts(ctx context.Context) error {
 			return r.cannotReplace([]restorer.Obstacle{{Part: format.DBDir, Err: err}})
 		}
 	}
+	if !lock {
+		return nil
+	}
 	return r.lockLive(ctx, r.parts)
 }
 
-// release ends the guard. A restore that is done stays done if the host's
+// swap puts the new parts in place and compares them.
+func (r *restore) swap(ctx context.Context, replacement *restorer.Replacement) error {
+	verify := replacement.Verify
+	if r.Offline != nil {
+		verify = replacement.VerifyPlaced
+		if err := r.takeOffline(ctx, replacement); err != nil {
+			return err
+		}
+	}
+	r.progress(Progress{Phase: PhaseSwap})
+	if err := replacement.Swap(ctx); err != nil {
+		return wrapStep("swap", r.DatabasePath, err)
+	}
+	r.progress(Progress{Phase: PhaseVerify, TotalFiles: replacement.Files, TotalBytes: replacement.Bytes})
+	if err := verify(ctx); err != nil {
+		return wrapStep("verify", r.DatabasePath, err)
+	}
+	return nil
+}
+
+// takeOffline compares what was staged with the snapshot, and calls Offline. Then
+// nobody may have the store open any more.
+func (r *restore) takeOffline(ctx context.Context, replacement *restorer.Replacement) (err error) {
+	r.progress(Progress{Phase: PhaseVerify, TotalFiles: replacement.Files, TotalBytes: replacement.Bytes})
+	if err := replacement.Inspect(ctx); err != nil {
+		return wrapStep("verify", r.DatabasePath, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return wrapStep("swap", r.DatabasePath, err)
+	}
+	r.progress(Progress{Phase: PhaseOffline})
+	if err := r.users.Leave(ctx, r.Offline); err != nil {
+		return err
+	}
+	if err := replacement.CheckUnchanged(); err != nil {
+		return wrapStep("swap", r.DatabasePath, err)
+	}
+	return r.lockParts(ctx, true)
+}
+
+// handOver lets a store that was taken offline be used again. From here on no
+// file of the new store may be touched, and nobody is kept waiting.
+func (r *restore) handOver(ctx context.Context, replacement *restorer.Replacement) error {
+	if r.Offline == nil {
+		return nil
+	}
+	replacement.HandOver()
+	r.unlockLive() // of a file that was overwritten in place, it is that of the new one
+	err := r.users.Return(ctx)
+	r.release()
+	return err
+}
+
+// release ends the guard, once. A restore that is done stays done if the host's
 // function panics.
-func (r *restore) release(unlock func()) {
+func (r *restore) release() {
+	unlock := r.unlock
+	if r.unlock = nil; unlock == nil {
+		return
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			if !r.done {
@@ -239,7 +296,8 @@ func (r *restore) release(unlock func()) {
 func (r *restore) close(replacement *restorer.Replacement) error {
 	setAside, err := replacement.Close()
 	if err != nil {
-		return fmt.Errorf("%w: undo: %w", ErrRestoreUnfinished, err)
+		r.users.Broken = fmt.Errorf("%w: undo: %w", ErrRestoreUnfinished, err)
+		return r.users.Broken
 	}
 	if len(setAside) > 0 {
 		r.log.Warn("live_files_set_aside", "paths", strings.Join(setAside, ", "))
@@ -346,25 +404,10 @@ func (r *restore) planReplacement(ctx context.Context, snapshot *fsat.Dir) (*res
 	if err != nil {
 		return nil, err
 	}
-	live := r.livePlaces()
-	p.Live.Database = live.Database // the journal lies beside it
-	for _, part := range []struct {
-		part       Parts
-		from, live string
-		intoFrom   *string
-		intoLive   *string
-	}{
-		{PartDatabase, from.Database, live.Database, &p.From.Database, &p.Live.Database},
-		{PartRegistry, from.Registry, live.Registry, &p.From.Registry, &p.Live.Registry},
-		{PartChroma, from.Chroma, live.Chroma, &p.From.Chroma, &p.Live.Chroma},
-	} {
-		if r.parts&part.part != 0 {
-			*part.intoFrom, *part.intoLive = part.from, part.live
-		}
-	}
-	r.progress(Progress{Phase: PhaseCompare})
+	p.Choose(from, r.livePlaces(), func(part string) bool { return r.parts&partCalled(part) != 0 })
 	var equal []string
-	if !r.empty {
+	if !r.empty && r.Offline == nil { // its users may write to what is equal, and hold locks on it
+		r.progress(Progress{Phase: PhaseCompare})
 		if equal, err = p.LeaveEqual(ctx, r.source); err != nil {
 			return nil, err
 		}
@@ -422,23 +465,4 @@ func (r *restore) notKept(part, what, path string, reason error) {
 			r.plan[i].NotKept = append(r.plan[i].NotKept, fmt.Sprintf("%s of %s: %s", kind, path, fsat.Cause(reason)))
 		}
 	}
-}
-
-// begin writes the journal. An empty place concerns nobody else who uses the
-// backup directory, so no pointer to the journal is left there.
-func (r *restore) begin(ctx context.Context, replacement *restorer.Replacement) error {
-	if r.empty {
-		// Until here nobody was kept away from an empty place.
-		if still, err := r.nothingThere(); err != nil {
-			return wrapJournal(err)
-		} else if !still {
-			return fmt.Errorf("%w: somebody put something where there was nothing to restore over", ErrBusy)
-		}
-	}
-	err := replacement.Begin(ctx, !r.empty)
-	switch {
-	case errors.Is(err, fs.ErrExist), errors.Is(err, fsat.ErrLocked):
-		return fmt.Errorf("%w: another restore is at work on %s", ErrBusy, r.DatabasePath)
-	}
-	return wrapJournal(err)
 }

@@ -27,6 +27,7 @@ type filePart struct {
 	// nothing can be renamed (rename(2), EBUSY). Its content is replaced.
 	inPlace bool
 
+	seen   seen         // the new file, as it was compared in new/
 	staged *fsat.File   // the new database, open
 	opened []*fsat.File // live files that are kept open
 	judged fsat.ID      // the live file that isStaged compared
@@ -624,6 +625,11 @@ func sameContent(ctx context.Context, f *fsat.File, dir *fsat.Dir, name string) 
 		return false, err
 	}
 	defer other.Close()
+	return sameFiles(ctx, f, other)
+}
+
+// sameFiles reports whether two files have the same content.
+func sameFiles(ctx context.Context, f, other *fsat.File) (bool, error) {
 	var sums [2]filehash.Sum
 	for i, f := range []*fsat.File{f, other} {
 		info, err := f.Stat()
@@ -737,4 +743,5 @@ func (p *filePart) close() {
 	for _, f := range p.opened {
 		f.Close()
 	}
+	p.staged, p.opened = nil, nil
 }

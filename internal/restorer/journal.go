@@ -45,6 +45,8 @@ var ErrNotJournal = errors.New("not a journal of a restore")
 //
 //	{"version":2, "id":…, …}  staging is being created; the store is untouched
 //	safety STAMP              this safety snapshot was taken; or
+//	safety-in-use STAMP       this one was, while the store was in use: what was
+//	                          written since is in the old parts only; or
 //	keep-old                  none could be: the old parts are kept
 //	swapping                  staging is complete
 //	begin PART                the part is being swapped
@@ -92,6 +94,7 @@ type Journal struct {
 	inPlace struct{ database, registry bool }
 	// leavesDatabase is set if the database is not restored.
 	leavesDatabase bool
+	handedOver     bool // the new parts are in use already
 
 	progress
 	parts []part
@@ -105,6 +108,7 @@ type Journal struct {
 type progress struct {
 	empty    bool // the first line is incomplete
 	safety   string
+	hot      bool // the safety snapshot was taken while the store was in use
 	keepOld  bool
 	swapping bool
 	done     bool
@@ -152,6 +156,10 @@ func (j *Journal) State() State {
 // if there was no store, or if none could be taken; KeepsOld tells these apart.
 func (j *Journal) Safety() string { return j.safety }
 
+// SavedInUse reports whether the safety snapshot was taken while the store was in
+// use, so that the old parts may have more.
+func (j *Journal) SavedInUse() bool { return j.hot }
+
 // KeepsOld reports whether the old parts are to be kept, because no safety
 // snapshot has them.
 func (j *Journal) KeepsOld() bool { return j.keepOld }
@@ -187,8 +195,8 @@ func (j *Journal) apply(line string) error {
 		return fmt.Errorf("%w: %q is out of place", ErrNotJournal, line)
 	}
 	switch verb {
-	case "safety":
-		j.safety = arg
+	case "safety", "safety-in-use":
+		j.safety, j.hot = arg, verb == "safety-in-use"
 	case "keep-old":
 		j.keepOld = true
 	case "swapping":
@@ -217,7 +225,7 @@ func (j *Journal) follows(verb, arg string) bool {
 		return !slices.ContainsFunc(names, func(name string) bool { return !j.reached(line, name) })
 	}
 	switch verb {
-	case "safety":
+	case "safety", "safety-in-use":
 		return format.IsStamp(arg) && !j.swapping && !j.undo && j.safety == "" && !j.keepOld
 	case "keep-old":
 		return arg == "" && !j.swapping && !j.undo && j.safety == "" && !j.keepOld

@@ -139,6 +139,11 @@ func TestJournalStates(t *testing.T) {
 	kept := requireState(StateStaging, "keep-old")
 	require.True(t, kept.KeepsOld())
 	require.Empty(t, kept.Safety())
+	inUse := requireState(StateStaging, "safety-in-use 20261124T120000Z-002")
+	require.Equal(t, "20261124T120000Z-002", inUse.Safety())
+	require.True(t, inUse.SavedInUse())
+	require.False(t, kept.SavedInUse())
+	require.False(t, requireState(StateStaging, whole[0]).SavedInUse())
 	requireState(StateSwapping, "swapping")        // into an empty place
 	requireState(StateUndoing, "safety s", "undo") // never written so, but harmless
 	require.Equal(t, id, kept.ID())
@@ -149,7 +154,7 @@ func TestLinesOutOfPlace(t *testing.T) {
 	j := newJournal(t)
 	header := headerOf(t, j)
 	all := slices.Concat(whole, undone, []string{
-		"keep-old", "aside chroma", "aside config", "cleared db", "cleared config", "cleared chroma",
+		"keep-old", "safety-in-use 20261124T120000Z-002", "safety-in-use", "safety-in-use a/b", "aside chroma", "aside config", "cleared db", "cleared config", "cleared chroma",
 		"begin", "end", "end db db", "begin x", "safety", "safety a/b", "safety ..", "keep-old x", "swapping x", "done db", "undo db", "x", "", " ",
 		"Done", "done ", "out\tdb",
 	})
@@ -166,7 +171,7 @@ func TestLinesOutOfPlace(t *testing.T) {
 			may = append(may, "undo")
 		}
 		if len(lines) == 0 {
-			may = append(may, "keep-old", "swapping")
+			may = append(may, "keep-old", "safety-in-use 20261124T120000Z-002", "swapping")
 		}
 		switch last {
 		case "end db":

@@ -34,6 +34,15 @@ type part interface {
 	swap(j *Journal) error
 	// verify compares the part that is in place with the snapshot.
 	verify(ctx context.Context, r *Replacement) error
+	// inspect compares the part that is in new/ with the snapshot.
+	inspect(ctx context.Context, r *Replacement) error
+	// isPlaced reports whether what is in place is what inspect saw.
+	isPlaced() (bool, error)
+	// isSaved reports whether all that is in old/ is in the safety snapshot.
+	isSaved(ctx context.Context, saved *SafetySnapshot) (bool, error)
+	// called returns the name of the part, and where its path.
+	called() string
+	where() string
 	// check returns an error if a directory or a mount is missing without which
 	// the part can be neither undone nor finished. It touches nothing.
 	check(j *Journal) error
@@ -143,6 +152,8 @@ func (p *place) create() (_ *swapDirs, err error) {
 	d.old, err = make(d.staging, oldDirName)
 	return d, err
 }
+
+func (p *place) called() string { return p.part }
 
 func (p *place) check(j *Journal) error {
 	if !j.swapping || j.reached("cleaned", p.part) {

@@ -126,7 +126,7 @@ func (j *Journal) RollBack(ctx context.Context) (setAside []string, err error) {
 		part.close()
 	}
 	j.unlock()
-	if err := j.clean(false); err != nil {
+	if err := j.clean(); err != nil {
 		return nil, err
 	}
 	if j.Undone != nil {
@@ -139,19 +139,23 @@ func (j *Journal) RollBack(ctx context.Context) (setAside []string, err error) {
 // the journal. It returns the paths of what was set aside. If snapshot is not
 // nil, the Chroma directory gets the mode and time of the snapshot's. Finish
 // can be repeated after an error.
-func (j *Journal) Finish(keepOld bool, snapshot *fsat.Dir) (setAside []string, err error) {
+//
+// If SavedInUse, a part is removed only if everything that it has is in the
+// safety snapshot, saved; otherwise, or if that cannot be compared, or if ctx
+// ends, or if saved is nil, it is set aside as well. That reads all old parts.
+func (j *Journal) Finish(ctx context.Context, keepOld bool, saved *SafetySnapshot, snapshot *fsat.Dir) (setAside []string, err error) {
 	if err := j.check(); err != nil {
 		return nil, err
 	}
 	j.unlock()
-	if err := j.clean(keepOld); err != nil {
-		return nil, err
-	}
-	if j.Live.Chroma != "" && snapshot != nil {
-		// Everything before has changed the modification time.
-		if err := j.dressChroma(snapshot); err != nil {
-			j.warn("chroma_mode_not_restored", j.Live.Chroma, err)
+	for _, part := range j.parts {
+		keep := !j.reached("cleaned", part.called()) && j.keeps(ctx, part, keepOld, saved)
+		if err := part.clean(j, keep); err != nil {
+			return nil, err
 		}
+	}
+	if !j.handedOver {
+		j.dress(snapshot)
 	}
 	return j.end()
 }
@@ -162,9 +166,21 @@ func (j *Journal) unlock() {
 	}
 }
 
-func (j *Journal) clean(keepOld bool) error {
+// dress gives the Chroma directory the mode and time of the snapshot's, if that
+// is not nil.
+func (j *Journal) dress(snapshot *fsat.Dir) {
+	if j.Live.Chroma == "" || snapshot == nil {
+		return
+	}
+	// Everything before has changed the modification time.
+	if err := j.dressChroma(snapshot); err != nil {
+		j.warn("chroma_mode_not_restored", j.Live.Chroma, err)
+	}
+}
+
+func (j *Journal) clean() error {
 	for _, part := range j.parts {
-		if err := part.clean(j, keepOld); err != nil {
+		if err := part.clean(j, false); err != nil {
 			return err
 		}
 	}

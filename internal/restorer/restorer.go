@@ -46,7 +46,10 @@ type Places struct{ Database, Registry, Chroma string }
 // A Replacement replaces the parts of a live store that a snapshot has. Its
 // exported fields but Files and Bytes are set by the caller, and its methods
 // are called in the order Begin, Saved or KeepOld, Stage, Swap, Verify, Commit,
-// Finish. After Begin, Close must be called in the end, whatever happened.
+// Finish. If the store is in use until the swap, they are called in the order
+// Begin, Saved or KeepOld, Stage, Inspect, CheckUnchanged, Swap, VerifyPlaced,
+// Commit, HandOver, Finish. After Begin, Close must be called in the end, whatever
+// happened.
 type Replacement struct {
 	// Stamp is the snapshot's name in BackupDir, for the journal.
 	Stamp, BackupDir string
@@ -89,6 +92,21 @@ type Replacement struct {
 	staged   *sqlitedb.Source             // the new database, locked
 	dressers map[string]*filetree.Dresser // by part
 	unkept   fsat.Unkept                  // of what is staged
+}
+
+// Choose sets From and Live to the places of those parts that are chosen, by their
+// names: format.DBDir, ConfigDir and ChromaDir.
+func (r *Replacement) Choose(from, live Places, chosen func(part string) bool) {
+	r.Live.Database = live.Database // the journal lies beside it
+	if chosen(format.DBDir) {
+		r.From.Database = from.Database
+	}
+	if chosen(format.ConfigDir) {
+		r.From.Registry, r.Live.Registry = from.Registry, live.Registry
+	}
+	if chosen(format.ChromaDir) {
+		r.From.Chroma, r.Live.Chroma = from.Chroma, live.Chroma
+	}
 }
 
 // dresser returns the dresser of a part.
@@ -158,8 +176,14 @@ func examine(path string) (there, mounted bool, err error) {
 	return true, mounted, err
 }
 
-// Saved records the safety snapshot that has the old store.
-func (r *Replacement) Saved(stamp string) error { return r.journal.write("safety " + stamp) }
+// Saved records the safety snapshot that has the old store. If inUse is set, it
+// has what the old store was then: before anything is removed, Finish compares.
+func (r *Replacement) Saved(stamp string, inUse bool) error {
+	if inUse {
+		return r.journal.write("safety-in-use " + stamp)
+	}
+	return r.journal.write("safety " + stamp)
+}
 
 // KeepOld records that the old parts are to be kept in the end, because no
 // snapshot could be taken of them.
@@ -225,9 +249,10 @@ func (r *Replacement) Commit() error { return r.journal.Commit() }
 // Finish removes the old parts, or sets them aside if KeepOld was called, gives
 // the Chroma directory the mode and time of the snapshot's and removes the
 // journal. It returns the paths of what was set aside. If it fails, the new
-// store is in place and the journal is left, to be finished later.
-func (r *Replacement) Finish() (setAside []string, err error) {
-	return r.journal.Finish(r.journal.keepOld, r.Snapshot)
+// store is in place and the journal is left, to be finished later. See
+// [Journal.Finish] for saved.
+func (r *Replacement) Finish(ctx context.Context, saved *SafetySnapshot) (setAside []string, err error) {
+	return r.journal.Finish(ctx, r.journal.keepOld, saved, r.Snapshot)
 }
 
 // Close brings the old store back, unless Commit succeeded, and releases the
@@ -240,29 +265,16 @@ func (r *Replacement) Close() (setAside []string, err error) {
 	if !r.journal.done {
 		setAside, err = r.journal.RollBack(context.Background())
 	}
-	// The files that stage left open go first. Closing a descriptor drops all
-	// locks of this process on the file (fcntl(2), "Advisory record locking"),
-	// and until the new database is unlocked nobody else can hold any.
+	r.closeParts()
 	r.journal.Close()
-	r.unlockStaged()
 	return setAside, err
-}
-
-func (r *Replacement) unlockStaged() {
-	if r.staged != nil {
-		r.staged.Close()
-		r.staged = nil
-	}
 }
 
 // unlock closes what is about to be removed: the old database and, unless it is in
 // place now, the new one.
 func (r *Replacement) unlock() {
 	if !r.journal.done || r.journal.inPlace.database {
-		for _, part := range r.journal.parts {
-			part.close()
-		}
-		r.unlockStaged()
+		r.closeParts()
 	}
 	if r.Unlock != nil {
 		r.Unlock()

@@ -150,7 +150,7 @@ func (x *fixture) step(ctx context.Context, name string) error {
 	case "begin":
 		return r.Begin(ctx, x.point)
 	case "save":
-		return r.Saved("snapshot-002")
+		return r.Saved("snapshot-002", false)
 	case "stage":
 		return r.Stage(ctx)
 	case "swap":
@@ -175,7 +175,7 @@ func TestReplacement(t *testing.T) {
 	x.run(t, "commit")
 	require.EqualValues(t, 4, x.replacement.Files)
 	require.EqualValues(t, len(x.new["store/atocore.db"])+len("{}newnew"), x.replacement.Bytes)
-	setAside, err := x.replacement.Finish()
+	setAside, err := x.replacement.Finish(context.Background(), nil)
 	require.NoError(t, err)
 	require.Empty(t, setAside)
 	setAside, err = x.replacement.Close()
@@ -197,7 +197,7 @@ func TestReplacementInAnEmptyPlace(t *testing.T) {
 	for _, step := range []string{"stage", "swap", "verify", "commit"} {
 		require.NoError(t, x.step(t.Context(), step))
 	}
-	_, err := x.replacement.Finish()
+	_, err := x.replacement.Finish(context.Background(), nil)
 	require.NoError(t, err)
 	_, err = x.replacement.Close()
 	require.NoError(t, err)
@@ -212,7 +212,7 @@ func TestReplacementSetsTheOldStoreAside(t *testing.T) {
 		require.NoError(t, x.step(t.Context(), step))
 	}
 	id := x.replacement.journal.id
-	setAside, err := x.replacement.Finish()
+	setAside, err := x.replacement.Finish(context.Background(), nil)
 	require.NoError(t, err)
 	_, err = x.replacement.Close()
 	require.NoError(t, err)
@@ -310,7 +310,7 @@ func TestRecoveryFromTheJournal(t *testing.T) {
 				want := x.old
 				if last == "commit" {
 					want = x.new
-					_, err = j.Finish(false, x.replacement.Snapshot)
+					_, err = j.Finish(context.Background(), false, nil, x.replacement.Snapshot)
 				} else {
 					_, err = j.RollBack(t.Context())
 				}
@@ -419,7 +419,7 @@ func TestMissingStagingDirectories(t *testing.T) {
 					require.ErrorIs(t, err, ErrStagingMissing)
 					_, err = j.RollBack(t.Context())
 				} else {
-					_, err = j.Finish(false, nil)
+					_, err = j.Finish(context.Background(), false, nil, nil)
 				}
 				require.ErrorIs(t, err, ErrStagingMissing)
 				after := x.store(t)
@@ -432,7 +432,7 @@ func TestMissingStagingDirectories(t *testing.T) {
 					_, err = j.RollBack(t.Context())
 				} else {
 					want = x.new
-					_, err = j.Finish(false, nil)
+					_, err = j.Finish(context.Background(), false, nil, nil)
 				}
 				require.NoError(t, err)
 				require.Equal(t, want, x.store(t))

@@ -20,7 +20,8 @@ import (
 // it is.
 type treePart struct {
 	place
-	from string // its name in the snapshot
+	from string          // its name in the snapshot
+	seen map[string]seen // what is right in new/, as it was compared there
 }
 
 func (p *treePart) stage(ctx context.Context, r *Replacement) error {
@@ -143,17 +144,22 @@ func (p *treePart) verify(ctx context.Context, r *Replacement) error {
 		return err
 	}
 	defer root.Close()
+	return p.compareWith(ctx, root, r, p.isOther)
+}
+
+// compareWith compares what is in root with the snapshot.
+func (p *treePart) compareWith(ctx context.Context, root *fsat.Dir, r *Replacement, skip func(path string) bool) error {
 	want := p.expected(r)
-	err = filetree.Scan(ctx, root, filetree.ScanOptions{
+	err := filetree.Scan(ctx, root, filetree.ScanOptions{
 		Hash:     true,
-		Skip:     p.isOther,
+		Skip:     skip,
 		Progress: r.OnVerify,
 	}, func(f *filetree.File) error {
 		if f.IsDir() {
 			return nil
 		}
 		if len(want) == 0 || f.Irregular || f.Path != want[0].Path || f.Sum != want[0].Sum {
-			return differs(p.dir + "/" + f.Path)
+			return differs(root.Path() + "/" + f.Path)
 		}
 		want = want[1:]
 		return nil

@@ -20,7 +20,9 @@ const (
 	headerReserved   = 20 // bytes at the end of each page that SQLite does not use
 	headerChangeMark = 24 // file change counter
 	headerPageCount  = 28
-	headerValidFor   = 92 // the change counter for which the page count is valid
+	headerValidFor   = 92 // the change counter for which the page count is valid; the writer's version follows
+
+	headerSchemaCookie = 40
 )
 
 type header [headerSize]byte

@@ -141,12 +141,17 @@ func checkNotOpen(ctx context.Context, path string, ask func(path string, info f
 	looks := 0
 	return poll.Until(ctx, 2*time.Millisecond, 100*time.Millisecond, func() (done bool, err error) {
 		looks++
-		now := openedBy(path, info.ID())
-		if slices.Contains(now, os.Getpid()) {
+		if openedHere(path, info.ID()) {
 			return true, inUseBy(os.Getpid(), path)
 		}
+		// A lease says at once what looking at every descriptor of every process
+		// says only later, and that is a store's time offline.
 		answer := ask(path, info)
-		if answer == openByNobody || answer == unknown && len(now) == 0 {
+		if answer == openByNobody {
+			return true, nil
+		}
+		now := openedBy(path, info.ID())
+		if answer == unknown && len(now) == 0 {
 			return true, nil
 		}
 		for _, pid := range now {

@@ -6,8 +6,11 @@ package drivers
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"maps"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -23,6 +26,8 @@ type Opener func(dsn string) (*sql.DB, error)
 func Main(m *testing.M, open Opener, capturing backuptest.Roles) {
 	roles := backuptest.Roles{"host": func(p *backuptest.Parent, args []string) error {
 		return host(p, open, args[0], args[1])
+	}, "restoring": func(p *backuptest.Parent, args []string) error {
+		return restoring(p, open, args[0], args[1], args[2])
 	}}
 	maps.Copy(roles, capturing)
 	backuptest.Main(m, roles)
@@ -63,6 +68,60 @@ func host(p *backuptest.Parent, open Opener, path, backupDir string) error {
 	return nil
 }
 
+// restoring is a service that restores its database while it uses it, with a
+// transaction that is not committed before it goes offline, and holds a write lock
+// from resume on. It says a line at each stage and waits for one.
+func restoring(p *backuptest.Parent, open Opener, path, backupDir, stamp string) error {
+	ctx := context.Background()
+	var db *sql.DB
+	var writer *sql.Conn
+	begin := func() (err error) {
+		if db, err = open(path); err != nil {
+			return err
+		}
+		if writer, err = db.Conn(ctx); err != nil {
+			return err
+		}
+		for _, statement := range []string{"BEGIN IMMEDIATE", "INSERT INTO memory VALUES (NULL, 'late')"} {
+			if _, err := writer.ExecContext(ctx, statement); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	end := func() error {
+		_, err := writer.ExecContext(ctx, "COMMIT")
+		return errors.Join(err, writer.Close(), db.Close())
+	}
+	if err := begin(); err != nil {
+		return err
+	}
+	staged := false
+	result, err := backup.RestoreRuntimeBackup(ctx, backup.Options{
+		DB: db, DatabasePath: path, BackupDir: backupDir,
+		OnProgress: func(progress backup.Progress) {
+			if progress.Phase == backup.PhaseVerify && !staged {
+				staged = true
+				p.Say("staged")
+				p.Hear()
+			}
+		},
+		Offline: func(context.Context) (func(context.Context) error, error) {
+			return func(context.Context) error { return begin() }, end()
+		},
+	}, stamp)
+	if err != nil {
+		return err
+	}
+	p.Say(strings.Join(result.SetAside, ", "))
+	p.Hear()
+	if err := end(); err != nil {
+		return err
+	}
+	p.Say("committed")
+	return nil
+}
+
 // makeDatabase creates a database of 10,000 rows.
 func makeDatabase(t *testing.T, path, mode string) {
 	db := backuptest.OpenDB(t, path)
@@ -93,6 +152,7 @@ func countRows(t *testing.T, path string) (n int) {
 // Run runs all tests with one driver.
 func Run(t *testing.T, open Opener) {
 	t.Run("locks of the host survive", func(t *testing.T) { RunLocks(t, "host") })
+	t.Run("restore of a database in use", testRestoring)
 	t.Run("database in memory", func(t *testing.T) { testMemory(t, open) })
 	t.Run("cancelled while the pool is busy", func(t *testing.T) { testCancelled(t, open) })
 }
@@ -111,6 +171,26 @@ func testLocks(t *testing.T, role, mode string) {
 	require.Equal(t, "committed", host.Ask("commit"))
 	host.Wait()
 	require.Equal(t, 10000, countRows(t, filepath.Join(backupDir, "snapshots", stamp, "db", "live.db")))
+}
+
+// Neither the safety snapshot nor what follows resume drops a lock of the driver.
+func testRestoring(t *testing.T) {
+	dir := t.TempDir()
+	path, backupDir := filepath.Join(dir, "live.db"), filepath.Join(dir, "backups")
+	makeDatabase(t, path, "wal")
+	m, err := backup.CreateRuntimeBackup(context.Background(), backup.Options{DatabasePath: path, BackupDir: backupDir})
+	require.NoError(t, err)
+	// Another file: this process keeps a descriptor of the one that it has read.
+	require.NoError(t, os.Rename(backuptest.CopyOf(t, path), path))
+	host := backuptest.Start(t, "restoring", path, backupDir, m.Stamp)
+	require.Equal(t, "staged", host.Hear())
+	requireLocked(t, path)
+	aside := host.Ask("go offline")
+	requireLocked(t, path)
+	require.Equal(t, "committed", host.Ask("commit"))
+	host.Wait()
+	require.Equal(t, 10001, countRows(t, path))
+	require.Equal(t, 10001, countRows(t, filepath.Join(aside, "live.db")))
 }
 
 func testMemory(t *testing.T, open Opener) {

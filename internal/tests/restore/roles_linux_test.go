@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -25,7 +26,7 @@ import (
 var killStride = flag.Int("kill-stride", 40, "kill a restore at every `n`-th of its steps")
 
 func TestMain(m *testing.M) {
-	backuptest.Main(m, backuptest.Roles{"call": call, "call-as": callAs, "call-parts": callParts, "hold": hold, "restore": restore, "restore-as": restoreAs, "restore-in-sandbox": restoreInSandbox})
+	backuptest.Main(m, backuptest.Roles{"call": call, "call-as": callAs, "call-parts": callParts, "hold": hold, "restore": restore, "restore-offline": restoreOffline, "restore-as": restoreAs, "restore-in-sandbox": restoreInSandbox})
 }
 
 // call makes the call args[1] on the store in args[0], whose snapshot is
@@ -184,6 +185,7 @@ func callByName(opts backup.Options, name, stamp string) (err error) {
 // A strace runs the role "restore" and injects faults into its system calls.
 type strace struct {
 	tool string
+	role string // instead of "restore"
 	path string // if not empty, only into calls on this file or directory
 	// failing is a file of which nothing can be read. It needs path.
 	failing string
@@ -255,7 +257,7 @@ func (s strace) run(t *testing.T, call, inject string, args ...string) (text str
 	if s.failing != "" {
 		flags = append(flags, "-P", s.failing, "-e", "trace="+call+",pread64", "-e", "inject=pread64:error=EIO")
 	}
-	name := "restore"
+	name := cmp.Or(s.role, "restore")
 	if s.sandboxed {
 		name = "restore-in-sandbox"
 	}
