@@ -126,50 +126,24 @@ func (s *settings) takeGuard(ctx context.Context) (unlock func(), err error) {
 	return s.takeGuardWithin(ctx, waiting)
 }
 
-// takeGuardWithin is takeGuard and waits no longer than until waiting ends. The
-// context that the Locker gets does not end with waiting once the guard is
-// taken, because a lock may last only as long as its context.
+// takeGuardWithin is takeGuard and waits no longer than until waiting ends.
 func (s *settings) takeGuardWithin(ctx, waiting context.Context) (unlock func(), err error) {
 	if s.Locker == nil {
 		return func() {}, nil
 	}
 	s.progress(Progress{Phase: PhaseGuard})
-	locked, end := context.WithCancel(ctx)
-	stop := context.AfterFunc(waiting, end)
-	taken := false
-	var release func()
-	defer func() { // when Lock or the Clock panics too
-		if !taken {
-			defer end()
-			stop()
-			if release != nil {
-				release()
-			}
-		}
-	}()
-	release, err = s.Locker.Lock(locked)
-	if err != nil {
-		release = nil // it is not to be called
-	}
-	inTime := stop() || s.Wait == 0
-	switch {
-	case err == nil && release == nil:
-		return nil, errors.New("take ingestion guard: Locker returned no unlock function")
-	case err == nil && inTime:
-		began := s.Clock.Now()
-		taken = true
-		return func() {
-			defer end()
-			release()
-			s.guarded += s.since(began)
-		}, nil
-	case err == nil:
-		err = locked.Err()
-	}
+	var began time.Time
+	release, err := poll.Take(ctx, waiting, s.Locker.Lock, func() { began = s.Clock.Now() })
 	if s.waitEnded(ctx, waiting) && errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("it was not free for %s: %w", s.Wait, context.DeadlineExceeded)
 	}
-	return nil, fmt.Errorf("take ingestion guard: %w", err)
+	if err != nil {
+		return nil, fmt.Errorf("take ingestion guard: %w", err)
+	}
+	return func() {
+		release()
+		s.guarded += s.since(began)
+	}, nil
 }
 
 // captureStore copies the live store into staging.

@@ -268,19 +268,17 @@ var (
 // if err names one itself.
 func wrapStep(what, path string, err error) error {
 	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &pathErr):
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: %s: %w", what, path, err)
 }
 
 // wrapJournal adds to err that the journal of a restore could not be written.
-func wrapJournal(err error) error {
-	if err == nil {
-		return nil
-	}
-	return wrapStep("write journal", restorer.JournalName, err)
-}
+func wrapJournal(err error) error { return wrapStep("write journal", restorer.JournalName, err) }
 
 // joinInLine joins errors with "; ", because a problem's detail is one line.
 func joinInLine(errs []error) error {

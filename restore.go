@@ -22,56 +22,48 @@ import (
 // each part that the snapshot has, or those of opts.Parts: database, registry and
 // Chroma directory. The paths need not exist. A part that the snapshot lacks, or
 // that opts.Parts leaves out, is left alone; then the store is a mixture of two
-// points in time. A part whose content is the snapshot's already is not touched,
-// unless opts.Offline is set.
+// points in time. Without opts.Offline, a part that is equal is not touched.
 //
 // First the snapshot is validated, as [ValidateBackup] does. A damaged one is
-// not restored, one with findings only if opts.DespiteFindings is set, and one
-// of another store only if opts.FromOtherStore is or if there is nothing at any
-// of the paths. What can't be replaced is found before anything is touched:
-// ErrCannotReplace; and opts.Confirm is asked. Then a safety snapshot is taken of
-// the present store, of the parts that are left alone, too, and the result has its
-// stamp, so that no restore loses anything; a store that is too broken for that is
-// set aside as a whole. What was restored is compared with the snapshot's hashes
-// before the old store is given up.
+// never restored, one with findings only with opts.DespiteFindings, and one of
+// another store only with opts.FromOtherStore, or if there is nothing at any of
+// the paths. What can't be replaced is found before anything is touched
+// ([ErrCannotReplace]), and opts.Confirm is asked. Then a safety snapshot is taken
+// of the whole present store, and the result has its stamp, so that no restore
+// loses anything; a store that is too broken for that is set aside. What was
+// restored is compared with the snapshot before the old store is given up.
 //
 // Afterwards the store is wholly old or wholly new. A restore that is
 // interrupted, at any point, is finished or undone by the next call with the
 // same paths; until then every function returns [ErrRestoreUnfinished].
 //
-// Nobody may have the database open if it is one of the parts:
-// [ErrDatabaseInUse]; with opts.Offline, from then on. Any connection to a
-// database in WAL mode is detected, and any transaction on another database. An
-// idle connection to a rollback-journal database holds no lock; on Linux it is
-// detected where this process gets a lease on the file, as its owner and root
-// do, or if it may inspect the process that has it. The same holds for anybody
-// who has the live chroma.sqlite3 open. opts.Locker, if it is set, is held from
-// before the safety snapshot until everything is in place. Without opts.Offline,
-// opts.DB must be nil if the database is one of the parts.
+// Nobody may have the database or the live chroma.sqlite3 open if it is replaced:
+// [ErrDatabaseInUse]; with opts.Offline, from then on. Any connection to a database
+// in WAL mode is detected, and any transaction on another one. An idle connection
+// to that holds no lock; on Linux it is detected where this process gets a lease on
+// the file, as its owner and root do, or may inspect the process that has it.
+// opts.Locker is held from before the safety snapshot until everything is in place.
+// Without opts.Offline, opts.DB must be nil if the database is replaced.
 //
-// A Chroma directory that is a mount point or a symbolic link stays one: its
-// contents are replaced. A database or registry that is a symbolic link stays
-// one, too. The database gets the mode of the one it replaces; everything else
-// gets the modes and times of the snapshot. Each file gets the extended
-// attributes and the ACL of the file that it replaces and, if the process runs as
-// the superuser, its owner and group; one that replaces none belongs to the owner
-// of the directory that it goes into. The result says who owns what, and what
-// could not be kept. If the snapshot is of format 1, the database is in
-// rollback-journal mode until the host sets another one.
+// A Chroma directory that is a mount point or a symbolic link stays one, and so
+// does a database or registry that is a link. The database gets the mode of the one
+// it replaces; everything else gets the modes and times of the snapshot. Each file
+// gets the extended attributes and the ACL of the file that it replaces and, if the
+// process is the superuser's, its owner and group; a new one belongs to the owner
+// of its directory. The result says who owns what, and what could not be kept. The
+// database is in rollback-journal mode until the host sets another one.
 //
 // A call costs validating the snapshot, reading those parts of the live store
 // whose sizes are the snapshot's, a create (and validating the result), one copy
-// of the snapshot on the file systems of the live store, and reading that copy
-// once. ctx is heeded until the parts begin to be swapped, and again
-// while the result is compared.
+// of the snapshot on the file systems of the live store, and reading that copy.
+// ctx is heeded until the swap begins, and again while the result is compared.
 //
-// Errors: [ErrInvalidOptions], [ErrInvalidBackup] (nothing was touched),
-// [ErrOtherStore], [ErrCannotReplace], [ErrSourceInvalid], [ErrDatabaseInUse],
-// [ErrBusy], what opts.Confirm returns,
-// [ErrRestoreUnfinished] if an earlier restore had other paths or if this one
-// could not be undone, [ErrPanic], ctx's error, or an error of creating a
-// snapshot. After any of them but ErrRestoreUnfinished, the store is as before,
-// except that the error of a resume (see opts.Offline) may come with a result: if
+// Errors: [ErrInvalidOptions], [ErrInvalidBackup], [ErrOtherStore],
+// [ErrCannotReplace], [ErrSourceInvalid], [ErrDatabaseInUse], [ErrBusy],
+// [ErrPanic], [ErrRestoreUnfinished] if an earlier restore had other paths or if
+// this one could not be undone, ctx's error, what opts.Confirm returned, or an
+// error of creating a snapshot. After any of them but ErrRestoreUnfinished, the
+// store is as before, except that the error of a resume (see opts.Offline) may come with a result: if
 // RestoreResult.Parts is set, the restore is done.
 func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (result *RestoreResult, err error) {
 	defer func() {
@@ -100,8 +92,7 @@ func RestoreRuntimeBackup(ctx context.Context, opts Options, stamp string) (resu
 				err, r.result.RecoveredStamp, r.result.Recovered, setAsideNote(r.result.SetAside))
 		}
 	}()
-	err = r.run(ctx)
-	if err != nil && r.result.Parts == nil { // otherwise it is done, and resume failed
+	if err = r.run(ctx); err != nil && r.result.Parts == nil { // otherwise it is done, and resume failed
 		return nil, err
 	}
 	r.finish(began)
@@ -235,10 +226,7 @@ func (r *restore) swap(ctx context.Context, replacement *restorer.Replacement) e
 		return wrapStep("swap", r.DatabasePath, err)
 	}
 	r.progress(Progress{Phase: PhaseVerify, TotalFiles: replacement.Files, TotalBytes: replacement.Bytes})
-	if err := verify(ctx); err != nil {
-		return wrapStep("verify", r.DatabasePath, err)
-	}
-	return nil
+	return wrapStep("verify", r.DatabasePath, verify(ctx))
 }
 
 // takeOffline compares what was staged with the snapshot, and calls Offline. Then
@@ -322,9 +310,7 @@ func (r *restore) finishResult(replacement *restorer.Replacement, setAside []str
 	r.result.Files, r.result.Bytes = replacement.Files, replacement.Bytes
 	r.result.SetAside = append(r.result.SetAside, setAside...)
 	for i := range r.plan {
-		for _, owner := range replacement.Owners(partDirs[r.plan[i].Part]) {
-			r.plan[i].Owners = append(r.plan[i].Owners, fmt.Sprintf("%d:%d", owner.UID, owner.GID))
-		}
+		r.plan[i].Owners = replacement.Owners(partDirs[r.plan[i].Part])
 	}
 	r.result.setParts(r.plan)
 	return nil
@@ -437,8 +423,7 @@ func (r *restore) planOf(p *restorer.Replacement, equal []string) (plan []Restor
 	for _, part := range []struct{ name, path string }{
 		{format.DBDir, r.DatabasePath}, {format.ConfigDir, r.RegistryPath}, {format.ChromaDir, r.ChromaPath},
 	} {
-		of := RestorePart{Part: partCalled(part.name), Path: part.path, Action: ActionCreate}
-		there, mounted := p.Target(part.name)
+		of := RestorePart{Part: partCalled(part.name), Path: part.path}
 		switch {
 		case r.meta.parts()&of.Part == 0:
 			of.Action = ActionAbsent
@@ -446,10 +431,8 @@ func (r *restore) planOf(p *restorer.Replacement, equal []string) (plan []Restor
 			of.Action = ActionLeaveOut
 		case slices.Contains(equal, part.name):
 			of.Action = ActionEqual
-		case mounted:
-			of.Action = ActionOverwrite
-		case there:
-			of.Action = ActionReplace
+		default:
+			of.Action = RestoreAction(p.Target(part.name))
 		}
 		plan = append(plan, of)
 	}
@@ -461,8 +444,7 @@ func (r *restore) notKept(part, what, path string, reason error) {
 	r.warn(what, path, reason)
 	for i := range r.plan {
 		if r.plan[i].Part == partCalled(part) {
-			kind := map[string]string{filetree.OwnerNotKept: "the owner", filetree.AttributesNotKept: "extended attributes"}[what]
-			r.plan[i].NotKept = append(r.plan[i].NotKept, fmt.Sprintf("%s of %s: %s", kind, path, fsat.Cause(reason)))
+			r.plan[i].NotKept = append(r.plan[i].NotKept, filetree.DescribeNotKept(what, path, reason))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -301,4 +302,11 @@ func MkdirAll(path string) error {
 		}
 		return new(Dresser).chown(parent, name, info, owner, false)
 	})
+}
+
+// DescribeNotKept returns in words what the Dresser could not keep of the file at
+// path, and why.
+func DescribeNotKept(what, path string, reason error) string {
+	kind := map[string]string{OwnerNotKept: "the owner", AttributesNotKept: "extended attributes"}[what]
+	return fmt.Sprintf("%s of %s: %s", kind, path, fsat.Cause(reason))
 }

@@ -151,9 +151,10 @@ func ignore(err, ignored error) error {
 	return err
 }
 
-// Target reports whether there is anything in the place of the part, and whether
-// that is a file that is a mount point of its own.
-func (r *Replacement) Target(part string) (there, mounted bool) {
+// Target returns what happens to a part that is restored: "create" if nothing is
+// in its place, "overwrite" if it is a file that is mounted alone, or "replace".
+func (r *Replacement) Target(part string) string {
+	var there, mounted bool
 	switch part {
 	case format.DBDir:
 		there, mounted, _ = examine(r.Live.Database)
@@ -162,7 +163,13 @@ func (r *Replacement) Target(part string) (there, mounted bool) {
 	case format.ChromaDir:
 		there = fsat.HasEntries(r.Live.Chroma, IsNoPartOfChroma)
 	}
-	return there, mounted
+	switch {
+	case mounted:
+		return "overwrite"
+	case there:
+		return "replace"
+	}
+	return "create"
 }
 
 // An Obstacle is why a part can't be replaced.

@@ -125,8 +125,14 @@ func (r *Replacement) dresser(part string) *filetree.Dresser {
 }
 
 // Owners returns to whom the files belong that are put in place of a part, which
-// is format.DBDir, ConfigDir or ChromaDir. It is known when Stage has succeeded.
-func (r *Replacement) Owners(part string) []filetree.Owner { return r.dresser(part).Owners() }
+// is format.DBDir, ConfigDir or ChromaDir, as "user:group". It is known when Stage
+// has succeeded.
+func (r *Replacement) Owners(part string) (owners []string) {
+	for _, owner := range r.dresser(part).Owners() {
+		owners = append(owners, fmt.Sprintf("%d:%d", owner.UID, owner.GID))
+	}
+	return owners
+}
 
 // Begin records what is at the live places now and writes the journal beside
 // the database, durably. If point is set, it also writes a pointer to it into
