@@ -26,12 +26,62 @@ import (
 // several stores. Every other zero value is useful. Relative paths are resolved
 // against the working directory at the time of the call.
 type Options struct {
+	// Where things are. Every call needs BackupDir.
+
+	// BackupDir holds the snapshots, in BackupDir/snapshots. It is created with
+	// mode 0700 if it does not exist, and should keep that: who may read it may
+	// hold a lock on it that keeps every create, prune and restore from working. It
+	// must be on the same file system as BackupDir/snapshots, and outside the
+	// Chroma directory.
+	BackupDir string
+
 	// DatabasePath is the live SQLite database. It must exist after InitDB
 	// ran; it is never created here. It must be the path that its users open,
 	// links aside: SQLite finds the WAL by the name. A hard link, or a file that
 	// is mounted alone, is refused with ErrSourceInvalid where it can be seen
 	// that the WAL is or may be beside another name.
 	DatabasePath string
+
+	// RegistryPath is the project-registry JSON file, which must not be inside
+	// the Chroma directory. If it is empty, or if the file does not exist, the
+	// snapshot has no registry.
+	RegistryPath string
+
+	// ChromaPath is the Chroma persistence directory. It may be a symbolic
+	// link to one. It is read only if IncludeChroma is set.
+	ChromaPath string
+
+	// What a create does.
+
+	// IncludeChroma includes the Chroma directory in the snapshot. If the
+	// directory does not exist, the snapshot is made without it, and its
+	// metadata says so.
+	IncludeChroma bool
+
+	// Locker is the ingestion guard. It is taken only if IncludeChroma is
+	// set, for as long as database, registry and Chroma directory are being
+	// read, and released exactly once. A database that is busy is waited for
+	// before; if it is busy again by the time the guard is taken, the guard is
+	// released, and taken anew later. If it is nil, the caller must hold its
+	// own guard around the call.
+	Locker Locker
+
+	// InitDB is called before the database is read, so that the host can create
+	// or migrate its schema. It may be nil.
+	InitDB func(ctx context.Context) error
+
+	// Verify validates the snapshot that was just made, in the same call, and
+	// records the verdict. If the snapshot is not valid, or cannot be validated,
+	// it stays, and its metadata are returned together with the error, which
+	// matches ErrInvalidBackup in the first case. Notes are logged.
+	Verify bool
+
+	// Note is kept beside the snapshot that a create or an import makes, and is
+	// listed with it. It has at most 4 KiB.
+	Note string
+
+	// For hosts that have the database open by another driver, in memory, or with
+	// collations and functions of their own.
 
 	// DB is the host's own database handle. If it is set, the database is
 	// captured through one of the handle's connections, which is occupied for
@@ -81,76 +131,31 @@ type Options struct {
 	// database. What it writes there is one.
 	Capture func(ctx context.Context, path string) error
 
-	// RegistryPath is the project-registry JSON file, which must not be inside
-	// the Chroma directory. If it is empty, or if the file does not exist, the
-	// snapshot has no registry.
-	RegistryPath string
+	// Connect registers what the databases' schemas need: collations, and functions
+	// that are used in indexes and generated columns. Without it, the checks of a
+	// snapshot leave out what needs any of these, and note that. The argument is a
+	// new driver value of modernc.org/sqlite (*sqlite.Driver), with its methods
+	// RegisterCollationUtf8 and RegisterFunction; functions must be deterministic.
+	// What is registered with modernc.org/sqlite for all connections is used in any
+	// case, though a collation is several times as fast by Connect.
+	//
+	// It is called for each connection that such a check opens, so perhaps never, and
+	// for the two databases of a snapshot concurrently. What is registered is called
+	// with values of the snapshot, which are untrusted, and not interrupted.
+	Connect func(driver *sqlitedb.Driver) error
 
-	// ChromaPath is the Chroma persistence directory. It may be a symbolic
-	// link to one. It is read only if IncludeChroma is set.
-	ChromaPath string
+	// OnlineBackup forces the use of SQLite's online backup API. By default, on
+	// Linux, the kernel copies the file and its WAL while a read transaction
+	// keeps them still, which is as safe and several times as fast.
+	//
+	// With or without it, on Linux a few descriptors of each live database stay
+	// open for the life of the process, or until the file is removed, because
+	// closing them would drop the host's own locks. They are at most one in 16 of
+	// those that the process may have (RLIMIT_NOFILE); further databases are captured
+	// by the online backup, and in fewer cases noticed to be in use by another name.
+	OnlineBackup bool
 
-	// BackupDir holds the snapshots, in BackupDir/snapshots. It is created with
-	// mode 0700 if it does not exist, and should keep that: who may read it may
-	// hold a lock on it that keeps every create, prune and restore from working. It
-	// must be on the same file system as BackupDir/snapshots, and outside the
-	// Chroma directory.
-	BackupDir string
-
-	// IncludeChroma includes the Chroma directory in the snapshot. If the
-	// directory does not exist, the snapshot is made without it, and its
-	// metadata says so.
-	IncludeChroma bool
-
-	// Locker is the ingestion guard. It is taken only if IncludeChroma is
-	// set, for as long as database, registry and Chroma directory are being
-	// read, and released exactly once. A database that is busy is waited for
-	// before; if it is busy again by the time the guard is taken, the guard is
-	// released, and taken anew later. If it is nil, the caller must hold its
-	// own guard around the call.
-	Locker Locker
-
-	// Clock provides the time: the one that names a snapshot, and those from
-	// which the Cost of a call and the rate of progress reports are computed. If
-	// it is nil, the system clock is used.
-	Clock Clock
-
-	// InitDB is called before the database is read, so that the host can create
-	// or migrate its schema. It may be nil.
-	InitDB func(ctx context.Context) error
-
-	// Host names the machine of the store, in the metadata of its snapshots:
-	// a store is the same if host and DatabasePath are. If it is empty, the
-	// name that the system reports is used; set it where that changes, as in
-	// containers. It has at most 255 bytes.
-	Host string
-
-	// Note is kept beside the snapshot that a create or an import makes, and is
-	// listed with it. It has at most 4 KiB.
-	Note string
-
-	// Verify validates the snapshot that was just made, in the same call, and
-	// records the verdict. If the snapshot is not valid, or cannot be validated,
-	// it stays, and its metadata are returned together with the error, which
-	// matches ErrInvalidBackup in the first case. Notes are logged.
-	Verify bool
-
-	// RecordVerdicts makes ValidateBackup, and RestoreRuntimeBackup and
-	// ImportRuntimeBackup, which validate the snapshot too, record the verdict
-	// beside the snapshot, for lists and prunes. A verdict that cannot be recorded, on a
-	// read-only disk, for example, is logged and is no failure.
-	RecordVerdicts bool
-
-	// DespiteFindings restores or imports a snapshot although SQLite, or the JSON check of
-	// the registry, objects to its content, provided that nothing shows damage;
-	// see Problem.Finding. Without it, such a snapshot is refused with an error
-	// that matches ErrInvalidBackup and lists the findings.
-	DespiteFindings bool
-
-	// FromOtherStore restores a snapshot of another store than the one that
-	// would be replaced. Without it, that is ErrOtherStore, unless there is
-	// nothing at any of the paths.
-	FromOtherStore bool
+	// For restores.
 
 	// Parts are the parts of the store that a restore replaces. The others stay as
 	// they are, and may be in use, so that the store is a mixture of two points in
@@ -191,45 +196,43 @@ type Options struct {
 	// have the store open: a host that was killed must restore before it opens it.
 	Offline func(ctx context.Context) (resume func(ctx context.Context) error, err error)
 
-	// Wait bounds each wait of a call: for a database that somebody keeps from
-	// being read, for the guard, and for a backup directory that is in use, by a
-	// restore or, if the call is one, by a create or a prune. At its end the error
-	// matches ErrDatabaseInUse, context.DeadlineExceeded or ErrBusy, in this order.
-	// If it is 0, only ctx ends a wait for the database or the guard, and a backup
-	// directory that is in use is not waited for. Locks for which the driver of DB
-	// waits by itself, and Lockers that do not heed their context, are not bounded
-	// by it.
+	// DespiteFindings restores or imports a snapshot although SQLite, or the JSON check of
+	// the registry, objects to its content, provided that nothing shows damage;
+	// see Problem.Finding. Without it, such a snapshot is refused with an error
+	// that matches ErrInvalidBackup and lists the findings.
+	DespiteFindings bool
+
+	// FromOtherStore restores a snapshot of another store than the one that
+	// would be replaced. Without it, that is ErrOtherStore, unless there is
+	// nothing at any of the paths.
+	FromOtherStore bool
+
+	// For every call.
+
+	// Host names the machine of the store, in the metadata of its snapshots:
+	// a store is the same if host and DatabasePath are. If it is empty, the
+	// name that the system reports is used; set it where that changes, as in
+	// containers. It has at most 255 bytes.
+	Host string
+
+	// RecordVerdicts makes ValidateBackup, and RestoreRuntimeBackup and
+	// ImportRuntimeBackup, which validate the snapshot too, record the verdict
+	// beside the snapshot, for lists and prunes. A verdict that cannot be recorded, on a
+	// read-only disk, for example, is logged and is no failure.
+	RecordVerdicts bool
+
+	// Wait bounds each wait of a call: for a busy database (then ErrDatabaseInUse),
+	// for the guard (context.DeadlineExceeded), and for a backup directory in use by
+	// a restore or, if the call is one, by a create or a prune (ErrBusy). If it is 0,
+	// only ctx ends a wait for the database or the guard, and a backup directory in
+	// use is not waited for. Locks for which the driver of DB waits by itself, and
+	// Lockers that do not heed their context, are not bounded by it.
 	Wait time.Duration
 
-	// Connect registers what the databases' schemas need: collations, and
-	// functions that are used in indexes and generated columns. The checks of a
-	// snapshot use it; without it they leave out what needs any of these, and note
-	// that. The argument is a new driver value of modernc.org/sqlite
-	// (*sqlite.Driver), with its methods RegisterCollationUtf8 and
-	// RegisterFunction. Functions must be registered as deterministic, because
-	// SQLite takes no others for an index. What is registered with
-	// modernc.org/sqlite for all connections, as sqlite.RegisterFunction does, is
-	// used in any case, though a collation several times as fast by Connect.
-	//
-	// It is called for each connection that a check opens after SQLite could not
-	// check a database by itself, or objected to it; so perhaps never, perhaps
-	// several times, and for the two databases of a snapshot concurrently. What is
-	// registered is called with values of the snapshot, which are untrusted, and is
-	// not interrupted when ctx ends. It may be nil.
-	Connect func(driver *sqlitedb.Driver) error
-
-	// OnlineBackup forces the use of SQLite's online backup API. By default, on
-	// Linux, the kernel copies the file and its WAL while a read transaction
-	// keeps them still, which is as safe and several times as fast.
-	//
-	// With or without it, on Linux a few descriptors of each live database stay
-	// open for the life of the process, or until the file is removed, because
-	// closing them would drop the host's own locks: of the database, of its -shm
-	// if another process uses it, and, with IncludeChroma, of chroma.sqlite3. They
-	// are at most one in 16 of the descriptors that the process may have
-	// (RLIMIT_NOFILE); further databases are captured by the online backup, and
-	// that one of them is in use by another name is noticed in fewer cases.
-	OnlineBackup bool
+	// Clock provides the time: the one that names a snapshot, and those from
+	// which the Cost of a call and the rate of progress reports are computed. If
+	// it is nil, the system clock is used.
+	Clock Clock
 
 	// Logger receives structured messages about what was done. If it is nil,
 	// they are discarded. An error that is returned is not logged as well.
@@ -237,16 +240,13 @@ type Options struct {
 
 	// OnProgress receives progress reports, about 20 a second at most. It runs on
 	// the goroutine that made the call, never concurrently, so it should be quick.
-	// If it is nil, progress is not reported.
 	OnProgress func(Progress)
 }
 
 // Locker is the ingestion guard: while it is held, nothing writes to the
 // store's Chroma directory.
-//
-// It is not a [sync.Locker] because that can neither fail nor be cancelled,
-// and a backup must be able to give up waiting for a busy ingestion.
-// [SyncLocker] adapts one.
+// It can fail and be cancelled, so that a backup can give up waiting for a busy
+// ingestion. [SyncLocker] makes one of a mutex.
 type Locker interface {
 	// Lock waits until nothing writes to the Chroma directory, or until ctx is
 	// done, and returns a function that ends the exclusion. That function is
