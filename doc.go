@@ -24,7 +24,7 @@
 //
 // Keep store and backups on local disks of Linux. The package also builds on
 // macOS and Windows and does what those systems allow, but it is not tested
-// there, and on Windows creating and restoring are expected to fail.
+// there, and on Windows a restore over an existing store does not work.
 //
 // # Creating
 //
