@@ -189,6 +189,7 @@ func (s *settings) captureStore(ctx context.Context, st *backupdir.Staging, c *c
 		}
 	}
 	c.unkept.Each(func(message string, err error) { s.log.Warn(message, "path", s.BackupDir, "reason", err.Error()) })
+	s.meter.Flush() // reports of the capture do not come after the guard is released
 	return nil
 }
 

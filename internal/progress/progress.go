@@ -99,6 +99,14 @@ func (m *Meter[T]) Finish() {
 	}
 }
 
+// Flush passes on the last report of the current phase, if it was not yet, for a
+// caller that does something else before the next phase begins.
+func (m *Meter[T]) Flush() {
+	if m != nil {
+		m.flush()
+	}
+}
+
 func (m *Meter[T]) flush() {
 	if m.held {
 		m.held = false // also if pass panics
