@@ -189,8 +189,8 @@ type Options struct {
 	// resume, an old part is removed only if everything that it has is found in the
 	// safety snapshot. Otherwise it is set aside whole, and is named in
 	// RestoreResult.SetAside; so is all if ctx ends meanwhile, and in any case a
-	// database that was saved by VACUUM INTO (see DB) or Capture, or whose pages
-	// carry checksums. Locker is held until resume has returned.
+	// database saved by VACUUM INTO (see DB) or Capture, or with page checksums.
+	// Locker is held meanwhile: Offline must not wait for who waits for that.
 	//
 	// An earlier restore that was interrupted is recovered before, while nobody may
 	// have the store open: a host that was killed must restore before it opens it.
