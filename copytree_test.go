@@ -139,6 +139,7 @@ func TestFileChangedBetweenPieces(t *testing.T) {
 			large := s.InChroma("large")
 			require.NoError(t, os.WriteFile(large, bytes.Repeat([]byte("x"), 24<<20), 0o644))
 			done := false
+			s.Clock = backuptest.Noon // no report is left out
 			s.OnProgress = func(p backup.Progress) {
 				if p.Phase == backup.PhaseChroma && p.Path == large && !done {
 					done = true
