@@ -6,10 +6,14 @@ FUZZTIME ?= 30s
 # The version of the linter is written down once, in .ci/run.
 GOLANGCI_LINT ?= $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(shell sed -n 's/^golangci_lint=//p' .ci/run)
 
-.PHONY: test race lint faults soak fuzz bench ci
+.PHONY: test test386 race lint faults soak fuzz bench ci
 
 test:
 	$(GO) test ./...
+
+# The suites of internal/tests use the system calls of 64-bit systems.
+test386:
+	GOARCH=386 $(GO) test $$($(GO) list ./... | grep -v /internal/tests/)
 
 race:
 	$(GO) test -race -timeout 10m ./...
