@@ -33,8 +33,8 @@ func (u *Unkept) Times(err error) error {
 
 func note(first *atomic.Pointer[error], err error) error {
 	// EPERM is that of a file system as well: whoever has created a file may
-	// change its mode.
-	for _, refused := range []error{syscall.EPERM, syscall.ENOSYS, syscall.EOPNOTSUPP, syscall.EINVAL} {
+	// change its mode. ERANGE is a time after 2038 on a 32-bit system.
+	for _, refused := range []error{syscall.EPERM, syscall.ENOSYS, syscall.EOPNOTSUPP, syscall.EINVAL, syscall.ERANGE} {
 		if errors.Is(err, refused) {
 			first.CompareAndSwap(nil, &err)
 			return nil
