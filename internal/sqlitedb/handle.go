@@ -22,6 +22,33 @@ import (
 
 // copyHandle copies the database of the host's own handle to dir/WorkName.
 func (c *Capture) copyHandle(ctx context.Context, dir *fsat.Dir, made *Copy) error {
+	return c.withHandle(ctx, func(src *Source) error { return c.copyOnline(ctx, src, dir, made) }, func(host *sql.Conn) error {
+		if err := createEmpty(dir, WorkName); err != nil {
+			return err
+		}
+		made.written.all = true
+		// An absolute path is never taken for a URI.
+		if _, err := host.ExecContext(ctx, "VACUUM INTO ?", filepath.Join(dir.Path(), WorkName)); err != nil {
+			return interrupted(ctx, fmt.Errorf("VACUUM INTO: %w", err))
+		}
+		// SQLite opens the copy through the VFS of the source.
+		if err := acceptFile(dir); err != nil {
+			return fmt.Errorf("%w: VACUUM INTO wrote no plain file; if the database is in a VFS of the driver's own, set Options.Capture: %w",
+				errdefs.ErrSourceInvalid, err)
+		}
+		return nil
+	})
+}
+
+// tryHandle reads once through a connection of the handle.
+func (c *Capture) tryHandle(ctx context.Context) error {
+	return c.withHandle(ctx, func(*Source) error { return nil }, func(*sql.Conn) error { return nil })
+}
+
+// withHandle takes a connection of the handle that has the right database open,
+// and calls online in a read transaction of it if the driver has the online backup
+// API, or else vacuum, if the database is not empty.
+func (c *Capture) withHandle(ctx context.Context, online func(*Source) error, vacuum func(*sql.Conn) error) error {
 	host, err := c.connect(ctx)
 	if err != nil {
 		return err
@@ -30,58 +57,20 @@ func (c *Capture) copyHandle(ctx context.Context, dir *fsat.Dir, made *Copy) err
 	if err := c.checkHandle(ctx, host); err != nil {
 		return err
 	}
-	online := false
+	native := false
 	err = host.Raw(func(raw any) error {
-		if _, online = raw.(backuper); !online {
+		if _, native = raw.(backuper); !native {
 			return nil
 		}
-		return c.inTransaction(ctx, raw.(driver.Conn), func(src *Source) error {
-			return c.copyOnline(ctx, src, dir, made)
-		})
+		return c.inTransaction(ctx, raw.(driver.Conn), online)
 	})
-	if err != nil || online {
+	if err != nil || native {
 		return err
 	}
 	if err := checkNotEmpty(ctx, host); err != nil {
 		return err
 	}
-	if err := createEmpty(dir, WorkName); err != nil {
-		return err
-	}
-	made.written.all = true
-	// An absolute path is never taken for a URI.
-	if _, err := host.ExecContext(ctx, "VACUUM INTO ?", filepath.Join(dir.Path(), WorkName)); err != nil {
-		return interrupted(ctx, fmt.Errorf("VACUUM INTO: %w", err))
-	}
-	// SQLite opens the copy through the VFS of the source.
-	if err := acceptFile(dir); err != nil {
-		return fmt.Errorf("%w: VACUUM INTO wrote no plain file; if the database is in a VFS of the driver's own, set Options.Capture: %w",
-			errdefs.ErrSourceInvalid, err)
-	}
-	return nil
-}
-
-// tryHandle reads once through a connection of the handle.
-func (c *Capture) tryHandle(ctx context.Context) error {
-	host, err := c.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer host.Close()
-	if err := c.checkHandle(ctx, host); err != nil {
-		return err
-	}
-	online := false
-	err = host.Raw(func(raw any) error {
-		if _, online = raw.(backuper); !online {
-			return nil
-		}
-		return c.inTransaction(ctx, raw.(driver.Conn), func(*Source) error { return nil })
-	})
-	if err != nil || online {
-		return err
-	}
-	return checkNotEmpty(ctx, host)
+	return vacuum(host)
 }
 
 // connect takes a connection from the handle's pool. If there is none for a
