@@ -192,7 +192,9 @@ func TestMemoryOfLargeDatabases(t *testing.T) {
 			})
 			got, memory := validateFor(t, s, "60s")
 			require.Equal(t, append([]string{fmt.Sprintf("valid true, 0 problems of 0 KiB, %d notes", len(tt.notes))}, tt.notes...), got)
-			require.Less(t, memory, tt.memory)
+			if !backuptest.Race { // its memory counts as well (go.dev/doc/articles/race_detector)
+				require.Less(t, memory, tt.memory)
+			}
 			t.Logf("%d MiB", memory)
 		})
 	}
