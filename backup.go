@@ -63,11 +63,7 @@ const syncFSFrom = 1000
 // [ErrCrossDevice], [ErrBusy], [ErrRestoreUnfinished], [ErrPanic], fs.ErrNotExist for a
 // missing database, ctx's error, and what InitDB or the guard returned.
 func CreateRuntimeBackup(ctx context.Context, opts Options) (_ *Metadata, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("create backup: %w", err)
-		}
-	}()
+	defer wrapCall(&err, "create backup")
 	s, err := opts.resolve(ctx, true)
 	if err != nil {
 		return nil, err

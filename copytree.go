@@ -377,11 +377,7 @@ func (r *restore) takeSafety(ctx context.Context, backupDir *fsat.Dir, replaceme
 // createSafety works like CreateRuntimeBackup. Without a Chroma directory in the
 // snapshot that is restored, its own has none either.
 func (r *restore) createSafety(ctx context.Context) (_ *Metadata, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("create backup: %w", err)
-		}
-	}()
+	defer wrapCall(&err, "create backup")
 	opts := r.Options
 	opts.Locker, opts.InitDB = nil, nil // the guard is held already
 	if r.parts&PartDatabase != 0 && r.Offline == nil {

@@ -96,7 +96,8 @@
 //
 // [ExportRuntimeBackup] writes a snapshot to a tar archive and
 // [ImportRuntimeBackup] reads one, each comparing every byte with the hashes, so
-// that a snapshot can be kept elsewhere. [ValidateDir] checks the directory of a
+// that a snapshot can be kept elsewhere. [HoldRuntimeBackup] keeps one from being
+// removed while a host reads its files. [ValidateDir] checks the directory of a
 // snapshot wherever it is. [RemoveRuntimeBackup] removes one snapshot, and
 // refuses if it may be needed.
 //
@@ -275,6 +276,13 @@ func wrapStep(what, path string, err error) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: %s: %w", what, path, err)
+}
+
+// wrapCall, deferred, adds to an error which call failed.
+func wrapCall(err *error, call string, args ...any) {
+	if *err != nil {
+		*err = fmt.Errorf(call+": %w", append(args, *err)...)
+	}
 }
 
 // wrapJournal adds to err that the journal of a restore could not be written.

@@ -116,11 +116,7 @@ func (s *Snapshot) UnmarshalJSON(data []byte) error {
 // *fs.PathError if the directory cannot be read. [ErrRestoreUnfinished] comes
 // with the whole list.
 func ListRuntimeBackups(ctx context.Context, opts Options) (_ []Snapshot, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("list backups: %w", err)
-		}
-	}()
+	defer wrapCall(&err, "list backups")
 	s, err := opts.resolve(ctx, false)
 	if err != nil {
 		return nil, err
@@ -265,11 +261,7 @@ type Latest struct {
 // qualifies, which names those that were passed over; [ErrInvalidOptions] if
 // DatabasePath is empty and there are snapshots of several stores.
 func LatestRuntimeBackup(ctx context.Context, opts Options) (latest *Latest, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("find latest backup: %w", err)
-		}
-	}()
+	defer wrapCall(&err, "find latest backup")
 	defer errdefs.Recover(&err)
 	s, err := opts.resolve(ctx, false)
 	if err != nil {

@@ -17,6 +17,16 @@ import (
 	"github.com/atocore/backup/internal/sqlitedb"
 )
 
+// The reasons of a prune to keep a snapshot that no rule keeps, and of
+// RemoveRuntimeBackup to refuse to remove it.
+const (
+	reasonProtected = "protected"
+	reasonFuture    = "dated in the future"
+	reasonNewest    = "newest snapshot"
+	reasonValid     = "newest snapshot that was found valid"
+	reasonSafety    = "safety snapshot of the last restore"
+)
+
 // Retention selects the snapshots to keep, with the meaning that users of
 // restic know. Rules add up: a snapshot is kept if any rule keeps it. All
 // times are UTC.
@@ -111,11 +121,7 @@ type Remnant struct {
 // removed, a snapshot or a Remnant of an earlier call; all others are removed
 // nevertheless. A call costs as much as a list, and the removal of the files.
 func PruneRuntimeBackups(ctx context.Context, opts Options, keep Retention) (result *PruneResult, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("prune backups: %w", err)
-		}
-	}()
+	defer wrapCall(&err, "prune backups")
 	defer errdefs.Recover(&err)
 	s, err := opts.resolve(ctx, false)
 	if err != nil {
@@ -417,11 +423,7 @@ func (p *pruning) removed(snapshot Snapshot) {
 // Errors: [ErrInvalidOptions], [ErrNoSnapshot], or an *fs.PathError if the record
 // cannot be written.
 func ProtectRuntimeBackup(ctx context.Context, opts Options, stamp string, protect bool) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("protect backup %q: %w", stamp, err)
-		}
-	}()
+	defer wrapCall(&err, "protect backup %q", stamp)
 	defer errdefs.Recover(&err)
 	s, err := opts.resolve(ctx, false)
 	if err != nil {

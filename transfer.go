@@ -18,16 +18,6 @@ import (
 	"github.com/atocore/backup/internal/sqlitedb"
 )
 
-// The reasons of a prune to keep a snapshot that no rule keeps, and of
-// RemoveRuntimeBackup to refuse to remove it.
-const (
-	reasonProtected = "protected"
-	reasonFuture    = "dated in the future"
-	reasonNewest    = "newest snapshot"
-	reasonValid     = "newest snapshot that was found valid"
-	reasonSafety    = "safety snapshot of the last restore"
-)
-
 // RemoveRuntimeBackup removes the snapshot named stamp, and what is recorded
 // about it. Like a prune it never removes what may be needed to bring the store
 // back. It refuses with [ErrProtected], and does nothing,
@@ -56,11 +46,7 @@ const (
 // [ErrRestoreUnfinished], [ErrPanic], ctx's error, or an *fs.PathError. A call
 // costs as much as a list, and the removal of the files.
 func RemoveRuntimeBackup(ctx context.Context, opts Options, stamp string) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("remove backup %q: %w", stamp, err)
-		}
-	}()
+	defer wrapCall(&err, "remove backup %q", stamp)
 	defer errdefs.Recover(&err)
 	s, err := opts.resolve(ctx, false)
 	if err != nil {
@@ -177,11 +163,7 @@ func (s *settings) removeOne(ctx context.Context, backupDir *fsat.Dir, snapshot 
 // report of what was found until then, [ErrPanic], ctx's error, that of w, or an
 // *fs.PathError.
 func ExportRuntimeBackup(ctx context.Context, opts Options, stamp string, w io.Writer) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("export backup %q: %w", stamp, err)
-		}
-	}()
+	defer wrapCall(&err, "export backup %q", stamp)
 	defer errdefs.Recover(&err)
 	s, err := opts.resolve(ctx, false)
 	if err != nil {
@@ -242,6 +224,30 @@ func (s *settings) export(ctx context.Context, dir *fsat.Dir, stamp string, w io
 	return err
 }
 
+// HoldRuntimeBackup calls use with the directory of the snapshot named stamp,
+// which nobody removes until use returns, so that its files can be read for a copy
+// of any other kind than ExportRuntimeBackup's. What is in the directory is
+// untrusted, and must not be changed: docs/format.md describes it, and
+// [ValidateBackup] can check it meanwhile. The ctx of use is the call's. Creates,
+// prunes and restores go on; a prune passes the snapshot over.
+//
+// Errors: [ErrInvalidOptions], [ErrNoSnapshot], [ErrPanic], ctx's error, that of
+// use, or an *fs.PathError. A call costs nothing but what use does.
+func HoldRuntimeBackup(ctx context.Context, opts Options, stamp string, use func(ctx context.Context, dir string) error) (err error) {
+	defer wrapCall(&err, "hold backup %q", stamp)
+	defer errdefs.Recover(&err)
+	s, err := opts.resolve(ctx, false)
+	if err != nil {
+		return err
+	}
+	snapshot, err := s.hold(ctx, stamp)
+	if err != nil {
+		return err
+	}
+	defer snapshot.Close()
+	return use(ctx, snapshot.Path())
+}
+
 // ImportRuntimeBackup reads an archive that [ExportRuntimeBackup] has written
 // from r, to its end, and adds the snapshot to opts.BackupDir under its own
 // stamp. It returns the snapshot's metadata. When it returns without an error,
@@ -268,11 +274,7 @@ func (s *settings) export(ctx context.Context, dir *fsat.Dir, stamp string, w io
 // [ErrBusy], [ErrRestoreUnfinished], [ErrPanic], ctx's error, that of r, or an
 // *fs.PathError.
 func ImportRuntimeBackup(ctx context.Context, opts Options, r io.Reader) (meta *Metadata, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("import backup: %w", err)
-		}
-	}()
+	defer wrapCall(&err, "import backup")
 	defer errdefs.Recover(&err)
 	s, err := opts.resolve(ctx, false)
 	if err != nil {

@@ -156,6 +156,38 @@ func TestExportHoldsTheSnapshot(t *testing.T) {
 	require.NoError(t, backup.RemoveRuntimeBackup(t.Context(), s.Options, old))
 }
 
+// A host that reads a snapshot's files by its own means keeps it from being removed.
+func TestHold(t *testing.T) {
+	s := backuptest.NewSmallStore(t)
+	old, _ := s.Create(), s.Create()
+	type key struct{}
+	ctx := context.WithValue(t.Context(), key{}, "of the call")
+	remove := func() error { return backup.RemoveRuntimeBackup(t.Context(), s.Options, old.Stamp) }
+	failed := errors.New("the copy failed")
+	err := backup.HoldRuntimeBackup(ctx, s.Options, old.Stamp, func(ctx context.Context, dir string) error {
+		require.Equal(t, "of the call", ctx.Value(key{}))
+		require.Equal(t, old.BackupRoot, dir)
+		require.ErrorIs(t, remove(), backup.ErrBusy)
+		report, err := backup.ValidateBackup(ctx, s.Options, old.Stamp)
+		require.NoError(t, err)
+		require.True(t, report.Valid)
+		s.Create()
+		return failed
+	})
+	require.ErrorIs(t, err, failed)
+	require.ErrorContains(t, err, old.Stamp)
+
+	err = backup.HoldRuntimeBackup(ctx, s.Options, old.Stamp, func(context.Context, string) error { panic("of the host") })
+	require.ErrorIs(t, err, backup.ErrPanic)
+	require.NoError(t, remove())
+
+	unused := func(context.Context, string) error { panic("called") }
+	for _, stamp := range []string{old.Stamp, "", "..", "../snapshots", "a/b"} {
+		require.ErrorIs(t, backup.HoldRuntimeBackup(ctx, s.Options, stamp, unused), backup.ErrNoSnapshot, stamp)
+	}
+	require.ErrorIs(t, backup.HoldRuntimeBackup(ctx, backup.Options{}, "x", unused), backup.ErrInvalidOptions)
+}
+
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
