@@ -1,0 +1,2 @@
+// Package backuphttp offers the backups of a store over HTTP.
+package backuphttp

@@ -1,0 +1,152 @@
+package offsite
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/atocore/backup"
+)
+
+// Errors that a caller can act on, beside those of package backup. Match them
+// with errors.Is.
+var (
+	// ErrNoProgram: there is no restic at Repository.Program or in PATH.
+	ErrNoProgram = errors.New("restic is not installed")
+	// ErrProgramTooOld: restic is older than 0.14.
+	ErrProgramTooOld = errors.New("restic is too old")
+	// ErrNoRepository: nothing at Repository.Location is a restic repository.
+	ErrNoRepository = errors.New("there is no repository")
+	// ErrPassword: no password is given, or it does not open the repository.
+	ErrPassword = errors.New("the password is missing or wrong")
+	// ErrBusy: another program held the repository, or another push the local
+	// state, for longer than Repository.Patience.
+	ErrBusy = errors.New("the repository is in use")
+	// ErrNoCopy: the repository has no copy of that snapshot. The error lists
+	// what there is.
+	ErrNoCopy = errors.New("there is no such copy")
+	// ErrOtherStore: several stores have copies in the repository, and the
+	// options do not say which of them is meant. The error lists them.
+	ErrOtherStore = errors.New("the repository has copies of several stores")
+	// ErrDamaged: what is stored is damaged, or is not what a push stores.
+	ErrDamaged = errors.New("the copy is damaged")
+	// ErrStuck: nothing went on for Repository.Patience.
+	ErrStuck = errors.New("restic made no progress")
+)
+
+// A Repository is a place where copies are kept, as restic knows it. Every zero
+// value but that of Location is useful.
+type Repository struct {
+	// Location is the repository in restic's notation: "s3:https://host/bucket/dir",
+	// "sftp:user@host:dir", "rest:https://host/", or a directory. If it is empty,
+	// restic's RESTIC_REPOSITORY or RESTIC_REPOSITORY_FILE is used.
+	Location string
+	// PasswordFile is the file with the repository's password. If it is empty,
+	// RESTIC_PASSWORD_FILE, RESTIC_PASSWORD_COMMAND or RESTIC_PASSWORD is used.
+	PasswordFile string
+	// Program is the restic to run, 0.14 or newer; by default that in PATH.
+	Program string
+	// Args are further flags of restic's for every command, such as --cacert or
+	// --limit-upload. Env are further variables of its environment, such as
+	// AWS_ACCESS_KEY_ID=….
+	Args, Env []string
+	// Patience is how long nothing may go on before a call gives up with ErrStuck,
+	// and how long a lock is waited for before it gives up with ErrBusy. If it is
+	// 0, that is 5 minutes.
+	Patience time.Duration
+}
+
+// Copy is a snapshot's copy in a repository.
+type Copy struct {
+	ID        string    `json:"id"` // restic's, in full
+	Stamp     string    `json:"stamp"`
+	CreatedAt time.Time `json:"created_at"` // of the snapshot
+	// Host and DatabasePath name the snapshot's store; they are empty if its
+	// metadata do not.
+	Host         string `json:"host"`
+	DatabasePath string `json:"db_path"`
+	// ManifestSHA256 is the hash of its SHA256SUMS in hexadecimal.
+	ManifestSHA256 string `json:"manifest_sha256"`
+}
+
+// Pushed is the result of a push.
+type Pushed struct {
+	Copy
+	// AlreadyThere reports that the repository had the same copy, so that nothing
+	// was done.
+	AlreadyThere bool `json:"already_there"`
+	// ReadBytes were read of the snapshot. ChangedBytes are in files that were not
+	// in the last push as they are, or in their deltas. UploadedBytes were added to
+	// the repository, as restic says.
+	ReadBytes     int64 `json:"read_bytes"`
+	ChangedBytes  int64 `json:"changed_bytes"`
+	UploadedBytes int64 `json:"uploaded_bytes"`
+}
+
+// VerifyOptions say what a Verify does.
+type VerifyOptions struct {
+	// ReadData is how much of the stored data is read: a share such as "5%", which
+	// is chosen at random and is the default, "100%" for all, or "0" for none.
+	ReadData string
+	// Stamp, if not empty, is the snapshot that is pulled into a scratch directory,
+	// validated and thrown away, instead of a check of the repository.
+	Stamp string
+	// Options are those of the validation (Connect, Clock, OnProgress and so on),
+	// and name the store if there are several (DatabasePath, Host). BackupDir is
+	// where the scratch directory is made.
+	Options backup.Options
+}
+
+// Report is the result of a Verify.
+type Report struct {
+	OK bool `json:"ok"`
+	// Copies is the number of copies whose recipes were checked.
+	Copies int `json:"copies"`
+	// ReadData says how much of the data was read.
+	ReadData string `json:"read_data"`
+	// Problems say what is wrong, one line each.
+	Problems []string `json:"problems"`
+	// Validation is that of the copy that was pulled, if VerifyOptions.Stamp was set.
+	Validation *backup.Report `json:"validation,omitempty"`
+}
+
+// Forgotten is the result of a Forget, newest first.
+type Forgotten struct {
+	Kept    []KeptCopy `json:"kept"`
+	Removed []Copy     `json:"removed"` // with DryRun, what would have been removed
+	DryRun  bool       `json:"dry_run"`
+}
+
+// KeptCopy is a copy that was kept, with at least one reason.
+type KeptCopy struct {
+	Copy
+	Reasons []string `json:"reasons"`
+}
+
+var errTODO = errors.New("not written yet")
+
+// Init makes a new repository at r.Location.
+func (r *Repository) Init(ctx context.Context) error { return errTODO }
+
+// Push stores a copy of the snapshot named stamp.
+func (r *Repository) Push(ctx context.Context, opts backup.Options, stamp string) (*Pushed, error) {
+	return nil, errTODO
+}
+
+// List returns the copies in the repository, oldest first.
+func (r *Repository) List(ctx context.Context) ([]Copy, error) { return nil, errTODO }
+
+// Pull adds the snapshot named stamp to opts.BackupDir.
+func (r *Repository) Pull(ctx context.Context, opts backup.Options, stamp string) (*backup.Metadata, error) {
+	return nil, errTODO
+}
+
+// Verify checks the repository, or one copy.
+func (r *Repository) Verify(ctx context.Context, v VerifyOptions) (*Report, error) {
+	return nil, errTODO
+}
+
+// Forget removes the copies of one store that keep does not select.
+func (r *Repository) Forget(ctx context.Context, opts backup.Options, keep backup.Retention) (*Forgotten, error) {
+	return nil, errTODO
+}
