@@ -1,0 +1,174 @@
+package delta
+
+import (
+	"fmt"
+	"io"
+	"sort"
+)
+
+// A Version is the content of a file as its base and some deltas describe it. It
+// isn't modified once it is there, and several goroutines may use it if the
+// files below it allow that.
+type Version struct {
+	size    int64
+	sources []source // the base, then the deltas
+	runs    []run    // ascending, without gaps
+}
+
+// A source is a file that holds pieces of a version.
+type source struct {
+	file io.ReaderAt
+	size int64
+}
+
+// A run is a piece of a version that is in one place. It ends where the next one
+// begins. There may be millions, so it has its source in the upper 16 bits of
+// place, and the offset there in the others.
+type run struct {
+	at    int64
+	place uint64
+}
+
+const placeBits = 48
+
+func makeRun(at int64, source int, offset int64) run {
+	return run{at, uint64(source)<<placeBits | uint64(offset)}
+}
+
+func (r run) source() int   { return int(r.place >> placeBits) }
+func (r run) offset() int64 { return int64(r.place & (1<<placeBits - 1)) }
+
+// Base returns the version that is a file itself. It reads nothing. A size below
+// zero counts as zero.
+func Base(f io.ReaderAt, size int64) *Version {
+	v := &Version{size: max(size, 0), sources: []source{{f, max(size, 0)}}}
+	if size > 0 {
+		v.runs = []run{makeRun(0, 0, 0)}
+	}
+	return v
+}
+
+// Size returns the number of bytes of the content.
+func (v *Version) Size() int64 { return v.size }
+
+// Runs returns the number of pieces that the content consists of, at most MaxRuns.
+func (v *Version) Runs() int { return len(v.runs) }
+
+// end returns where run i ends.
+func (v *Version) end(i int) int64 {
+	if i+1 < len(v.runs) {
+		return v.runs[i+1].at
+	}
+	return v.size
+}
+
+// Apply returns the version that delta d, of deltaSize bytes, makes of v, and
+// which has wantSize bytes. It reads the commands of d and none of its literal
+// data, and later calls on the version read those, so d has to stay open. v
+// remains as it was.
+//
+// An error that matches ErrInvalid says what is wrong with d, and where;
+// ErrTooManyRuns is one of them. Other errors are those of reading d. The cost
+// grows with the number of commands and of pieces.
+func (v *Version) Apply(d io.ReaderAt, deltaSize, wantSize int64) (*Version, error) {
+	if wantSize < 0 || max(v.size, deltaSize, wantSize) > maxSize || len(v.sources) > MaxDeltas {
+		return nil, fmt.Errorf("%w: the sizes %d, %d and %d or the number of deltas, %d, are out of bounds",
+			ErrInvalid, v.size, deltaSize, wantSize, len(v.sources))
+	}
+	c := &composer{old: v, next: &Version{
+		sources: append(v.sources[:len(v.sources):len(v.sources)], source{d, deltaSize}),
+	}}
+	p := parser{file: d, size: deltaSize}
+	if err := p.start(); err != nil {
+		return nil, err
+	}
+	for {
+		began := p.at
+		cmd, err := p.command()
+		if err != nil {
+			return nil, err
+		}
+		if cmd.kind == kindEnd {
+			break
+		}
+		if err := c.add(cmd, wantSize); err != nil {
+			return nil, fmt.Errorf("%w (command at byte %d)", err, began)
+		}
+	}
+	if c.next.size != wantSize {
+		return nil, fmt.Errorf("%w: the result has %d bytes instead of %d", ErrInvalid, c.next.size, wantSize)
+	}
+	return c.next, nil
+}
+
+// A composer builds a version out of a former one and a delta.
+type composer struct {
+	old, next *Version
+	hint      int // the run of old where the last copy ended
+}
+
+// add appends what cmd makes.
+func (c *composer) add(cmd command, wantSize int64) error {
+	if cmd.length > wantSize-c.next.size {
+		return fmt.Errorf("%w: the result has more than %d bytes", ErrInvalid, wantSize)
+	}
+	if cmd.kind == kindLiteral {
+		return c.append(len(c.next.sources)-1, cmd.offset, cmd.length)
+	}
+	old := c.old
+	if cmd.offset > old.size || cmd.length > old.size-cmd.offset {
+		return fmt.Errorf("%w: it copies %d bytes at %d of a version that has %d", ErrInvalid, cmd.length, cmd.offset, old.size)
+	}
+	if r := c.hint; r >= len(old.runs) || cmd.offset < old.runs[r].at || cmd.offset >= old.end(r) {
+		c.hint = sort.Search(len(old.runs), func(i int) bool { return old.end(i) > cmd.offset })
+	}
+	for at, end := cmd.offset, cmd.offset+cmd.length; ; c.hint++ {
+		from := old.runs[c.hint]
+		stop := min(end, old.end(c.hint))
+		if err := c.append(from.source(), from.offset()+at-from.at, stop-at); err != nil {
+			return err
+		}
+		if at = stop; at == end {
+			return nil
+		}
+	}
+}
+
+// append appends one piece, or makes the last one longer if it goes on there.
+func (c *composer) append(source int, offset, length int64) error {
+	v := c.next
+	at := v.size
+	v.size += length
+	if n := len(v.runs); n > 0 {
+		last := v.runs[n-1]
+		if last.source() == source && last.offset()+at-last.at == offset {
+			return nil
+		}
+		if n == MaxRuns {
+			return ErrTooManyRuns
+		}
+	}
+	v.runs = append(v.runs, makeRun(at, source, offset))
+	return nil
+}
+
+// WriteTo writes the whole content to w and returns the number of bytes written.
+// If a file below it turns out to be shorter than it was, the error matches
+// ErrInvalid.
+func (v *Version) WriteTo(w io.Writer) (int64, error) {
+	r := v.reader()
+	buf := make([]byte, min(chunkSize, max(v.size, 1)))
+	var total int64
+	for total < v.size {
+		n, err := r.read(buf)
+		if err != nil {
+			return total, err
+		}
+		written, err := w.Write(buf[:n])
+		total += int64(written)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
