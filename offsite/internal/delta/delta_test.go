@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -200,6 +202,42 @@ func TestRdiff(t *testing.T) {
 				require.NoError(t, err)
 				requireContent(t, next, apply(t, base(old), d, len(next)))
 			}
+		})
+	}
+}
+
+// TestCost: a delta is about as large as what changed, and neither writing nor
+// reading one takes memory for the data.
+func TestCost(t *testing.T) {
+	const size = 64 << 20
+	old := random(1, size)
+	for name, test := range map[string]struct {
+		change func(page []byte)
+		most   float64 // share of the file
+	}{
+		"whole pages": {func(page []byte) { copy(page, random(3, block)) }, 0.011},
+		"a few bytes": {func(page []byte) { copy(page[1000:], "changed") }, 0.0015},
+	} {
+		t.Run(name, func(t *testing.T) {
+			next := bytes.Clone(old)
+			for _, page := range rand.New(rand.NewPCG(1, 1)).Perm(size / block)[:size/block/100] {
+				test.change(next[page*block:][:block])
+			}
+			var d bytes.Buffer
+			d.Grow(size / 50)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			v := base(old)
+			_, err := delta.Write(context.Background(), &d, v, bytes.NewReader(next), size)
+			require.NoError(t, err)
+			require.LessOrEqual(t, float64(d.Len()), test.most*size)
+			changed, err := v.Apply(bytes.NewReader(d.Bytes()), int64(d.Len()), size)
+			require.NoError(t, err)
+			_, err = changed.WriteTo(io.Discard)
+			require.NoError(t, err)
+			runtime.ReadMemStats(&after)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2<<20))
+			requireContent(t, next, changed)
 		})
 	}
 }

@@ -23,7 +23,7 @@ func (v *Version) reader() *reader {
 func (r *reader) read(buf []byte) (n int, err error) {
 	buf = buf[:min(int64(len(buf)), r.v.size-r.at)]
 	for n < len(buf) {
-		run := r.v.runs[r.run]
+		run := r.v.runs.at(r.run)
 		piece := buf[n:min(int64(len(buf)), int64(n)+r.v.end(r.run)-r.at)]
 		if err := r.fill(piece, run.source(), run.offset()+r.at-run.at); err != nil {
 			return n, err

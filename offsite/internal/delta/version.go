@@ -12,7 +12,7 @@ import (
 type Version struct {
 	size    int64
 	sources []source // the base, then the deltas
-	runs    []run    // ascending, without gaps
+	runs    runList  // ascending, without gaps
 }
 
 // A source is a file that holds pieces of a version.
@@ -21,29 +21,12 @@ type source struct {
 	size int64
 }
 
-// A run is a piece of a version that is in one place. It ends where the next one
-// begins. There may be millions, so it has its source in the upper 16 bits of
-// place, and the offset there in the others.
-type run struct {
-	at    int64
-	place uint64
-}
-
-const placeBits = 48
-
-func makeRun(at int64, source int, offset int64) run {
-	return run{at, uint64(source)<<placeBits | uint64(offset)}
-}
-
-func (r run) source() int   { return int(r.place >> placeBits) }
-func (r run) offset() int64 { return int64(r.place & (1<<placeBits - 1)) }
-
 // Base returns the version that is a file itself. It reads nothing. A size below
 // zero counts as zero.
 func Base(f io.ReaderAt, size int64) *Version {
 	v := &Version{size: max(size, 0), sources: []source{{f, max(size, 0)}}}
 	if size > 0 {
-		v.runs = []run{makeRun(0, 0, 0)}
+		v.runs.append(makeRun(0, 0, 0))
 	}
 	return v
 }
@@ -52,12 +35,12 @@ func Base(f io.ReaderAt, size int64) *Version {
 func (v *Version) Size() int64 { return v.size }
 
 // Runs returns the number of pieces that the content consists of, at most MaxRuns.
-func (v *Version) Runs() int { return len(v.runs) }
+func (v *Version) Runs() int { return v.runs.n }
 
 // end returns where run i ends.
 func (v *Version) end(i int) int64 {
-	if i+1 < len(v.runs) {
-		return v.runs[i+1].at
+	if i+1 < v.runs.n {
+		return v.runs.at(i + 1).at
 	}
 	return v.size
 }
@@ -119,11 +102,11 @@ func (c *composer) add(cmd command, wantSize int64) error {
 	if cmd.offset > old.size || cmd.length > old.size-cmd.offset {
 		return fmt.Errorf("%w: it copies %d bytes at %d of a version that has %d", ErrInvalid, cmd.length, cmd.offset, old.size)
 	}
-	if r := c.hint; r >= len(old.runs) || cmd.offset < old.runs[r].at || cmd.offset >= old.end(r) {
-		c.hint = sort.Search(len(old.runs), func(i int) bool { return old.end(i) > cmd.offset })
+	if r := c.hint; r >= old.runs.n || cmd.offset < old.runs.at(r).at || cmd.offset >= old.end(r) {
+		c.hint = sort.Search(old.runs.n, func(i int) bool { return old.end(i) > cmd.offset })
 	}
 	for at, end := cmd.offset, cmd.offset+cmd.length; ; c.hint++ {
-		from := old.runs[c.hint]
+		from := old.runs.at(c.hint)
 		stop := min(end, old.end(c.hint))
 		if err := c.append(from.source(), from.offset()+at-from.at, stop-at); err != nil {
 			return err
@@ -139,8 +122,8 @@ func (c *composer) append(source int, offset, length int64) error {
 	v := c.next
 	at := v.size
 	v.size += length
-	if n := len(v.runs); n > 0 {
-		last := v.runs[n-1]
+	if n := v.runs.n; n > 0 {
+		last := v.runs.at(n - 1)
 		if last.source() == source && last.offset()+at-last.at == offset {
 			return nil
 		}
@@ -148,7 +131,7 @@ func (c *composer) append(source int, offset, length int64) error {
 			return ErrTooManyRuns
 		}
 	}
-	v.runs = append(v.runs, makeRun(at, source, offset))
+	v.runs.append(makeRun(at, source, offset))
 	return nil
 }
 

@@ -30,9 +30,9 @@ type Written struct {
 // only if the error is nil.
 //
 // Besides the errors of ctx, new and w there are those of WriteTo for old,
-// io.ErrUnexpectedEOF if new is shorter than newSize, an error if it is longer,
-// and ErrTooManyRuns if the delta would have more than MaxRuns commands. The
-// version that it makes may have more, which Apply finds.
+// io.ErrUnexpectedEOF if new is shorter than newSize, and an error if it is
+// longer. Whether the version that the delta makes has too many pieces is found
+// by Apply.
 func Write(ctx context.Context, w io.Writer, old *Version, new io.Reader, newSize int64) (Written, error) {
 	e := newEncoder(w)
 	hash := sha256.New()
@@ -86,12 +86,13 @@ func unitOf(size int64) int {
 
 // WriteDelta writes one delta to w that makes of the base what all deltas of v
 // together make of it. It reads the literal data of the deltas, but not the base.
-// The errors are those of WriteTo, and ErrTooManyRuns.
+// The errors are those of WriteTo.
 func (v *Version) WriteDelta(w io.Writer) (Written, error) {
 	e := newEncoder(w)
 	r := v.reader()
 	buf := make([]byte, chunkSize)
-	for i, run := range v.runs {
+	for i := range v.runs.n {
+		run := v.runs.at(i)
 		length := v.end(i) - run.at
 		if run.source() == 0 {
 			if err := e.copy(run.offset(), length); err != nil {
@@ -123,12 +124,13 @@ type encoder struct {
 	from    int64 // of the copy
 	length  int64
 	data    []byte // of the literal, up to a chunk
+	head    [headSize]byte
 	written Written
 }
 
 func newEncoder(w io.Writer) *encoder {
 	e := &encoder{w: bufio.NewWriterSize(w, chunkSize), data: make([]byte, 0, chunkSize)}
-	e.write(binary.BigEndian.AppendUint32(nil, magic)) // into the buffer, so it can't fail
+	_ = e.write(binary.BigEndian.AppendUint32(nil, magic)) // it is in the buffer
 	return e
 }
 
@@ -193,20 +195,20 @@ func (e *encoder) literal(data []byte) error {
 
 // flush writes the command that was kept back.
 func (e *encoder) flush() error {
-	var head [headSize]byte
+	head := e.head[:0]
 	switch {
 	case e.length > 0:
 		offsetWidth, lengthWidth := widthOf(uint64(e.from)), widthOf(uint64(e.length))
-		h := append(head[:0], opCopyN1N1+4*offsetWidth+lengthWidth)
-		h = appendNumber(h, uint64(e.from), offsetWidth)
-		if err := e.write(appendNumber(h, uint64(e.length), lengthWidth)); err != nil {
+		head = append(head, opCopyN1N1+4*offsetWidth+lengthWidth)
+		head = appendNumber(head, uint64(e.from), offsetWidth)
+		if err := e.write(appendNumber(head, uint64(e.length), lengthWidth)); err != nil {
 			return err
 		}
 		e.written.Copied += e.length
 		e.length = 0
 	case len(e.data) > 0:
 		width := widthOf(uint64(len(e.data)))
-		if err := e.write(appendNumber(append(head[:0], opLiteralN1+width), uint64(len(e.data)), width)); err != nil {
+		if err := e.write(appendNumber(append(head, opLiteralN1+width), uint64(len(e.data)), width)); err != nil {
 			return err
 		}
 		if err := e.write(e.data); err != nil {
@@ -217,9 +219,7 @@ func (e *encoder) flush() error {
 	default:
 		return nil
 	}
-	if e.written.Runs++; e.written.Runs > MaxRuns {
-		return ErrTooManyRuns
-	}
+	e.written.Runs++
 	return nil
 }
 
