@@ -153,6 +153,26 @@ func TestRow(t *testing.T) {
 	}
 }
 
+// TestBranches: several versions may be made of one, which remains as it was.
+func TestBranches(t *testing.T) {
+	old := random(1, 3*block)
+	v, content := base(old), old
+	for seed := range uint64(5) {
+		var next [3]*delta.Version
+		var want [3][]byte
+		for i := range next {
+			want[i] = append(bytes.Clone(content), random(10*seed+uint64(i), 700)...)
+			d, _ := write(t, v, want[i])
+			next[i] = apply(t, v, d, len(want[i]))
+		}
+		requireContent(t, content, v)
+		for i := range next {
+			requireContent(t, want[i], next[i])
+		}
+		v, content = next[0], want[0]
+	}
+}
+
 func needRdiff(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("rdiff"); err != nil {

@@ -161,6 +161,15 @@ func TestSizesThatAreNotTrue(t *testing.T) {
 	require.Zero(t, negative.Size())
 	requireContent(t, nil, negative)
 
+	atEnd := readerAt(func(p []byte, at int64) (int, error) { // as io.ReaderAt allows
+		n, err := bytes.NewReader(old).ReadAt(p, at)
+		if at+int64(n) == int64(len(old)) {
+			err = io.EOF
+		}
+		return n, err
+	})
+	requireContent(t, old, delta.Base(atEnd, 5000))
+
 	var shrinking bytes.Buffer
 	shrinking.Write(d)
 	v, err := base(old).Apply(readerAt(func(p []byte, at int64) (int, error) {
@@ -304,11 +313,11 @@ func TestBeyondFourGiB(t *testing.T) {
 	const size = 1 << 40
 	sparse := readerAt(func(p []byte, at int64) (int, error) {
 		for i := range p {
-			p[i] = byte((at + int64(i)) >> 36)
+			p[i] = byte((at + int64(i)) >> 32)
 		}
 		return len(p), nil
 	})
-	d := made(copyOf(8, 1, 15<<36-1, 2), literal(0, "x"), copyOf(8, 8, 1<<36, 6<<32), end)
+	d := made(copyOf(8, 1, 15<<32-1, 2), literal(0, "x"), copyOf(8, 8, 1<<32, 6<<32), end)
 	const made = 3 + 6<<32
 	v, err := delta.Base(sparse, size).Apply(bytes.NewReader(d), int64(len(d)), made)
 	require.NoError(t, err)
