@@ -29,6 +29,12 @@ type sample struct {
 
 	// Peak is the peak resident memory of the largest process, in bytes.
 	Peak int64 `json:"peak,omitempty"`
+
+	// CPU is the processor time of the process and of those that it ran and waited
+	// for, in seconds.
+	CPU float64 `json:"-"`
+	// Uploaded is the number of bytes that a push added to a repository.
+	Uploaded int64 `json:"-"`
 }
 
 // A candidate is one of the programs or calls that are compared. run may create
@@ -75,6 +81,7 @@ func runProcess(ctx context.Context, argv []string) (s sample, err error) {
 			return s, fmt.Errorf("%s: %w", argv[0], err)
 		}
 	}
+	s.CPU = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 	if s.Peak == 0 {
 		s.Peak = peakMemory(cmd.ProcessState)
 	}
@@ -107,6 +114,9 @@ func (r result) extremes(of func(sample) float64) (least, most float64) {
 func seconds(s sample) float64 { return s.Seconds }
 func guard(s sample) float64   { return s.Guard }
 func peak(s sample) float64    { return float64(s.Peak) }
+func cpu(s sample) float64     { return s.CPU }
+
+func uploaded(s sample) float64 { return float64(s.Uploaded) }
 
 func median(values []float64) float64 {
 	values = slices.Sorted(slices.Values(values))

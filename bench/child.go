@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/offsite"
 )
 
 // runChild runs this program as one of its own child processes, which measure the
@@ -24,6 +25,8 @@ import (
 //	bench child stall -db FILE -backups DIR -idle TIME [-- COMMAND...]
 //	bench child nothing
 //	bench child fill -data NAME -to PATH -n N
+//	bench child change -data NAME -to PATH
+//	bench child push -backups DIR -stamp NAME -repository DIR -password-file FILE -restic PROGRAM
 //
 // All of them accept -cpuprofile FILE, too.
 func runChild(ctx context.Context, args []string, out io.Writer) (err error) {
@@ -37,7 +40,11 @@ func runChild(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags.StringVar(&opts.ChromaPath, "chroma", "", "the Chroma directory")
 	flags.StringVar(&opts.BackupDir, "backups", "", "the backup directory")
 	flags.BoolVar(&opts.OnlineBackup, "online", false, "use the online backup API")
-	stamp := flags.String("stamp", "", "the snapshot to validate")
+	stamp := flags.String("stamp", "", "the snapshot to validate or push")
+	var repository offsite.Repository
+	flags.StringVar(&repository.Location, "repository", "", "the repository to push to")
+	flags.StringVar(&repository.PasswordFile, "password-file", "", "the file with its password")
+	flags.StringVar(&repository.Program, "restic", "", "the restic to run")
 	data := flags.String("data", "", "the kind of data to create")
 	to := flags.String("to", "", "the path to create it at")
 	n := flags.Int64("n", 0, "the size or number of the data to create")
@@ -77,13 +84,17 @@ func runChild(ctx context.Context, args []string, out io.Writer) (err error) {
 	case "nothing":
 	case "fill":
 		err = fill(ctx, *data, *to, *n)
+	case "change":
+		err = change(ctx, *data, *to)
+	case "push":
+		s, err = timePush(ctx, opts, *stamp, repository)
 	default:
 		err = fmt.Errorf("no child %q", args[0])
 	}
 	if err != nil {
 		return err
 	}
-	s.Peak = ownPeakMemory()
+	s.Peak = max(ownPeakMemory(), childrenPeakMemory())
 	return json.NewEncoder(out).Encode(s)
 }
 

@@ -26,13 +26,17 @@ func (b *bench) describeMachine() {
 	row("system", runtime.GOOS+"/"+runtime.GOARCH+" "+readText("/proc/sys/kernel/osrelease"))
 	row("file system", fileSystem(b.dir))
 	row("Go", runtime.Version()+", modernc.org/sqlite "+moduleVersion("modernc.org/sqlite"))
-	for _, t := range []struct{ what, path string }{
-		{"cp", b.tools.cp}, {"rsync", b.tools.rsync}, {"sqlite3", b.tools.sqlite3}, {"python", b.tools.python},
+	for _, t := range []struct{ what, path, flag string }{
+		{"cp", b.tools.cp, "--version"},
+		{"rsync", b.tools.rsync, "--version"},
+		{"sqlite3", b.tools.sqlite3, "--version"},
+		{"python", b.tools.python, "--version"},
+		{"restic", b.tools.restic, "version"},
 	} {
 		if t.path == "" {
 			continue
 		}
-		if version, err := output(context.Background(), t.path, "--version"); err == nil {
+		if version, err := output(context.Background(), t.path, t.flag); err == nil {
 			version, _, _ = strings.Cut(version, "\n")
 			row(t.what, version)
 		}

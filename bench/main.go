@@ -105,6 +105,7 @@ var parts = []part{
 	{"list", "Listing", (*bench).list},
 	{"stall", "How long a writer waits", (*bench).stall},
 	{"scale", "How the cost grows", (*bench).growth},
+	{"offsite", "Copies on another machine", (*bench).offsite},
 }
 
 func partNames() []string {

@@ -14,7 +14,7 @@ import (
 // tools are the paths of the tools found on this machine, or "" for one that is
 // missing.
 type tools struct {
-	cp, sync, rsync, sqlite3, python, sha256sum, mkfsXFS string
+	cp, sync, rsync, sqlite3, python, sha256sum, mkfsXFS, restic string
 
 	goPeers string   // the program built from bench/peers
 	names   []string // the peers that it contains
@@ -26,7 +26,7 @@ func (t *tools) remove() error { return os.RemoveAll(t.dir) }
 func (b *bench) findTools(ctx context.Context) (t tools, err error) {
 	for name, into := range map[string]*string{
 		"cp": &t.cp, "sync": &t.sync, "rsync": &t.rsync, "sqlite3": &t.sqlite3,
-		"python3": &t.python, "sha256sum": &t.sha256sum, "mkfs.xfs": &t.mkfsXFS,
+		"python3": &t.python, "sha256sum": &t.sha256sum, "mkfs.xfs": &t.mkfsXFS, "restic": &t.restic,
 	} {
 		if *into, err = exec.LookPath(name); err != nil {
 			*into = ""

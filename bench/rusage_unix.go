@@ -19,9 +19,25 @@ func peakMemory(p *os.ProcessState) int64 {
 	if !ok {
 		return 0
 	}
+	return maxrss(usage)
+}
+
+// childrenPeakMemory returns the peak resident memory of the largest process that
+// this one ran and waited for, in bytes.
+func childrenPeakMemory() int64 {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &usage); err != nil {
+		return 0
+	}
+	return maxrss(&usage)
+}
+
+// maxrss returns the peak in bytes. It is in bytes on macOS and in KiB elsewhere
+// (getrusage(2) of each).
+func maxrss(usage *syscall.Rusage) int64 {
 	peak := int64(usage.Maxrss) // an int32 on 32-bit systems
 	if runtime.GOOS == "darwin" {
-		return peak // in bytes there, in KiB elsewhere (getrusage(2) of each)
+		return peak
 	}
 	return peak * 1024
 }
