@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -9,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/atocore/backup/internal/sqlitedb"
+	"github.com/atocore/backup/drill"
 )
 
 // requireEmpty checks that nothing was left in the directory.
@@ -62,8 +61,8 @@ func TestDrillOfADatabaseOnly(t *testing.T) {
 	stamp, _ := s.create(t)
 	o := atocore(t, "drill", "--backup-dir", s.backups)
 	require.Equal(t, exitDone, o.code, o.stderr)
-	got := decode[drillResult](t, o)
-	require.Equal(t, drillResult{Stamp: stamp, DBOK: true, Files: 1, Bytes: got.Bytes}, got)
+	got := decode[drill.Result](t, o)
+	require.Equal(t, drill.Result{Stamp: stamp, DBOK: true, Files: 1, Bytes: got.Bytes}, got)
 }
 
 // A drill that fails exits with a failure status and leaves nothing behind.
@@ -86,43 +85,4 @@ func TestDrillFails(t *testing.T) {
 	o := drill("--scratch", scratch)
 	require.Equal(t, exitInvalid, o.code)
 	require.Equal(t, []string{"file_changed: chroma/segment/data.bin"}, decode[report](t, o).Errors)
-}
-
-// The restored database is opened and checked.
-func TestDrillChecksTheRestoredDatabase(t *testing.T) {
-	dir := t.TempDir()
-	good := filepath.Join(dir, "good ?%#.db")
-	db := makeDatabase(t, filepath.Join(dir, "good.db"))
-	require.NoError(t, db.Close())
-	require.NoError(t, os.Rename(filepath.Join(dir, "good.db"), good))
-	check := func(path string) error {
-		checked, err := checkDatabase(t.Context(), path, sqlitedb.IntegrityCheck)
-		return cmp.Or(err, objection(checked))
-	}
-	require.NoError(t, check(good))
-
-	data, err := os.ReadFile(good)
-	require.NoError(t, err)
-	bad := filepath.Join(dir, "bad.db")
-	require.NoError(t, os.WriteFile(bad, append(data[:len(data)/2:len(data)/2], make([]byte, len(data)/2)...), 0o600))
-	require.Error(t, check(bad))
-	require.NoError(t, os.WriteFile(bad, []byte("not a database, and long enough to be recognized as such"), 0o600))
-	require.Error(t, check(bad))
-	require.Error(t, check(filepath.Join(dir, "absent")))
-	require.NoFileExists(t, filepath.Join(dir, "absent"))
-}
-
-func TestScratchIsRemovedWithReadOnlyDirectories(t *testing.T) {
-	scratch, err := newScratch(t.Context(), t.TempDir())
-	require.NoError(t, err)
-	dir := scratch.path()
-	for _, name := range []string{"a/b", "c"} {
-		sub := filepath.Join(dir, filepath.FromSlash(name))
-		require.NoError(t, os.MkdirAll(sub, 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(sub, "file"), nil, 0o400))
-		require.NoError(t, os.Chmod(sub, 0o500))
-	}
-	require.NoError(t, os.Chmod(filepath.Join(dir, "a"), 0o100))
-	require.NoError(t, scratch.remove())
-	require.NoDirExists(t, dir)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"modernc.org/sqlite"
 
+	"github.com/atocore/backup/drill"
 	"github.com/atocore/backup/internal/backuptest"
 )
 
@@ -103,7 +104,7 @@ func TestDrillSaysDespiteWhat(t *testing.T) {
 
 	o = atocore(t, "drill", stamp, "--backup-dir", s.backups, "--despite-findings")
 	require.Equal(t, exitDone, o.code, o.stderr)
-	got := decode[drillResult](t, o)
+	got := decode[drill.Result](t, o)
 	require.False(t, got.DBOK)
 	require.True(t, *got.RegistryOK)
 	require.Equal(t, want, got.Findings)
@@ -132,5 +133,5 @@ func TestDrillOfAChromaDatabaseWithAJournal(t *testing.T) {
 	require.Equal(t, exitDone, o.code, o.stderr)
 	o = atocore(t, "drill", stamp, "--backup-dir", s.backups)
 	require.Equal(t, exitDone, o.code, o.stderr)
-	require.Equal(t, []string{"chroma.sqlite3: NULL value in c.b"}, decode[drillResult](t, o).Notes)
+	require.Equal(t, []string{"chroma.sqlite3: NULL value in c.b"}, decode[drill.Result](t, o).Notes)
 }
