@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/atocore/backup"
@@ -37,14 +38,13 @@ func (r *runner) look(ctx context.Context, lockErr error) bool {
 		if err != nil {
 			return err
 		}
-		r.view = view{interval: interval, newest: newestOf(own, now.Add(min(slack, interval)))}
+		r.view = view{interval: interval, key: keyOf(own)}
+		r.state = readStates(r.opts.BackupDir).Stores[r.key]
+		r.newest = newestOf(r.withoutAhead(own, now.Add(min(slack, interval))))
 		if r.newest == nil {
 			return nil
 		}
-		m := r.newest.Metadata
-		r.key = stateKey(m.SourceHost, m.SourceDBPath)
-		r.state = readStates(r.opts.BackupDir).Stores[r.key]
-		if r.createDue, err = r.plan.nextDue(m.CreatedAt, r.key); err != nil {
+		if r.createDue, err = r.plan.nextDue(r.newest.Metadata.CreatedAt, r.key); err != nil {
 			r.fatal = err
 		}
 		return err
@@ -88,17 +88,43 @@ func (r *runner) ownSnapshots(ctx context.Context) ([]backup.Snapshot, error) {
 	return own, nil
 }
 
-// newestOf returns the newest snapshot that is not dated after last, and that no
-// restore took, or nil. A later one in the list is newer than one of the same
-// time.
-func newestOf(list []backup.Snapshot, last time.Time) (newest *backup.Snapshot) {
+// withoutAhead removes the snapshots that are dated after last, and remembers them:
+// when their dates have come, they must not keep others from being created.
+func (r *runner) withoutAhead(own []backup.Snapshot, last time.Time) (counted []backup.Snapshot) {
+	var ahead []string
+	for _, snapshot := range own {
+		if snapshot.Metadata.CreatedAt.After(last) || slices.Contains(r.state.Ahead, snapshot.Stamp) {
+			ahead = append(ahead, snapshot.Stamp)
+		} else {
+			counted = append(counted, snapshot)
+		}
+	}
+	if !slices.Equal(ahead, r.state.Ahead) {
+		r.remember(func(s *state) { s.Ahead = ahead })
+	}
+	return counted
+}
+
+// newestOf returns the newest snapshot that no restore took, or nil. A later one in
+// the list is newer than one of the same time.
+func newestOf(list []backup.Snapshot) (newest *backup.Snapshot) {
 	for i := range list {
-		m := list[i].Metadata
-		if m.SafetyOf == "" && !m.CreatedAt.After(last) && (newest == nil || !m.CreatedAt.Before(newest.Metadata.CreatedAt)) {
+		if m := list[i].Metadata; m.SafetyOf == "" && (newest == nil || !m.CreatedAt.Before(newest.Metadata.CreatedAt)) {
 			newest = &list[i]
 		}
 	}
 	return newest
+}
+
+// keyOf returns the name of the store in the state file. Old snapshots do not
+// record of which store they are.
+func keyOf(own []backup.Snapshot) string {
+	for _, snapshot := range own {
+		if m := snapshot.Metadata; m.SourceDBPath != "" {
+			return stateKey(m.SourceHost, m.SourceDBPath)
+		}
+	}
+	return stateKey("", "")
 }
 
 func (r *runner) createIsDue() bool {

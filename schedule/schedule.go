@@ -14,8 +14,8 @@
 //     however many there were. A store without snapshots is due at once.
 //   - A clock that is set forth or back costs at most one snapshot more than the
 //     timetable has, and no more than an hour's delay. The clock is looked at each
-//     minute. A snapshot dated more than an hour in the future is not counted, nor
-//     one that a restore took.
+//     minute. A snapshot that was dated more than an hour in the future when it was
+//     first seen is not counted, even later, nor one that a restore took.
 //   - Plan.Jitter postpones a due time by the same amount after each restart.
 //
 // The steps of a round are create, verify, prune, push and drill, in this order,
@@ -33,7 +33,7 @@
 // same plan, for the case that one of them dies. On systems and file systems
 // without flock(2), only one process may have a schedule.
 //
-// When the last drill was, and which snapshot was pushed, is kept in
+// When the last drill was, for example, and which snapshot was pushed, is kept in
 // BackupDir/.atocore-schedule.json. If that is lost, or says what cannot be, push
 // and drill are made soon. A push or a drill that is killed right before its end
 // may be made twice.

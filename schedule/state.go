@@ -31,6 +31,7 @@ type state struct {
 	Verified  string    `json:"verified,omitempty"` // the one that was verified last
 	Verdict   verdict   `json:"verdict,omitempty"`  // and what was found
 	DrilledAt time.Time `json:"drilled_at,omitzero"`
+	Ahead     []string  `json:"ahead,omitempty"` // snapshots that were dated in the future when they were first seen
 }
 
 // A verdict is what is known about a snapshot. It is empty if nothing is.
