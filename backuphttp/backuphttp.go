@@ -1,2 +1,0 @@
-// Package backuphttp offers the backups of a store over HTTP.
-package backuphttp
