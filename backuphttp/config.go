@@ -52,10 +52,11 @@ const (
 	defaultMaxOperations    = 16
 	defaultMaxEvents        = 256
 
-	maxBody       = 64 << 10 // of JSON
-	bodyPiece     = 64 << 10 // must come within BodyTimeout
-	maxEnded      = 64       // operations that are remembered
-	maxEndedBytes = 4 << 20  // of their results
+	maxBody      = 64 << 10 // of JSON
+	bodyPiece    = 64 << 10 // must come within BodyTimeout
+	maxEnded     = 64       // operations that are remembered
+	maxEndedSize = 4 << 20  // of their results
+	maxBrief     = 32 << 10 // of a result in an event or in the list of operations
 )
 
 // withDefaults returns c with every limit filled in.

@@ -75,7 +75,7 @@
 // GET /events answers an event stream (html.spec.whatwg.org, server-sent events).
 // The events are, with their data in JSON:
 //
-//	event: operation   an operation began, learned its stamp, or ended; data: the operation
+//	event: operation   an operation began or ended; data: the operation
 //	event: progress    data: {"id": …, "kind": …, "stamp": …, "progress": {…}}; has no event id
 //	event: reset       operations were missed; data: {}. Read the list and the operations again
 //
@@ -107,6 +107,7 @@
 //	media_type          415  the body has another Content-Type, or a Content-Encoding
 //	digest_mismatch     422  the body is not that of its Repr-Digest
 //	too_many_operations 503  try again when others have ended
+//	too_many_followers  503  of events
 //	shutting_down       503
 //	internal            500  any other error
 //

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -78,6 +77,7 @@ func (h *Handler) ObserveCreate(meta *backup.Metadata, err error) {
 // ServeHTTP answers a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer h.recoverPanic(w, r)
+	h.startDeadlines(w, r)
 	header := w.Header()
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Cache-Control", "no-store")
@@ -96,12 +96,7 @@ func (h *Handler) recoverPanic(w http.ResponseWriter, r *http.Request) {
 	if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it, too
 		panic(v)
 	}
-	err := panicError(v)
-	func() {
-		defer func() { _ = recover() }() // it may be the Logger that panics
-		h.log.Error("request_panicked", "method", r.Method, "path", r.URL.Path, "error", err)
-	}()
-	h.fail(w, r, err)
+	h.fail(w, r, panicError(v))
 }
 
 // panicError makes an error of the value of a panic.
@@ -327,6 +322,3 @@ func (h *Handler) extendWrite(w http.ResponseWriter) {
 	deadline := backup.SystemClock().Now().Add(h.cfg.BodyTimeout)
 	_ = http.NewResponseController(w).SetWriteDeadline(deadline) // not every ResponseWriter has one
 }
-
-// errNotWritten is for routes that are not written yet.
-var errNotWritten = errors.New("not written yet")

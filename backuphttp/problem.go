@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/atocore/backup"
 )
@@ -85,6 +86,8 @@ func ownProblem(code string) (title string, status int) {
 		return "the body does not have its digest", http.StatusUnprocessableEntity
 	case "too_many_operations":
 		return "too many operations are running", http.StatusServiceUnavailable
+	case "too_many_followers":
+		return "too many clients follow the events", http.StatusServiceUnavailable
 	case "shutting_down":
 		return "the server is shutting down", http.StatusServiceUnavailable
 	}
@@ -109,6 +112,17 @@ type problem struct {
 	Result   json.RawMessage `json:"result,omitempty"`
 }
 
+// size returns about how much memory p takes.
+func (p *problem) size() int {
+	n := len(p.Detail) + len(p.Result)
+	if p.Report != nil {
+		for _, x := range p.Report.Problems {
+			n += 2*len(x.Path) + 2*len(x.Detail) + 100
+		}
+	}
+	return n
+}
+
 // problemOf describes err. result is what the call returned with it, if
 // anything.
 func problemOf(err error, result json.RawMessage) *problem {
@@ -128,6 +142,9 @@ func problemOf(err error, result json.RawMessage) *problem {
 		if known.name != "" {
 			p.Type = backupDoc + known.name
 		}
+		if known.err == backup.ErrPanic { //nolint:errorlint // the table has the sentinel itself
+			p.Detail, _, _ = strings.Cut(p.Detail, "\n") // what follows is the stack, for the log
+		}
 		break
 	}
 	if invalid := new(backup.InvalidBackupError); errors.As(err, &invalid) {
@@ -138,7 +155,19 @@ func problemOf(err error, result json.RawMessage) *problem {
 
 // fail answers with the problem document of err.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	h.writeProblem(w, r, problemOf(err, nil))
+	p := problemOf(err, nil)
+	h.logFailure(p, err, "method", r.Method, "path", r.URL.Path)
+	h.writeProblem(w, r, p)
+}
+
+// logFailure logs an error that is not the client's, because nobody else learns
+// of it. A Logger that panics does not change the answer.
+func (h *Handler) logFailure(p *problem, err error, about ...any) {
+	if p.Status != http.StatusInternalServerError && p.Status != http.StatusInsufficientStorage {
+		return
+	}
+	defer func() { _ = recover() }()
+	h.log.Error("backup_request_failed", append(about, "code", p.Code, "error", err.Error())...)
 }
 
 // writeProblem answers with p, about this request unless it names another
@@ -148,7 +177,7 @@ func (h *Handler) writeProblem(w http.ResponseWriter, r *http.Request, p *proble
 		p.Instance = publicPath(r)
 	}
 	switch p.Code {
-	case "busy", "too_many_operations", "shutting_down", "source_changed", "database_in_use":
+	case "busy", "too_many_operations", "too_many_followers", "shutting_down", "source_changed", "database_in_use":
 		w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 	}
 	h.write(w, r, p.Status, "application/problem+json", encode(p))

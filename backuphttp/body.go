@@ -1,0 +1,167 @@
+package backuphttp
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/atocore/backup"
+)
+
+// A body reads the body of a request, which is bounded in size and must not come
+// too slowly. Its errors are of this package.
+type body struct {
+	rc      *http.ResponseController
+	r       io.Reader
+	timeout time.Duration
+	left    int64 // bytes that may come until the deadline is set anew
+	err     error // the first one, but for io.EOF
+	ended   bool
+
+	mu          sync.Mutex // guards what follows, and the deadline
+	interrupted bool
+	closed      bool
+}
+
+// bodyOf returns the body of r, of at most so many bytes.
+func (h *Handler) bodyOf(w http.ResponseWriter, r *http.Request, most int64) *body {
+	return &body{rc: http.NewResponseController(w), r: http.MaxBytesReader(w, r.Body, most), timeout: h.cfg.BodyTimeout}
+}
+
+// startDeadlines sets the deadlines of a request that begins: none for the
+// answer, which may take long, and for a body the time in which its first piece
+// must come. Those that http.Server has set would end requests that take longer:
+// when the one for reading is over, net/http takes the client to be gone.
+func (h *Handler) startDeadlines(w http.ResponseWriter, r *http.Request) {
+	rc := http.NewResponseController(w)
+	var read time.Time
+	if r.Body != nil && r.Body != http.NoBody {
+		read = backup.SystemClock().Now().Add(h.cfg.BodyTimeout)
+	}
+	_ = rc.SetReadDeadline(read) // not every ResponseWriter has deadlines
+	_ = rc.SetWriteDeadline(time.Time{})
+}
+
+// Read reads some of the body.
+func (b *body) Read(p []byte) (n int, err error) {
+	if b.left <= 0 {
+		b.setDeadline(backup.SystemClock().Now().Add(b.timeout))
+		b.left = bodyPiece
+	}
+	n, err = b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, io.EOF):
+		if !b.ended {
+			b.ended = true
+			b.setDeadline(time.Time{}) // from now on, the server watches for the end of the connection
+		}
+		return n, err
+	}
+	if b.err == nil {
+		b.err = b.describe(err)
+	}
+	return n, b.err
+}
+
+// setDeadline sets the deadline for reading, unless the body was interrupted.
+func (b *body) setDeadline(at time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.interrupted {
+		_ = b.rc.SetReadDeadline(at)
+	}
+}
+
+// interrupt ends a Read that waits for the client, and all others.
+func (b *body) interrupt() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		b.interrupted = true
+		_ = b.rc.SetReadDeadline(time.Unix(1, 0)) // in the past
+	}
+}
+
+// close ends the use of the body. An interrupt does nothing afterwards.
+func (b *body) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+}
+
+// describe returns the error of a Read as one of this package.
+func (b *body) describe(err error) error {
+	tooLarge := new(http.MaxBytesError)
+	switch {
+	case errors.As(err, &tooLarge):
+		return &problemError{"body_too_large", fmt.Sprintf("the body has more than %d bytes", tooLarge.Limit)}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &problemError{"body_timeout", fmt.Sprintf("less than %d bytes of the body came within %s", bodyPiece, b.timeout)}
+	}
+	return &problemError{"bad_request", fmt.Sprintf("the body can't be read: %v", err)}
+}
+
+// readBody reads a JSON object, or nothing, into the fields of into. It reads the
+// body to its end: net/http notices that a client goes away only after that.
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, into any) error {
+	b := h.bodyOf(w, r, maxBody)
+	data, err := io.ReadAll(b)
+	if err != nil {
+		w.Header().Set("Connection", "close")
+		return err
+	}
+	if len(strings.TrimSpace(string(data))) == 0 {
+		return nil
+	}
+	if err := checkType(r, "application/json"); err != nil {
+		return err
+	}
+	decoder := json.NewDecoder(strings.NewReader(string(data)))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		return badRequest("the body: %v", err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return badRequest("the body has more than one JSON value")
+	}
+	if !strings.HasPrefix(strings.TrimSpace(string(data)), "{") { // null, which Decode accepts
+		return badRequest("the body is not a JSON object")
+	}
+	return nil
+}
+
+func badRequest(format string, args ...any) error {
+	return &problemError{"bad_request", fmt.Sprintf(format, args...)}
+}
+
+// checkType refuses a body of another type than these, unless the request does
+// not say which it has, and any that is encoded: what a body takes up is bounded
+// by its length, and nothing here unpacks it.
+func checkType(r *http.Request, types ...string) error {
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return &problemError{"media_type", fmt.Sprintf("the body is encoded (%.50q)", encoding)}
+	}
+	given := r.Header.Get("Content-Type")
+	if given == "" {
+		return nil
+	}
+	name, _, err := mime.ParseMediaType(given)
+	if err == nil {
+		for _, t := range types {
+			if name == t {
+				return nil
+			}
+		}
+	}
+	return &problemError{"media_type", fmt.Sprintf("the Content-Type is %.100q, not %s", given, strings.Join(types, " or "))}
+}
