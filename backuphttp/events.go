@@ -17,6 +17,7 @@ import (
 const (
 	heartbeatEvery = 15 * time.Second // proxies end what is silent for a minute
 	eventTimeout   = 10 * time.Second // for a client to take an event
+	lastEvents     = time.Second      // to take what is left when the handler shuts down
 	retryMillis    = 2000             // after which a client connects again
 	remembered     = 256              // events
 	queueLength    = 64               // events that a client may be behind

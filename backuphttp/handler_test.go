@@ -1,7 +1,6 @@
 package backuphttp_test
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -342,9 +341,6 @@ func TestRestoreUnfinished(t *testing.T) {
 	stamp := store.Create().Stamp
 	// As restores that were killed leave it, to the calls that only look.
 	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(store.DatabasePath), ".atocore-restore.journal"), []byte("nonsense\n"), 0o600))
-	if _, err := backup.ListRuntimeBackups(context.Background(), store.Options); err == nil {
-		t.Skip("the journal has another name")
-	}
 	s := newSiteOf(t, store, everything)
 	p := s.fails(503, "restore_unfinished", asked{method: "GET", path: "/"})
 	require.Contains(t, string(p.Result), stamp)

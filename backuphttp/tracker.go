@@ -252,6 +252,19 @@ func (t *tracker) cancel(id string) (operationJSON, bool) {
 	return t.find(id)
 }
 
+// cancelAll cancels what is running, and returns the error of ctx if anything is.
+func (t *tracker) cancelAll(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.running) == 0 {
+		return nil
+	}
+	for _, op := range t.running {
+		op.cancel()
+	}
+	return ctx.Err()
+}
+
 // shutdown does what Handler.Shutdown says.
 func (t *tracker) shutdown(ctx context.Context) (err error) {
 	t.mu.Lock()
@@ -265,20 +278,17 @@ func (t *tracker) shutdown(ctx context.Context) (err error) {
 	select {
 	case <-t.idle:
 	case <-ctx.Done():
-		err = ctx.Err()
-		t.mu.Lock()
-		for _, op := range t.running {
-			op.cancel()
-		}
-		t.mu.Unlock()
+		err = t.cancelAll(ctx)
 		<-t.idle
 	}
 	t.mu.Lock()
 	followers, gone := t.hub.close()
 	t.mu.Unlock()
+	patience := time.NewTimer(lastEvents)
+	defer patience.Stop()
 	select {
 	case <-gone:
-	case <-ctx.Done():
+	case <-patience.C:
 		for _, f := range followers {
 			f.cut()
 		}
