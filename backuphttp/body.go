@@ -1,11 +1,13 @@
 package backuphttp
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -106,9 +108,11 @@ func (b *body) describe(err error) error {
 	case errors.As(err, &tooLarge):
 		return &problemError{"body_too_large", fmt.Sprintf("the body has more than %d bytes", tooLarge.Limit)}
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return &problemError{"body_timeout", fmt.Sprintf("less than %d bytes of the body came within %s", bodyPiece, b.timeout)}
+		return &problemError{"too_slow", fmt.Sprintf("less than %d bytes of the body came within %s", bodyPiece, b.timeout)}
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(*net.OpError)):
+		return fmt.Errorf("%w: the client is gone: %w", context.Canceled, err)
 	}
-	return &problemError{"bad_request", fmt.Sprintf("the body can't be read: %v", err)}
+	return badRequest("the body can't be read: %v", err) // its chunks, for example
 }
 
 // readBody reads a JSON object, or nothing, into the fields of into. It reads the

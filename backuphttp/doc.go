@@ -102,7 +102,7 @@
 //	not_allowed         403  Config does not allow it
 //	cross_origin        403  a browser sent it for another site
 //	operation_ended     409  there is nothing to cancel
-//	body_timeout        408  the body came too slowly
+//	too_slow            408  the body came, or the answer was taken, too slowly
 //	body_too_large      413
 //	media_type          415  the body has another Content-Type, or a Content-Encoding
 //	digest_mismatch     422  the body is not that of its Repr-Digest

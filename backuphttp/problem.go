@@ -76,8 +76,8 @@ func ownProblem(code string) (title string, status int) {
 		return "the request comes from another site", http.StatusForbidden
 	case "operation_ended":
 		return "the operation has ended", http.StatusConflict
-	case "body_timeout":
-		return "the body came too slowly", http.StatusRequestTimeout
+	case "too_slow":
+		return "the client is too slow", http.StatusRequestTimeout
 	case "body_too_large":
 		return "the body is too large", http.StatusRequestEntityTooLarge
 	case "media_type":

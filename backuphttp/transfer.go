@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -36,6 +37,7 @@ type exportWriter struct {
 	hash    hash.Hash // nil if no digest is wanted
 	n       int64
 	err     error
+	late    bool // err is that the client was too slow
 
 	mu          sync.Mutex // guards what follows, and the deadline
 	interrupted bool
@@ -60,17 +62,19 @@ func (e *exportWriter) close() {
 }
 
 // extend sets the deadline for the next write, unless that was interrupted.
-func (e *exportWriter) extend() {
+func (e *exportWriter) extend() (deadline time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	deadline = backup.SystemClock().Now().Add(e.timeout)
 	if !e.interrupted {
-		_ = e.rc.SetWriteDeadline(backup.SystemClock().Now().Add(e.timeout))
+		_ = e.rc.SetWriteDeadline(deadline)
 	}
+	return deadline
 }
 
 // Write sends a piece of the archive.
 func (e *exportWriter) Write(p []byte) (int, error) {
-	e.extend()
+	deadline := e.extend()
 	n, err := e.w.Write(p)
 	e.n += int64(n)
 	if e.hash != nil {
@@ -78,6 +82,7 @@ func (e *exportWriter) Write(p []byte) (int, error) {
 	}
 	if err != nil {
 		e.err = err
+		e.late = errors.Is(err, os.ErrDeadlineExceeded) && !backup.SystemClock().Now().Before(deadline)
 	}
 	return n, err
 }
@@ -119,10 +124,15 @@ func (h *Handler) export(w http.ResponseWriter, r *http.Request, stamp string) {
 	}
 	_, p := h.perform(ctx, op, func(ctx context.Context, opts backup.Options) (answer, error) {
 		stop := context.AfterFunc(ctx, out.interrupt)
-		defer out.close()
-		defer stop()
 		err := backup.ExportRuntimeBackup(ctx, opts, stamp, out)
-		if err != nil && out.err != nil && ctx.Err() != nil {
+		stop()
+		out.close()
+		// A failed write ends the context of the request.
+		switch {
+		case err == nil || out.err == nil:
+		case out.late:
+			err = &problemError{"too_slow", fmt.Sprintf("the client did not take a piece of the archive within %s", out.timeout)}
+		case ctx.Err() != nil:
 			err = fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
 		return answer{status: http.StatusOK}, err
