@@ -112,7 +112,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 		set(&opts.Verify, asked.Verify)
 		set(&opts.Note, asked.Note)
 		meta, err := backup.CreateRuntimeBackup(ctx, opts)
-		h.tracker.observe(meta, err)
+		h.tracker.created(meta, err)
 		if meta == nil {
 			return answer{}, err
 		}

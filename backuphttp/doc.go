@@ -54,7 +54,8 @@
 //	{
 //	  "id": "5c1f0a9e-7",                  // the first part is another one in each process
 //	  "href": "/admin/backup/operations/5c1f0a9e-7",  // not in events
-//	  "kind": "create",                    // validate, drill, export, import, restore, protect, remove, prune
+//	  "kind": "create",                    // validate, drill, export, import, restore, protect, remove, prune;
+//	                                       // scheduled, or another one of Handler.Observe
 //	  "stamp": "20260721T120000Z",         // the snapshot; "" for a prune, and for a create or import that is running
 //	  "async": true,
 //	  "state": "running",                  // succeeded, failed, canceled

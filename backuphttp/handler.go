@@ -68,12 +68,6 @@ func New(opts backup.Options, cfg Config) *Handler {
 // that call it, by RegisterOnShutdown.
 func (h *Handler) Shutdown(ctx context.Context) error { return h.tracker.shutdown(ctx) }
 
-// ObserveCreate tells the Handler about a create that it did not make itself, a
-// scheduled one for example, with its results: for the metrics.
-func (h *Handler) ObserveCreate(meta *backup.Metadata, err error) {
-	h.tracker.observe(meta, err)
-}
-
 // ServeHTTP answers a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer h.recoverPanic(w, r)
@@ -93,7 +87,7 @@ func (h *Handler) recoverPanic(w http.ResponseWriter, r *http.Request) {
 	if v == nil {
 		return
 	}
-	if v == http.ErrAbortHandler { //nolint:errorlint // net/http compares it, too
+	if v == http.ErrAbortHandler {
 		panic(v)
 	}
 	h.fail(w, r, panicError(v))

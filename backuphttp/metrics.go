@@ -166,6 +166,12 @@ func (t *tracker) metrics() []family {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	kinds := []string{"create", "validate", "drill", "export", "import", "restore", "protect", "remove", "prune"}
+	for done := range t.counts { // those of the host
+		if !slices.Contains(kinds, done.kind) {
+			kinds = append(kinds, done.kind)
+		}
+	}
+	slices.Sort(kinds)
 	ended := family{"operations_total", "counter", "Operations that ended here, by kind and state.", nil}
 	running := family{"operations_running", "gauge", "Operations that are running here, by kind.", nil}
 	for _, kind := range kinds {
@@ -183,25 +189,25 @@ func (t *tracker) metrics() []family {
 	families := []family{
 		ended, running,
 		gauge("event_followers", "Clients that follow the events.", float64(t.hub.connected)),
-		{"create_failures_total", "counter", "Creates that failed, here or as the host observed.", []sample{{"", float64(t.created.failures)}}},
+		{"create_failures_total", "counter", "Creates that failed, here or as the host observed.", []sample{{"", float64(t.last.failures)}}},
 	}
-	if t.created.known {
-		families = append(families, gauge("last_create_success", "Whether the last create succeeded.", t.created.success()))
+	if t.last.known {
+		families = append(families, gauge("last_create_success", "Whether the last create succeeded.", t.last.success()))
 	}
-	if t.created.hasCost {
+	if t.last.hasCost {
 		families = append(families,
-			gauge("last_create_duration_seconds", "How long the last create took that made a snapshot.", t.created.cost.Duration.Seconds()),
-			gauge("last_create_guard_seconds", "How long that create held the ingestion guard.", t.created.cost.Guarded.Seconds()))
+			gauge("last_create_duration_seconds", "How long the last create took that made a snapshot.", t.last.cost.Duration.Seconds()),
+			gauge("last_create_guard_seconds", "How long that create held the ingestion guard.", t.last.cost.Guarded.Seconds()))
 	}
 	return families
 }
 
-// labels returns label pairs in braces. Names and values are of this package and
-// need no escapes.
+// labels returns label pairs in braces, with the escapes of the text format.
 func labels(pairs ...string) string {
+	escape := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 	var parts []string
 	for pair := range slices.Chunk(pairs, 2) {
-		parts = append(parts, fmt.Sprintf("%s=%q", pair[0], pair[1]))
+		parts = append(parts, pair[0]+`="`+escape.Replace(strings.ToValidUTF8(pair[1], "\uFFFD"))+`"`)
 	}
 	return "{" + strings.Join(parts, ",") + "}"
 }

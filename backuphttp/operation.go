@@ -89,8 +89,11 @@ func (h *Handler) perform(ctx context.Context, op *operation, do call) (result d
 // endOf returns the time at which op ends; that at which it began, if the Clock
 // panics.
 func (h *Handler) endOf(op *operation) (at time.Time) {
-	at = op.now.StartedAt // which does not change
-	defer func() { _ = recover() }()
+	defer func() {
+		if recover() != nil {
+			at = op.now.StartedAt // which does not change
+		}
+	}()
 	return h.clock.Now().UTC()
 }
 
@@ -163,6 +166,8 @@ func (h *Handler) cancelOperation(w http.ResponseWriter, r *http.Request, id str
 	switch {
 	case !ok:
 		h.fail(w, r, noOperation(id))
+	case op.Kind == kindObserved:
+		h.fail(w, r, &problemError{"not_allowed", "operation " + id + " is not of this server but of its host"})
 	case op.State != stateRunning:
 		h.fail(w, r, &problemError{"operation_ended", fmt.Sprintf("operation %s has %s already", id, op.State)})
 	default:

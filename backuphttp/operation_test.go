@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -221,10 +222,8 @@ func TestShutdownWaits(t *testing.T) {
 	require.Equal(t, op.ID, events.operation().ID)
 	ended := make(chan error)
 	go func() { ended <- s.h.Shutdown(context.Background()) }()
-	for { // until it has begun
-		if s.ask(asked{method: "POST", path: "/prune"}).StatusCode == 503 {
-			break
-		}
+	for s.ask(asked{method: "POST", path: "/prune"}).StatusCode != 503 { // until it has begun
+		require.NoError(t, t.Context().Err())
 	}
 	s.fails(503, "shutting_down", asked{method: "POST", path: "/"})
 	s.fails(503, "shutting_down", asked{method: "GET", path: "/events"})
@@ -361,4 +360,60 @@ func TestWithoutDeadlines(t *testing.T) {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("POST", "/", strings.NewReader("{}")))
 	require.Equal(t, 201, w.Code, w.Body)
+}
+
+// What the host does itself is shown while it runs and when it has ended.
+func TestObserve(t *testing.T) {
+	s := newSite(t, everything)
+	events := s.follow("")
+	opts := s.Options
+	opts.OnProgress = s.h.ObserveProgress
+	meta, err := backup.CreateRuntimeBackup(t.Context(), opts)
+	require.NoError(t, err)
+	begun := events.operation()
+	require.Equal(t, "scheduled running", begun.Kind+" "+begun.State)
+	var now operation
+	s.must(200, "GET", "/operations/"+begun.ID, "", &now)
+	require.InDelta(t, 1, now.Progress.Share, 0)
+	late := s.follow("")
+	require.Equal(t, begun.ID, late.operation().ID, "it is running")
+	s.fails(403, "not_allowed", asked{method: "DELETE", path: "/operations/" + begun.ID})
+
+	s.h.Observe("create", meta.Stamp, begun.Started, meta, nil)
+	ended := events.operation()
+	require.Equal(t, begun.ID, ended.ID)
+	require.Equal(t, "create succeeded", ended.Kind+" "+ended.State)
+	require.Equal(t, meta.Stamp, ended.Stamp)
+	require.JSONEq(t, marshal(t, meta), string(ended.Result))
+	s.fails(409, "operation_ended", asked{method: "DELETE", path: "/operations/" + begun.ID})
+
+	s.h.Observe("push", meta.Stamp, begun.Started, nil, errors.New("the line is dead"))
+	ended = events.operation()
+	require.NotEqual(t, begun.ID, ended.ID)
+	require.Equal(t, "push failed", ended.Kind+" "+ended.State)
+	require.Contains(t, ended.Problem.Detail, "the line is dead")
+	metrics := s.must(200, "GET", "/metrics", "", nil).body
+	require.Contains(t, metrics, `atocore_backup_operations_total{kind="push",state="failed"} 1`)
+	require.Contains(t, metrics, "atocore_backup_last_create_success 1\n")
+}
+
+// The time limits of the server, which are for the whole request, do not end one
+// that takes long.
+func TestTimeLimitsOfTheServer(t *testing.T) {
+	s := newSite(t, everything)
+	stamp := s.create()
+	s.server.Close()
+	s.server = httptest.NewUnstartedServer(http.StripPrefix(mountedAt, s.h))
+	s.server.Config.ReadHeaderTimeout, s.server.Config.IdleTimeout = time.Hour, time.Hour
+	s.server.Config.ReadTimeout, s.server.Config.WriteTimeout = time.Nanosecond, time.Nanosecond
+	s.server.Start()
+	s.url = s.server.URL + mountedAt
+	s.must(200, "GET", "/", "", nil)
+	s.must(200, "GET", "/"+stamp+"/validate", "", nil)
+	s.must(201, "POST", "/", `{"note": "x"}`, nil)
+	archive := s.must(200, "GET", "/"+stamp+"/export", "", nil).body
+	requireProblem(t, s.upload([]byte(archive), nil), 409, "snapshot_exists")
+	events := s.follow("")
+	s.create()
+	events.operation()
 }

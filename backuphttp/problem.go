@@ -142,7 +142,7 @@ func problemOf(err error, result json.RawMessage) *problem {
 		if known.name != "" {
 			p.Type = backupDoc + known.name
 		}
-		if known.err == backup.ErrPanic { //nolint:errorlint // the table has the sentinel itself
+		if known.err == backup.ErrPanic {
 			p.Detail, _, _ = strings.Cut(p.Detail, "\n") // what follows is the stack, for the log
 		}
 		break

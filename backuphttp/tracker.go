@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -84,13 +83,14 @@ type tracker struct {
 	mu        sync.Mutex // guards everything below
 	seq       uint64
 	running   map[uint64]*operation
+	observed  *operation   // that of the host, while it runs; see Handler.ObserveProgress
 	ended     []*operation // oldest first
 	endedSize int
 	closing   bool
 	idle      chan struct{} // closed when closing is set and nothing runs
 	hub       hub
 	counts    map[outcome]uint64
-	created   lastCreate
+	last      lastCreate
 }
 
 // An outcome is what operations are counted by.
@@ -134,13 +134,19 @@ func (t *tracker) begin(ctx context.Context, now operationJSON, most int, timeou
 		return nil, nil, &problemError{"too_many_operations", fmt.Sprintf("%d operations are running", most)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
-	t.seq++
-	now.ID = fmt.Sprintf("%s-%d", t.boot, t.seq)
-	now.State = stateRunning
-	op := &operation{seq: t.seq, cancel: cancel, now: now}
+	op := t.add(now)
+	op.cancel = cancel
 	t.running[op.seq] = op
 	t.hub.publish(op.now)
 	return op, ctx, nil
+}
+
+// add returns a new operation. The mutex is held.
+func (t *tracker) add(now operationJSON) *operation {
+	t.seq++
+	now.ID = fmt.Sprintf("%s-%d", t.boot, t.seq)
+	now.State = stateRunning
+	return &operation{seq: t.seq, now: now}
 }
 
 // end ends an operation. status and result, or p, are its outcome.
@@ -148,6 +154,15 @@ func (t *tracker) end(op *operation, at time.Time, stamp string, status int, res
 	op.cancel()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.finish(op, at, stamp, status, result, p)
+	delete(t.running, op.seq)
+	if t.closing && len(t.running) == 0 {
+		close(t.idle)
+	}
+}
+
+// finish records the outcome of an operation. The mutex is held.
+func (t *tracker) finish(op *operation, at time.Time, stamp string, status int, result json.RawMessage, p *problem) {
 	op.now.EndedAt, op.now.Stamp = &at, cmp.Or(stamp, op.now.Stamp)
 	op.now.Status, op.now.Result, op.now.Problem = status, result, p
 	op.size = len(result)
@@ -160,7 +175,6 @@ func (t *tracker) end(op *operation, at time.Time, stamp string, status int, res
 		op.now.State, op.size = stateFailed, p.size()
 	}
 	t.counts[outcome{op.now.Kind, op.now.State}]++
-	delete(t.running, op.seq)
 	t.ended = append(t.ended, op)
 	t.endedSize += op.size
 	for len(t.ended) > maxEnded || t.endedSize > maxEndedSize && len(t.ended) > 1 {
@@ -168,15 +182,17 @@ func (t *tracker) end(op *operation, at time.Time, stamp string, status int, res
 		t.ended = slices.Delete(t.ended, 0, 1)
 	}
 	t.hub.publish(op.now)
-	if t.closing && len(t.running) == 0 {
-		close(t.idle)
-	}
 }
 
 // progress records a report of an operation.
 func (t *tracker) progress(op *operation, p backup.Progress, at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.advance(op, p, at)
+}
+
+// advance records a report of an operation. The mutex is held.
+func (t *tracker) advance(op *operation, p backup.Progress, at time.Time) {
 	before := op.now.Progress
 	op.now.Progress = &p
 	// A clock that stands still, as in tests, does not hold anything back.
@@ -186,22 +202,6 @@ func (t *tracker) progress(op *operation, p backup.Progress, at time.Time) {
 	}
 	op.shown = at
 	t.hub.publishProgress(op.now)
-}
-
-// observe records the outcome of a create.
-func (t *tracker) observe(meta *backup.Metadata, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if errors.Is(err, context.Canceled) {
-		return
-	}
-	t.created.known, t.created.ok = true, err == nil
-	if err != nil {
-		t.created.failures++
-	}
-	if meta != nil && meta.Cost != nil {
-		t.created.cost, t.created.hasCost = *meta.Cost, true
-	}
 }
 
 // list returns all operations, newest first.
@@ -220,19 +220,19 @@ func (t *tracker) list() []operationJSON {
 // inOrder returns the operations that are running, oldest first. The mutex is
 // held.
 func (t *tracker) inOrder() []*operation {
-	return slices.SortedFunc(maps.Values(t.running), func(a, b *operation) int { return cmp.Compare(a.seq, b.seq) })
+	all := slices.Collect(maps.Values(t.running))
+	if t.observed != nil {
+		all = append(all, t.observed)
+	}
+	slices.SortFunc(all, func(a, b *operation) int { return cmp.Compare(a.seq, b.seq) })
+	return all
 }
 
 // find returns an operation, and whether it is known.
 func (t *tracker) find(id string) (operationJSON, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, op := range t.running {
-		if op.now.ID == id {
-			return op.now, true
-		}
-	}
-	for _, op := range t.ended {
+	for _, op := range append(t.inOrder(), t.ended...) {
 		if op.now.ID == id {
 			return op.now, true
 		}

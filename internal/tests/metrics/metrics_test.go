@@ -124,11 +124,13 @@ func TestMetrics(t *testing.T) {
 	requireValue(0, "last_create_success")
 	requireValue(1, "create_failures_total")
 	requireValue(1, "operations_total", "kind", "create", "state", "failed")
-	h.ObserveCreate(&backup.Metadata{Cost: &backup.Cost{Duration: 1500 * time.Millisecond, Guarded: 250 * time.Millisecond}}, nil)
+	h.Observe("create", "", now, &backup.Metadata{Cost: &backup.Cost{Duration: 1500 * time.Millisecond, Guarded: 250 * time.Millisecond}}, nil)
+	h.Observe("odd \\ \"kind\"\n\xff", "", now, nil, nil)
 	families = scrape(t, h)
 	requireValue(1, "last_create_success")
 	requireValue(1.5, "last_create_duration_seconds")
 	requireValue(0.25, "last_create_guard_seconds")
+	requireValue(1, "operations_total", "kind", "odd \\ \"kind\"\n\uFFFD", "state", "succeeded")
 
 	// Snapshots that do not count as the newest: in the future, of another store,
 	// without metadata.
