@@ -17,17 +17,22 @@ import (
 	"github.com/atocore/backup"
 )
 
+// errInterrupted is the error of a Read after an interrupt. The reason is in the
+// context that has ended.
+var errInterrupted = errors.New("the body is not read any more")
+
 // A body reads the body of a request, which is bounded in size and must not come
 // too slowly. Its errors are of this package.
 type body struct {
-	rc      *http.ResponseController
-	r       io.Reader
-	timeout time.Duration
-	left    int64 // bytes that may come until the deadline is set anew
-	err     error // the first one, but for io.EOF
-	ended   bool
+	rc       *http.ResponseController
+	r        io.Reader
+	timeout  time.Duration
+	left     int64 // bytes that may come until the deadline is set anew
+	deadline time.Time
+	err      error // the first one, but for io.EOF
+	ended    bool
 
-	mu          sync.Mutex // guards what follows, and the deadline
+	mu          sync.Mutex // guards what follows, and the deadline of the connection
 	interrupted bool
 	closed      bool
 }
@@ -37,10 +42,12 @@ func (h *Handler) bodyOf(w http.ResponseWriter, r *http.Request, most int64) *bo
 	return &body{rc: http.NewResponseController(w), r: http.MaxBytesReader(w, r.Body, most), timeout: h.cfg.BodyTimeout}
 }
 
-// startDeadlines sets the deadlines of a request that begins: none for the
-// answer, which may take long, and for a body the time in which its first piece
-// must come. Those that http.Server has set would end requests that take longer:
-// when the one for reading is over, net/http takes the client to be gone.
+// startDeadlines sets the deadlines of a request that begins, instead of those of
+// http.Server, which are for the whole request: HTTP/2 resets a stream when the one
+// for writing is over, in the middle of an operation. There is none for the answer
+// until it is written. A body must bring its first piece in time, even if nobody
+// reads it, because the server does then, before it closes or reuses the
+// connection.
 func (h *Handler) startDeadlines(w http.ResponseWriter, r *http.Request) {
 	rc := http.NewResponseController(w)
 	var read time.Time
@@ -54,7 +61,8 @@ func (h *Handler) startDeadlines(w http.ResponseWriter, r *http.Request) {
 // Read reads some of the body.
 func (b *body) Read(p []byte) (n int, err error) {
 	if b.left <= 0 {
-		b.setDeadline(backup.SystemClock().Now().Add(b.timeout))
+		b.deadline = backup.SystemClock().Now().Add(b.timeout)
+		b.setDeadline(b.deadline)
 		b.left = bodyPiece
 	}
 	n, err = b.r.Read(p[:min(int64(len(p)), b.left)])
@@ -65,7 +73,7 @@ func (b *body) Read(p []byte) (n int, err error) {
 	case errors.Is(err, io.EOF):
 		if !b.ended {
 			b.ended = true
-			b.setDeadline(time.Time{}) // from now on, the server watches for the end of the connection
+			b.setDeadline(time.Time{})
 		}
 		return n, err
 	}
@@ -107,6 +115,8 @@ func (b *body) describe(err error) error {
 	switch {
 	case errors.As(err, &tooLarge):
 		return &problemError{"body_too_large", fmt.Sprintf("the body has more than %d bytes", tooLarge.Limit)}
+	case errors.Is(err, os.ErrDeadlineExceeded) && backup.SystemClock().Now().Before(b.deadline):
+		return errInterrupted
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &problemError{"too_slow", fmt.Sprintf("less than %d bytes of the body came within %s", bodyPiece, b.timeout)}
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, new(*net.OpError)):

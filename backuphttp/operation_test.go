@@ -194,6 +194,30 @@ func TestHostSeesProgress(t *testing.T) {
 	require.Positive(t, reports.Load())
 }
 
+// A request can't ask for the Chroma directory without a guard, unless the host
+// copies it without one, too.
+func TestChromaNeedsAGuard(t *testing.T) {
+	without := func(o *backup.Options) { o.IncludeChroma = false }
+	for name, c := range map[string]struct {
+		change func(*backup.Options)
+		status int
+	}{
+		"no guard":       {without, 400},
+		"the host's way": {func(*backup.Options) {}, 201},
+		"a guard": {func(o *backup.Options) {
+			without(o)
+			o.Locker = backup.SyncLocker(new(sync.Mutex))
+		}, 201},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, everything, c.change)
+			answer := s.ask(asked{method: "POST", path: "/", body: `{"include_chroma": true}`})
+			require.Equal(t, c.status, answer.StatusCode, answer.body)
+			require.Equal(t, c.status == 201, strings.Contains(answer.body, `"chroma_snapshot_included":true`))
+		})
+	}
+}
+
 // A create whose snapshot is not valid answers with the report, the metadata and
 // where the snapshot is.
 func TestCreateThatIsNotValid(t *testing.T) {
@@ -234,7 +258,11 @@ func TestShutdownWaits(t *testing.T) {
 	default:
 	}
 	g.opened <- struct{}{}
-	require.Equal(t, "succeeded", events.operation().State)
+	last := events.operation()
+	for last.ID != op.ID { // until there were prunes
+		last = events.operation()
+	}
+	require.Equal(t, "succeeded", last.State)
 	_, more := events.next()
 	require.False(t, more)
 	require.NoError(t, <-ended)

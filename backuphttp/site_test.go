@@ -247,6 +247,18 @@ func (s *stream) next() (e event, ok bool) {
 	}
 }
 
+// await reads events until there is one with this in its data.
+func (s *stream) await(text string) {
+	s.t.Helper()
+	for {
+		e, ok := s.next()
+		require.True(s.t, ok, "the stream has ended")
+		if strings.Contains(e.data, text) {
+			return
+		}
+	}
+}
+
 // operation returns the next event about an operation.
 func (s *stream) operation() (op operation) {
 	s.t.Helper()

@@ -308,10 +308,11 @@ func (h *Handler) importArchive(w http.ResponseWriter, r *http.Request) {
 		defer stop()
 		meta, err := backup.ImportRuntimeBackup(ctx, opts, in)
 		switch {
-		case ctx.Err() != nil && err != nil:
+		case err == nil:
+		case in.err != nil && !errors.Is(in.err, errInterrupted):
+			err = in.err // what is wrong with the body, and not what became of that
+		case ctx.Err() != nil:
 			err = fmt.Errorf("%w: %w", ctx.Err(), err)
-		case in.err != nil:
-			err = in.err // what the body is lacks, and not what became of that
 		}
 		if meta == nil {
 			return answer{}, err

@@ -385,15 +385,16 @@ func TestImportOfASlowClient(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := everything
 			cfg.BodyTimeout = c.timeout
-			s := newSite(t, cfg)
+			s := newSite(t, cfg, func(o *backup.Options) { o.Clock = backuptest.Noon }) // so that all progress is reported
 			events := s.follow("")
-			conn := s.dial(fmt.Sprintf("POST %s/import HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", mountedAt, len(archive), archive[:2000]))
+			conn := s.dial(fmt.Sprintf("POST %s/import HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", mountedAt, len(archive), archive[:len(archive)/2]))
 			op := events.operation()
 			require.Equal(t, "import", op.Kind)
 			require.Equal(t, "running", op.State)
+			events.await(`"files":3`) // then it waits for the rest of a file
 			c.end(s, op, func() { require.NoError(t, conn.Close()) })
 			op = events.operation()
-			require.Equal(t, c.state, op.State)
+			require.Equal(t, c.state, op.State, op.Problem)
 			require.Equal(t, c.code, op.Problem.Code, op.Problem.Detail)
 			if name != "goes away" {
 				response, err := http.ReadResponse(bufio.NewReader(conn), nil)
