@@ -94,6 +94,7 @@ func benchmarkList(b *testing.B, pause time.Duration) {
 	require.NoError(b, h.Shutdown(context.Background()))
 	client.CloseIdleConnections()
 	server.Close()
+	requireNoGoroutines(b)
 
 	all := slices.Concat(took...)
 	slices.Sort(all)
