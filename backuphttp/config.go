@@ -19,8 +19,9 @@ type Config struct {
 	// rules either, such a prune is an error. DryRun is ignored; the request says it.
 	Keep backup.Retention
 
-	// DrillDir is the directory in which a drill makes its scratch directory. If it
-	// is empty, that is made in the directory for temporary files.
+	// DrillDir is the directory in which a drill makes its scratch directory, with
+	// space for a copy of the snapshot. If it is empty, that is made in the directory
+	// for temporary files, which is often in memory.
 	DrillDir string
 
 	// MaxImport bounds the bytes of an import. If it is 0, the bound is 1 TiB.

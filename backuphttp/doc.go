@@ -36,9 +36,16 @@
 // Every GET can be a HEAD, which does nothing that is expensive. Bodies of
 // requests are JSON objects and optional; a field that is not known is an error.
 // Without a field for it, Options and Config say what happens. Answers are what
-// package backup marshals its results to: the list is that of
-// backup.ListRuntimeBackups, which the Python module's server answers as well, and
-// a create answers 201 with backup.Metadata and a Location.
+// package backup marshals its results to, with the Python module's names: the list
+// is that of backup.ListRuntimeBackups, and a create answers 201 with
+// backup.Metadata and a Location.
+//
+// An export has a Content-Length; by HTTP/1.1, a client that sends "TE: trailers"
+// gets the SHA-256 of the archive instead, as a trailer Repr-Digest (RFC 9530). An
+// export that fails when a part has been sent cuts the connection. An import has
+// the Content-Type application/x-tar, application/octet-stream or none, is not
+// compressed, and is compared with Repr-Digest or Content-Digest, in the header or
+// a trailer, if it has a sha-256.
 //
 // A route that is not allowed by Config answers 403. A directory in snapshots/ that
 // somebody named like a route ("latest", "operations", …) can't be reached here.
@@ -82,8 +89,8 @@
 //
 // A stream begins with the operations that are running. With Last-Event-ID it
 // begins with what was missed since then, or with a reset if that is not known any
-// more. A result of more than 32 KiB is null in an event, and "result_omitted" is
-// true; GET /operations/{id} has it. A comment is sent every 15 seconds. A client
+// more. A result of more than 32 KiB is null in an event and in the list of
+// operations, and "result_omitted" is true; GET /operations/{id} has it. A comment is sent every 15 seconds. A client
 // that reads too slowly is cut off; it may connect again.
 //
 // # Problems

@@ -147,7 +147,7 @@ func formatEvent(kind, id string, data any) []byte {
 
 // follow adds a follower and returns the beginning of its stream: what it missed
 // since the event with the id that it names, or else what is running.
-func (t *tracker) follow(f *follower, lastID string, most int) (begin []byte, err error) {
+func (t *tracker) follow(f *follower, lastID string, most int) (begin [][]byte, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	u := &t.hub
@@ -159,24 +159,20 @@ func (t *tracker) follow(f *follower, lastID string, most int) (begin []byte, er
 	}
 	u.connected++
 	u.followers[f] = struct{}{}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "retry: %d\n", retryMillis)
-	if missed, ok := u.missed(lastID); ok && lastID != "" {
-		b.WriteString("\n")
-		for _, message := range missed {
-			b.Write(message)
-		}
-		return b.Bytes(), nil
+	retry := fmt.Sprintf("retry: %d\n", retryMillis)
+	if missed, ok := u.missed(lastID); ok {
+		return append([][]byte{[]byte(retry + "\n")}, missed...), nil
 	}
 	// The id is that of a client which has everything up to now.
-	fmt.Fprintf(&b, "id: %s\n\n", u.id(u.last))
+	now := u.id(u.last)
+	begin = append(begin, []byte(retry+"id: "+now+"\n\n"))
 	if lastID != "" {
-		b.Write(formatEvent("reset", u.id(u.last), struct{}{}))
+		begin = append(begin, formatEvent("reset", now, struct{}{}))
 	}
 	for _, op := range t.inOrder() {
-		b.Write(formatEvent("operation", u.id(u.last), op.now.brief()))
+		begin = append(begin, formatEvent("operation", now, op.now.brief()))
 	}
-	return b.Bytes(), nil
+	return begin, nil
 }
 
 // unfollow removes a follower whose request ends.
@@ -232,9 +228,15 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer h.tracker.unfollow(f)
+	for _, message := range begin {
+		if !f.write(w, rc, message) {
+			return
+		}
+	}
 	heartbeat := time.NewTicker(heartbeatEvery)
 	defer heartbeat.Stop()
-	for message := begin; f.write(w, rc, message); {
+	for {
+		var message []byte
 		select {
 		case next, ok := <-f.queue:
 			if !ok {
@@ -244,6 +246,9 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 		case <-heartbeat.C:
 			message = []byte(":\n\n")
 		case <-r.Context().Done():
+			return
+		}
+		if !f.write(w, rc, message) {
 			return
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strings"
 
 	"github.com/atocore/backup"
@@ -225,7 +224,7 @@ func with(name string, serve func(http.ResponseWriter, *http.Request, string)) h
 func isStamp(name string) bool {
 	const longest = 255 // bytes of a name, on the usual file systems
 	return name != "" && name != "." && name != ".." && len(name) <= longest &&
-		!strings.ContainsAny(name, "/\\\x00") && !slices.Contains([]string{"page"}, name)
+		!strings.ContainsAny(name, "/\\\x00") && name != "page"
 }
 
 // method returns the function for a method, or nil.

@@ -54,7 +54,7 @@ func (h *Handler) begin(ctx context.Context, kind, stamp string, async bool) (*o
 	return h.tracker.begin(ctx, now, h.cfg.MaxOperations, h.cfg.OperationTimeout)
 }
 
-// outcomes of a perform, as they are answered.
+// A done is the answer of a call that has ended, with its body in JSON.
 type done struct {
 	answer
 	json json.RawMessage

@@ -11,8 +11,7 @@ import (
 	"github.com/atocore/backup"
 )
 
-// A knownError is an error of package backup that a caller can act on. A status
-// of 0 ends no table.
+// A knownError is an error that a caller of package backup can act on.
 type knownError struct {
 	err    error
 	code   string
@@ -59,7 +58,7 @@ type problemError struct {
 
 func (e *problemError) Error() string { return e.detail }
 
-// ownProblems returns the title and the status of a code of this package.
+// ownProblem returns the title and the status of a code of this package.
 func ownProblem(code string) (title string, status int) {
 	switch code {
 	case "not_found":
