@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/atocore/backup/internal/format"
 	"github.com/atocore/backup/internal/fsat"
+	"github.com/atocore/backup/internal/poll"
 	"github.com/atocore/backup/internal/pyjson"
 )
 
@@ -206,28 +208,63 @@ func FindPending(backupDir, databasePath string) (*Pending, error) {
 	return found, err
 }
 
+// pendingAt looks at the journal at path. It returns nil if there is none.
 func pendingAt(path string) (*Pending, error) {
 	if _, err := fsat.Stat(path); fsat.IsMissing(err) {
 		return nil, nil
 	} else if err != nil {
 		return nil, err
 	}
-	found := &Pending{Journal: path}
+	// A restore that begins creates its journal and then locks it, for which it
+	// waits while a reader has the lock; one that ends removes its journal and then
+	// unlocks it. Seen between the two, a journal is not that of a restore which was
+	// interrupted, so such a one is looked at again.
+	found, settled := lookAt(path)
+	for pause := time.Millisecond; !settled && pause < 100*time.Millisecond; pause *= 2 {
+		_ = poll.Sleep(context.Background(), pause)
+		found, settled = lookAt(path)
+	}
+	return found, nil
+}
+
+// lookAt is one look at the journal at path. It reports whether a restore that is
+// beginning or ending just now would look different.
+func lookAt(path string) (found *Pending, settled bool) {
+	found = &Pending{Journal: path}
 	dir, err := fsat.OpenDir(filepath.Dir(path))
 	if err != nil {
-		return found, nil
+		return found, true
 	}
 	defer dir.Close()
-	if info, err := dir.Lstat(JournalName); err != nil || !info.Mode.IsRegular() {
-		return found, nil
+	info, err := dir.Lstat(JournalName)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, true
+	case err != nil || !info.Mode.IsRegular():
+		return found, true
 	}
 	f, err := dir.Open(JournalName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, true
+	}
 	if err != nil {
-		return found, nil
+		return found, true
 	}
 	defer f.Close()
-	found.Running = errors.Is(f.TryRLock(), fsat.ErrLocked)
-	return found, nil
+	if found.Running = errors.Is(f.TryRLock(), fsat.ErrLocked); found.Running {
+		return found, true
+	}
+	named, err := dir.Lstat(JournalName)
+	switch mine, statErr := f.Stat(); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, true
+	case err != nil || statErr != nil:
+		return found, true
+	case named.Ino != mine.Ino:
+		return found, false
+	default:
+		return found, mine.Size > 0
+	}
 }
 
 // Remains returns the staging directories of restores at the places of a

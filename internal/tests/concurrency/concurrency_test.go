@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/backuptest"
@@ -195,4 +196,35 @@ func TestLiveStagingIsLeftAlone(t *testing.T) {
 			require.True(t, strings.HasPrefix(list[0].Stamp, "2"))
 		})
 	}
+}
+
+// A restore that begins or ends is never taken for one that was interrupted, by
+// those who look at its store meanwhile.
+func TestReadersBesideRestores(t *testing.T) {
+	s := backuptest.NewSmallStore(t)
+	stamp := s.Create().Stamp
+	reader := backup.Options{DatabasePath: s.DatabasePath, BackupDir: t.TempDir()} // nothing to list, so it looks often
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	var readers errgroup.Group
+	for range 4 {
+		readers.Go(func() error {
+			for ctx.Err() == nil {
+				if _, err := backup.ListRuntimeBackups(ctx, reader); err != nil && ctx.Err() == nil {
+					end()
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	opts := s.Options
+	opts.DespiteFindings = true
+	for i := 0; i < 8 && ctx.Err() == nil; i++ {
+		s.Disturb()
+		_, err := backup.RestoreRuntimeBackup(t.Context(), opts, stamp)
+		require.NoError(t, err)
+	}
+	end()
+	require.NoError(t, readers.Wait())
 }
