@@ -3,7 +3,7 @@
 //
 //	go run ./bench
 //
-// It creates its data in a temporary directory, which takes about 16 GB while it
+// It creates its data in a temporary directory, which takes about 20 GB while it
 // runs and some minutes to fill (-quick: a twentieth of both), and prints
 // Markdown tables of medians. Each candidate runs in a separate process, so that
 // its memory can be measured. The candidates of one table run in turn, in
