@@ -17,8 +17,9 @@ import (
 	"fmt"
 )
 
-// MaxRuns is the largest number of pieces of which a version may consist. A
-// version of that many takes 64 MiB.
+// MaxRuns is the largest number of pieces of which a version may consist, and of
+// commands in a delta. A version of that many takes 64 MiB, and a delta of that
+// many about a second.
 const MaxRuns = 1 << 22
 
 // MaxDeltas is the largest number of deltas in a row.
@@ -33,8 +34,8 @@ var (
 	// ErrInvalid: a delta is damaged, or was not made for this version, or a file
 	// is shorter than it is said to be.
 	ErrInvalid = errors.New("the delta is invalid")
-	// ErrTooManyRuns: a version would have more than MaxRuns pieces. It matches
-	// ErrInvalid as well. The remedy for a delta of one's own is a new base.
+	// ErrTooManyRuns: a version would have more than MaxRuns pieces, or a delta has
+	// more than MaxRuns commands. It matches ErrInvalid as well. The remedy for a delta of one's own is a new base.
 	ErrTooManyRuns = fmt.Errorf("%w: more than %d pieces", ErrInvalid, MaxRuns)
 )
 

@@ -298,6 +298,14 @@ func TestBounds(t *testing.T) {
 	require.ErrorIs(t, err, delta.ErrTooManyRuns)
 	require.ErrorIs(t, err, delta.ErrInvalid)
 
+	forwards := made()
+	for i := range n + 1 {
+		forwards = append(forwards, copyOf(4, 1, uint64(i), 1)...)
+	}
+	forwards = append(forwards, 0)
+	_, err = base(make([]byte, n+1)).Apply(bytes.NewReader(forwards), int64(len(forwards)), n+1)
+	require.ErrorIs(t, err, delta.ErrTooManyRuns)
+
 	v = base(content[:10])
 	d = made(copyOf(1, 1, 0, 10), end)
 	for range delta.MaxDeltas {

@@ -65,7 +65,7 @@ func (v *Version) Apply(d io.ReaderAt, deltaSize, wantSize int64) (*Version, err
 	if err := p.start(); err != nil {
 		return nil, err
 	}
-	for {
+	for commands := 0; ; commands++ {
 		began := p.at
 		cmd, err := p.command()
 		if err != nil {
@@ -73,6 +73,9 @@ func (v *Version) Apply(d io.ReaderAt, deltaSize, wantSize int64) (*Version, err
 		}
 		if cmd.kind == kindEnd {
 			break
+		}
+		if commands == MaxRuns { // copies that follow each other are one piece
+			return nil, ErrTooManyRuns
 		}
 		if err := c.add(cmd, wantSize); err != nil {
 			return nil, fmt.Errorf("%w (command at byte %d)", err, began)
