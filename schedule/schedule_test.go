@@ -106,6 +106,7 @@ func (b *bench) created() (times []string) {
 // In a year of daily snapshots there is one for each day, and everything else at
 // its time.
 func TestAYear(t *testing.T) {
+	t.Parallel()
 	s := newTinyStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		pushed := 0
@@ -397,4 +398,15 @@ func TestJitter(t *testing.T) {
 	plan = schedule.Plan{Cron: daily{time.UTC, 3, 0}, Jitter: 100 * day}
 	require.GreaterOrEqual(t, len(created("one", 1, plan)), days-1)
 	require.NotEmpty(t, slices.Collect(maps.Keys(late)))
+}
+
+// Whatever the clock does, snapshots are not created without a pause.
+func TestWildClock(t *testing.T) {
+	s := newTinyStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{Store: s, plan: schedule.Plan{Every: day}}
+		b.plan.OnResult = func(schedule.Result) { b.step(3 * day) }
+		b.runFor(10*time.Minute + time.Second)
+		require.Equal(t, map[string]int{"create": 11}, b.tally())
+	})
 }
