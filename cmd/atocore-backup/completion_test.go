@@ -23,7 +23,7 @@ func TestCompletion(t *testing.T) {
 		want  string
 	}{
 		{"v", "validate version"},
-		{"", "create list status validate restore drill protect unprotect prune remove export import help version completion man"},
+		{"", "create list status validate restore drill protect unprotect prune remove export import run help version completion man"},
 		{"frob", ""},
 		{"prune --keep-m", "--keep-monthly"},
 		{"list -", "--last --reverse --db --registry --chroma --backup-dir --host --help --json --verbose --version"},

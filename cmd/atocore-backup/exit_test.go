@@ -156,6 +156,10 @@ func (p exitPlaces) writers(old, good, bad string) []exitCase {
 		{exitMissing, in(p.absent, "export", good)},
 		{exitFailed, p.here("import", p.absent)},
 
+		// A signal ends it with exitDone: see TestRun.
+		{exitFailed, append([]string{"run"}, p.flags()...)},
+		{exitFailed, append([]string{"run", "--every=1h", "--listen=0.0.0.0:0"}, p.flags()...)},
+
 		{exitDone, append([]string{"create", "--verify"}, p.flags()...)},
 		{exitFailed, p.here("create", "--db", p.absent)},
 		{exitDone, p.here("status", "--max-age", "1h", "--max-unverified", "1h")},

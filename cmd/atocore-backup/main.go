@@ -45,6 +45,7 @@ type commandLine struct {
 	Remove    removeCommand    `cmd:"" help:"Remove one snapshot, unless it may be needed to bring the store back."`
 	Export    exportCommand    `cmd:"" help:"Write a snapshot as a tar archive to standard output or a file."`
 	Import    importCommand    `cmd:"" help:"Add the snapshot in an archive of export to the backup directory."`
+	Run       runCommand       `cmd:"" help:"Take, check and prune snapshots on a timetable, and serve a page and an API, until it is stopped."`
 
 	Help       helpCommand       `cmd:"" help:"Describe the commands, or one of them."`
 	Version    versionCommand    `cmd:"" help:"Print the version."`
