@@ -34,6 +34,7 @@ func TestDocumentedCommandLines(t *testing.T) {
 	for _, file := range []string{
 		"README.md", "docs/command.md", "docs/deploy.md", "docs/restore.md", "contrib/cron/atocore-backup", "contrib/compose/compose.yaml",
 		"contrib/systemd/atocore-backup.service", "contrib/systemd/atocore-backup-drill.service",
+		"contrib/systemd/atocore-backup-run.service",
 	} {
 		for line := range strings.Lines(readRepository(t, filepath.FromSlash(file))) {
 			texts := []string{line}
@@ -66,6 +67,7 @@ func TestSystemdUnits(t *testing.T) {
 	dir := t.TempDir()
 	verify := []string{"verify", "--man=no"}
 	for _, name := range []string{
+		"atocore-backup-run.service",
 		"atocore-backup.service", "atocore-backup.timer", "atocore-backup-drill.service", "atocore-backup-drill.timer", "atocore-backup-failed@.service",
 	} {
 		// The command need not be installed here.
