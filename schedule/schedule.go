@@ -85,7 +85,9 @@ type Plan struct {
 	DrillDir   string
 	// Push copies the snapshot named stamp to another place. It is called for each
 	// new snapshot, but not for one that was found damaged; if it returns an error,
-	// again later for the newest. It must heed ctx. It may be nil.
+	// again later for the newest. It must heed ctx. While it runs no other step does,
+	// so one that takes longer than the time between two snapshots delays the next:
+	// bound it, if that matters more than the copy. It may be nil.
 	Push func(ctx context.Context, stamp string) error
 
 	// OnResult is told the result of each step. It runs on the goroutine of Run, so
