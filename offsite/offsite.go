@@ -6,22 +6,23 @@ import (
 	"time"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/offsite/internal/restic"
 )
 
 // Errors that a caller can act on, beside those of package backup. Match them
 // with errors.Is.
 var (
 	// ErrNoProgram: there is no restic at Repository.Program or in PATH.
-	ErrNoProgram = errors.New("restic is not installed")
+	ErrNoProgram = restic.ErrNoProgram
 	// ErrProgramTooOld: restic is older than 0.14.
-	ErrProgramTooOld = errors.New("restic is too old")
+	ErrProgramTooOld = restic.ErrTooOld
 	// ErrNoRepository: nothing at Repository.Location is a restic repository.
-	ErrNoRepository = errors.New("there is no repository")
+	ErrNoRepository = restic.ErrNoRepository
 	// ErrPassword: no password is given, or it does not open the repository.
-	ErrPassword = errors.New("the password is missing or wrong")
+	ErrPassword = restic.ErrPassword
 	// ErrBusy: another program held the repository, or another push the local
 	// state, for longer than Repository.Patience.
-	ErrBusy = errors.New("the repository is in use")
+	ErrBusy = restic.ErrBusy
 	// ErrNoCopy: the repository has no copy of that snapshot. The error lists
 	// what there is.
 	ErrNoCopy = errors.New("there is no such copy")
@@ -31,7 +32,7 @@ var (
 	// ErrDamaged: what is stored is damaged, or is not what a push stores.
 	ErrDamaged = errors.New("the copy is damaged")
 	// ErrStuck: nothing went on for Repository.Patience.
-	ErrStuck = errors.New("restic made no progress")
+	ErrStuck = restic.ErrStuck
 )
 
 // A Repository is a place where copies are kept, as restic knows it. Every zero

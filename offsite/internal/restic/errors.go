@@ -1,0 +1,165 @@
+package restic
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// An ExitError reports that restic failed.
+type ExitError struct {
+	Command string // such as "backup"
+	Code    int    // restic's exit code; -1 if a signal ended it
+	Message string // restic's own, redacted, shortened and escaped; may be empty
+	kind    error  // one of the package's errors, or nil
+}
+
+func (e *ExitError) Error() string {
+	var b strings.Builder
+	if e.kind != nil {
+		fmt.Fprintf(&b, "%s: ", e.kind)
+	}
+	fmt.Fprintf(&b, "restic %s", e.Command)
+	switch {
+	case e.Message != "":
+		fmt.Fprintf(&b, ": %s", e.Message)
+	case e.Code < 0:
+		b.WriteString(" was killed")
+	default:
+		fmt.Fprintf(&b, " ended with exit code %d", e.Code)
+	}
+	return b.String()
+}
+
+func (e *ExitError) Unwrap() error { return e.kind }
+
+// Exit codes of restic 0.17 and newer (restic.readthedocs.io, "Scripting", "Exit
+// codes"). Older ones have 1 for all of them, but 3 for an incomplete backup.
+const (
+	exitIncomplete   = 3
+	exitNoRepository = 10
+	exitLocked       = 11
+	exitPassword     = 12
+)
+
+// classify returns the package's error for an exit of restic, or nil. Older
+// versions than 0.17 say only in words what is wrong.
+func classify(v Version, command string, code int, text string) error {
+	switch {
+	case code == exitIncomplete && command == "backup":
+		return ErrIncomplete
+	case strings.Contains(text, "Resolving password failed"), strings.Contains(text, "an empty password is not"):
+		return ErrPassword // exit code 1 in all versions
+	case v.hasExitCodes() && code == exitNoRepository:
+		return ErrNoRepository
+	case v.hasExitCodes() && code == exitLocked:
+		return ErrBusy
+	case v.hasExitCodes() && code == exitPassword:
+		return ErrPassword
+	case v.hasExitCodes() && v.known():
+		return nil
+	}
+	switch {
+	case strings.Contains(text, "repository is already locked"):
+		return ErrBusy
+	case strings.Contains(text, "wrong password or no key found"):
+		return ErrPassword
+	case strings.Contains(text, "unable to open config file") && saysMissing(text):
+		return ErrNoRepository
+	}
+	return nil
+}
+
+// saysMissing reports whether the message of a backend is about an object that
+// is not there. Restic before 0.17 asks "Is there a repository at the following
+// location?" after every failure, even of the network.
+func saysMissing(text string) bool {
+	for _, phrase := range []string{
+		"no such file or directory",
+		"cannot find the file", "cannot find the path", // Windows
+		"file does not exist",            // sftp, and os.ErrNotExist
+		"key does not exist",             // S3: NoSuchKey
+		"bucket does not exist",          // S3: NoSuchBucket
+		"<config/> does not exist",       // rest, rclone, swift
+		"object doesn't exist",           // GCS
+		"BlobNotFound",                   // Azure
+		"The specified blob does not",    // Azure
+		"Object Not Found",               // Swift
+		"Container Not Found",            // Swift
+		"unexpected HTTP response (404)", // rest
+	} {
+		if strings.Contains(text, phrase) {
+			return true
+		}
+	}
+	return false
+}
+
+// Bounds of what is taken of restic's words into an error.
+const (
+	maxMessage  = 500 // bytes
+	maxProblems = 100
+)
+
+// message returns the line of restic's standard error that says best what went
+// wrong.
+func message(lines []string) string {
+	best := ""
+	for _, line := range lines {
+		switch {
+		case strings.HasPrefix(line, "panic: "):
+			return line
+		case strings.HasPrefix(line, "Fatal: "):
+			best = line
+		case !strings.HasPrefix(best, "Fatal: ") && strings.TrimSpace(line) != "" && !isFootnote(line):
+			best = line
+		}
+	}
+	return strings.TrimSpace(strings.ReplaceAll(best, "Fatal: ", ""))
+}
+
+// isFootnote reports whether restic prints the line after the message proper.
+func isFootnote(line string) bool {
+	return strings.HasPrefix(line, "lock was created at") || strings.HasPrefix(line, "storage ID") ||
+		strings.HasPrefix(line, "the `unlock` command") || strings.HasPrefix(line, "Is there a repository at")
+}
+
+// plainLines returns the lines of restic's standard error as text. With --json
+// some versions write some of them as JSON objects.
+func plainLines(raw []string) []string {
+	var lines []string
+	for _, line := range raw {
+		var object struct {
+			Type    string `json:"message_type"`
+			Message string `json:"message"`
+			Item    string `json:"item"`
+			Error   struct {
+				Message string `json:"message"`
+			} `json:"error"`
+		}
+		if !strings.HasPrefix(line, "{") || json.Unmarshal([]byte(line), &object) != nil || object.Type == "" {
+			lines = append(lines, line)
+			continue
+		}
+		text := object.Message
+		if object.Error.Message != "" {
+			text = object.Error.Message
+			if object.Item != "" {
+				text = object.Item + ": " + text
+			}
+		}
+		lines = append(lines, strings.Split(strings.TrimSpace(text), "\n")...)
+	}
+	return lines
+}
+
+// shorten makes a line fit for an error: no control characters, which could
+// change a terminal, and at most maxMessage bytes.
+func shorten(line string) string {
+	if len(line) > maxMessage {
+		line = strings.ToValidUTF8(line[:maxMessage], "") + "…"
+	}
+	quoted := strconv.QuoteToGraphic(line)
+	return strings.NewReplacer(`\"`, `"`, `\\`, `\`).Replace(quoted[1 : len(quoted)-1])
+}
