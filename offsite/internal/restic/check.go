@@ -20,18 +20,15 @@ func (p *Program) Check(ctx context.Context, readData string) (problems []string
 		args = append(args, "--read-data-subset", readData)
 	}
 	lines, err := p.do(ctx, run{args: args, out: &textLines{}})
-	var exit *ExitError
-	if !errors.As(err, &exit) || !saysDamaged(exit.Message) {
-		return nil, err
+	if errors.Is(err, errDamaged) {
+		return problemsIn(lines), nil
 	}
-	return problemsIn(lines), nil
+	return nil, err
 }
 
-// saysDamaged reports whether restic check ended because of damage, and not
-// because it could not check.
-func saysDamaged(message string) bool {
-	return strings.Contains(message, "repository contains errors") || strings.Contains(message, "LoadIndex returned errors")
-}
+// errDamaged is what restic check ends with because of damage, and not because it
+// could not check.
+var errDamaged = errors.New("the repository is damaged")
 
 // problemsIn returns the lines of restic check that name damage, without its
 // advice.

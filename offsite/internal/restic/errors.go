@@ -1,6 +1,7 @@
 package restic
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -49,6 +50,8 @@ func classify(v Version, command string, code int, text string) error {
 	switch {
 	case code == exitIncomplete && command == "backup":
 		return ErrIncomplete
+	case command == "check" && (strings.Contains(text, "repository contains errors") || strings.Contains(text, "LoadIndex returned errors")):
+		return errDamaged
 	case strings.Contains(text, "Resolving password failed"), strings.Contains(text, "an empty password is not"):
 		return ErrPassword // exit code 1 in all versions
 	case v.hasExitCodes() && code == exitNoRepository:
@@ -102,27 +105,40 @@ const (
 	maxProblems = 100
 )
 
-// message returns the line of restic's standard error that says best what went
-// wrong.
+// message returns what restic's standard error says best about what went wrong.
 func message(lines []string) string {
-	best := ""
+	fatal, first, last := "", "", ""
 	for _, line := range lines {
+		text := strings.TrimSpace(line)
 		switch {
-		case strings.HasPrefix(line, "panic: "):
-			return line
-		case strings.HasPrefix(line, "Fatal: "):
-			best = line
-		case !strings.HasPrefix(best, "Fatal: ") && strings.TrimSpace(line) != "" && !isFootnote(line):
-			best = line
+		case strings.HasPrefix(text, "panic: "):
+			return text
+		case strings.HasPrefix(text, "Fatal: "):
+			fatal = strings.ReplaceAll(text, "Fatal: ", "")
+		case text != "" && !isFootnote(text):
+			first, last = cmp.Or(first, text), text
 		}
 	}
-	return strings.TrimSpace(strings.ReplaceAll(best, "Fatal: ", ""))
+	switch {
+	case fatal == "":
+		return strings.ReplaceAll(last, "Fatal: ", "")
+	case strings.HasPrefix(fatal, "There were ") && first != "": // errors; so restore ends
+		return fatal + ", such as: " + first
+	}
+	return fatal
 }
 
 // isFootnote reports whether restic prints the line after the message proper.
 func isFootnote(line string) bool {
-	return strings.HasPrefix(line, "lock was created at") || strings.HasPrefix(line, "storage ID") ||
-		strings.HasPrefix(line, "the `unlock` command") || strings.HasPrefix(line, "Is there a repository at")
+	for _, prefix := range []string{
+		"lock was created at", "storage ID", "the `unlock` command", "Is there a repository at",
+		"Warning: at least one source file",
+	} {
+		if strings.HasPrefix(line, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // plainLines returns the lines of restic's standard error as text. With --json
@@ -134,7 +150,7 @@ func plainLines(raw []string) []string {
 			Type    string `json:"message_type"`
 			Message string `json:"message"`
 			Item    string `json:"item"`
-			Error   struct {
+			Error   *struct {
 				Message string `json:"message"`
 			} `json:"error"`
 		}
@@ -143,11 +159,9 @@ func plainLines(raw []string) []string {
 			continue
 		}
 		text := object.Message
-		if object.Error.Message != "" {
-			text = object.Error.Message
-			if object.Item != "" {
-				text = object.Item + ": " + text
-			}
+		if object.Error != nil {
+			// Restic 0.14 has no message here, but fields of Go's.
+			text = object.Item + ": " + cmp.Or(object.Error.Message, "could not be read")
 		}
 		lines = append(lines, strings.Split(strings.TrimSpace(text), "\n")...)
 	}

@@ -93,8 +93,10 @@ func (p *Program) once(ctx context.Context, v Version, r run) ([]string, error) 
 	close(ended)
 	<-watched
 
-	redact := newRedactor(env, p.Env, location)
+	// Judged first: a secret may be a word of a message.
 	lines := plainLines(errs.lines())
+	kind := classify(v, r.command(), cmd.ProcessState.ExitCode(), strings.Join(lines, "\n"))
+	redact := newRedactor(env, p.Env, location)
 	for i := range lines {
 		lines[i] = redact.clean(lines[i])
 	}
@@ -112,10 +114,7 @@ func (p *Program) once(ctx context.Context, v Version, r run) ([]string, error) 
 	case cmd.ProcessState.Success():
 		return lines, fmt.Errorf("restic %s: read its output: %w", r.command(), err)
 	}
-	return lines, &ExitError{
-		Command: r.command(), Code: code, Message: shorten(message(lines)),
-		kind: classify(v, r.command(), code, strings.Join(lines, "\n")),
-	}
+	return lines, &ExitError{Command: r.command(), Code: code, Message: shorten(message(lines)), kind: kind}
 }
 
 func stuck(patience time.Duration, command string, lines []string) error {
@@ -125,33 +124,45 @@ func stuck(patience time.Duration, command string, lines []string) error {
 	return fmt.Errorf("%w for %v: restic %s", ErrStuck, patience, command)
 }
 
-// What the watch takes for progress. In each quarter of the patience at least
-// that many bytes must move: a program that tries to connect again and again
-// moves some as well.
+// An activity is what a process has done since it began.
+type activity struct {
+	bytes int64 // read and written
+	cpu   time.Duration
+}
+
+// What the watch takes for progress: in a quarter of the patience that many
+// bytes, or that share of a processor. A program that tries to connect again and
+// again moves and computes a little as well.
 const (
 	quarters = 4
-	minMoved = 16 << 10
+	minBytes = 16 << 10
+	minShare = 20 // a twentieth
 )
 
-// watch calls giveUp if neither the output nor the files and sockets of the
-// process show progress for as long as the patience is. read is what was read
-// of its pipes.
+// watch calls giveUp if neither the output nor the activity of the process shows
+// progress for as long as the patience is. read is what was read of its pipes.
 func (p *Program) watch(pid int, out sink, read *atomic.Int64, ended <-chan struct{}, giveUp func()) {
-	ticker := time.NewTicker(max(p.patience()/quarters, time.Millisecond))
+	window := max(p.patience()/quarters, time.Millisecond)
+	ticker := time.NewTicker(window)
 	defer ticker.Stop()
-	said, moved := out.progress(), transferred(pid)-read.Load()
+	look := func() (int64, activity) {
+		did := activityOf(pid)
+		did.bytes -= read.Load()
+		return out.progress(), did
+	}
+	said, did := look()
 	for silent := 0; silent < quarters; {
 		select {
 		case <-ended:
 			return
 		case <-ticker.C:
 		}
-		nowSaid, nowMoved := out.progress(), transferred(pid)-read.Load()
 		silent++
-		if nowSaid != said || nowMoved-moved >= minMoved {
+		nowSaid, nowDid := look()
+		if nowSaid != said || nowDid.bytes-did.bytes >= minBytes || nowDid.cpu-did.cpu >= window/minShare {
 			silent = 0
 		}
-		said, moved = nowSaid, nowMoved
+		said, did = nowSaid, nowDid
 	}
 	giveUp()
 }
