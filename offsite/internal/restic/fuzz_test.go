@@ -28,7 +28,7 @@ func FuzzMessages(f *testing.F) {
 			require.Equal(t, len(part), n)
 		}
 		lines := plainLines(in.lines())
-		classify(Version{}, "check", 1, strings.Join(lines, "\n"))
+		_ = classify(Version{}, "check", 1, strings.Join(lines, "\n"))
 		r := newRedactor([]string{"RESTIC_PASSWORD=" + secret}, nil, "")
 		for i := range lines {
 			lines[i] = r.clean(lines[i])
