@@ -129,18 +129,8 @@ var errTODO = errors.New("not written yet")
 // Init makes a new repository at r.Location.
 func (r *Repository) Init(ctx context.Context) error { return errTODO }
 
-// Push stores a copy of the snapshot named stamp.
-func (r *Repository) Push(ctx context.Context, opts backup.Options, stamp string) (*Pushed, error) {
-	return nil, errTODO
-}
-
 // List returns the copies in the repository, oldest first.
 func (r *Repository) List(ctx context.Context) ([]Copy, error) { return nil, errTODO }
-
-// Pull adds the snapshot named stamp to opts.BackupDir.
-func (r *Repository) Pull(ctx context.Context, opts backup.Options, stamp string) (*backup.Metadata, error) {
-	return nil, errTODO
-}
 
 // Verify checks the repository, or one copy.
 func (r *Repository) Verify(ctx context.Context, v VerifyOptions) (*Report, error) {

@@ -1,0 +1,93 @@
+package offsite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/atocore/backup"
+	"github.com/atocore/backup/offsite/internal/restic"
+)
+
+func (r *Repository) patience() time.Duration {
+	if r.Patience <= 0 {
+		return restic.DefaultPatience
+	}
+	return r.Patience
+}
+
+// loggerOf returns the logger of a call.
+func loggerOf(opts backup.Options) *slog.Logger {
+	if opts.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return opts.Logger
+}
+
+// recovered, deferred, makes a panic of a function of the host an error.
+func recovered(err *error) {
+	if v := recover(); v != nil {
+		*err = fmt.Errorf("%w: %v\n%s", backup.ErrPanic, v, debug.Stack())
+	}
+}
+
+// wrapCall, deferred, adds to an error which call failed.
+func wrapCall(err *error, call string, args ...any) {
+	if *err != nil {
+		*err = fmt.Errorf(call+": %w", append(args, *err)...)
+	}
+}
+
+// watch calls do on another goroutine, and on this one passes on what do reports,
+// because functions of the host are called on the goroutine of the call. It waits
+// for do, also after a panic.
+func watch(ctx context.Context, p *restic.Program, report func(restic.Status), do func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	latest := make(chan restic.Status, 1)
+	p.Progress = func(s restic.Status) {
+		select {
+		case <-latest: // nobody took it
+		default:
+		}
+		latest <- s
+	}
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		defer func() { ended <- err }()
+		defer recovered(&err) // of the Logger
+		err = do(ctx)
+	}()
+	var err error
+	waiting := true
+	defer func() {
+		cancel()
+		if waiting {
+			<-ended
+		}
+	}()
+	for waiting {
+		select {
+		case s := <-latest:
+			report(s)
+		case err = <-ended:
+			waiting = false
+		}
+	}
+	return err
+}
+
+// forget removes a restic snapshot that must not stay. It does so although ctx has
+// ended.
+func forget(ctx context.Context, p *restic.Program, id string, reason error) error {
+	if id == "" {
+		return reason
+	}
+	if err := p.Forget(context.WithoutCancel(ctx), id); err != nil {
+		return errors.Join(reason, fmt.Errorf("restic's snapshot %.8s is incomplete and could not be forgotten; forget it by hand: %w", id, err))
+	}
+	return reason
+}

@@ -1,0 +1,158 @@
+package offsite_test
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest"
+	"github.com/atocore/backup/offsite"
+)
+
+const password = "correct horse"
+
+// need skips the test without a program.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, name := range programs {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("%s is not installed", name)
+		}
+	}
+}
+
+// newRepository returns an empty repository in a directory, which opens quickly.
+func newRepository(t *testing.T) *offsite.Repository {
+	t.Helper()
+	need(t, "restic")
+	dir := t.TempDir()
+	file := filepath.Join(dir, "password")
+	require.NoError(t, os.WriteFile(file, []byte(password+"\n"), 0o600))
+	r := &offsite.Repository{Location: filepath.Join(dir, "repository"), PasswordFile: file, Patience: time.Minute}
+	require.NoError(t, os.CopyFS(r.Location, os.DirFS("testdata/repository")))
+	for _, name := range []string{"data", "index", "locks", "snapshots"} {
+		require.NoError(t, os.Mkdir(filepath.Join(r.Location, name), 0o700))
+	}
+	return r
+}
+
+// runRestic runs restic by hand and returns what it prints.
+func runRestic(t *testing.T, r *offsite.Repository, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("restic", append([]string{"-r", r.Location, "--password-file", r.PasswordFile, "--no-cache", "-q"}, args...)...)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "restic %v: %s", args, out)
+	return string(out)
+}
+
+// A host is a machine with a store, whose clock goes a second further at each look.
+type host struct {
+	*backuptest.Store
+	now time.Time
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	h := &host{Store: backuptest.NewSmallStore(t), now: backuptest.Noon.Time}
+	h.Clock = backuptest.ClockFunc(func() time.Time {
+		h.now = h.now.Add(time.Second)
+		return h.now
+	})
+	h.Host = "host.example"
+	return h
+}
+
+// writeFile writes random bytes to a file of the Chroma directory.
+func (h *host) writeFile(name string, size int) {
+	h.T.Helper()
+	data := make([]byte, size)
+	_, _ = rand.Read(data)
+	path := h.InChroma(name)
+	h.Must(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o644))
+}
+
+// change changes n bytes of a file of the Chroma directory in place.
+func (h *host) change(name string, at int64, n int) {
+	h.T.Helper()
+	f, err := os.OpenFile(h.InChroma(name), os.O_WRONLY, 0)
+	require.NoError(h.T, err)
+	data := make([]byte, n)
+	_, _ = rand.Read(data)
+	_, err = f.WriteAt(data, at)
+	h.Must(err, f.Close())
+}
+
+// push pushes a snapshot, which must succeed.
+func (h *host) push(r *offsite.Repository, stamp string) *offsite.Pushed {
+	h.T.Helper()
+	p, err := r.Push(context.Background(), h.Options, stamp)
+	require.NoError(h.T, err)
+	require.Equal(h.T, stamp, p.Stamp)
+	return p
+}
+
+// pull pulls a snapshot onto an empty machine, and compares the result with the
+// snapshot of h if that is there still.
+func (h *host) pull(r *offsite.Repository, stamp string) backup.Options {
+	h.T.Helper()
+	opts := backup.Options{BackupDir: filepath.Join(h.T.TempDir(), "backups")}
+	meta, err := r.Pull(context.Background(), opts, stamp)
+	require.NoError(h.T, err)
+	require.Equal(h.T, stamp, meta.Stamp)
+	requireNothingLeft(h.T, opts.BackupDir)
+	_, err = backup.ValidateBackup(context.Background(), opts, stamp)
+	require.NoError(h.T, err)
+	requireSame(h.T, h.SnapshotPath(stamp), filepath.Join(opts.BackupDir, "snapshots", stamp))
+	return opts
+}
+
+// requireNothingLeft checks that nothing of a pull is left in a backup directory.
+func requireNothingLeft(t *testing.T, backupDir string) {
+	t.Helper()
+	for _, pattern := range []string{".atocore-offsite/*/pull-*", ".atocore-offsite/*/tmp/*", ".atocore-staging-*"} {
+		found, err := filepath.Glob(filepath.Join(backupDir, pattern))
+		require.NoError(t, err)
+		require.Empty(t, found)
+	}
+}
+
+// requireSame checks that two trees have the same names, contents, modes and times.
+func requireSame(t *testing.T, want, got string) {
+	t.Helper()
+	require.Equal(t, describe(t, want), describe(t, got))
+}
+
+func describe(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	tree := make(map[string]string)
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		content := ""
+		if !d.IsDir() {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			content = backuptest.ManifestLine(data, "")
+		}
+		rel, err := filepath.Rel(dir, path)
+		tree[rel] = fmt.Sprintf("%v %s %s", info.Mode(), info.ModTime().UTC().Format(time.RFC3339Nano), content)
+		return err
+	}))
+	return tree
+}

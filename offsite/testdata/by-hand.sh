@@ -1,0 +1,32 @@
+#!/bin/sh
+# Brings a copy back with nothing but restic and rdiff (Debian: apt install restic rdiff).
+#
+#   export RESTIC_REPOSITORY=… RESTIC_PASSWORD_FILE=…
+#   by-hand.sh 20261124T115419Z /srv/restored
+#
+# makes /srv/restored, which must not exist, with the files of that snapshot, and
+# compares all of them with SHA256SUMS. Instead of a stamp, the ID of a restic
+# snapshot can be given. Empty directories are there; for modes and times, see
+# recipe.json in the copy.
+set -eu
+copy=$1 target=$2
+case $copy in
+*T*Z*) restic restore latest --tag "atocore,stamp=$copy" --target "$target.copy" ;;
+*) restic restore "$copy" --target "$target.copy" ;;
+esac
+mv "$target.copy/files" "$target"
+# A large file is a base, and differences that have to be applied in their order.
+find "$target.copy/large" -type f -name 'base-*' | while IFS= read -r base; do
+	parts=${base%/*}
+	file=$target/${parts#"$target.copy/large/"}
+	mv "$base" "$file"
+	for delta in "$parts"/[0-9]*.delta; do
+		[ -e "$delta" ] || continue
+		rdiff patch "$file" "$delta" "$file.next"
+		mv "$file.next" "$file"
+	done
+done
+rm -r "$target.copy"
+cd "$target"
+sha256sum --quiet -c SHA256SUMS
+echo "$target is what was pushed."
