@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 
 	"github.com/atocore/backup/offsite/internal/delta"
 )
@@ -128,6 +129,7 @@ func (c *chain) open(root *os.Root) (_ *openChain, err error) {
 // verify reports whether the parts make the file that the last of them names, and
 // enters them into the index if they do.
 func (t *tree) verify(c *chain) (bool, error) {
+	before := t.states(c)
 	o, err := c.open(t.root)
 	if err == nil {
 		defer o.Close()
@@ -142,7 +144,25 @@ func (t *tree) verify(c *chain) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("read the state's base and deltas: %w", err)
 	}
-	return true, t.noteChain(c)
+	t.noteChain(c, before)
+	return true, nil
+}
+
+// states returns what the parts are like. It lacks those that cannot be told.
+func (t *tree) states(c *chain) []fileState {
+	var states []fileState
+	for i := range c.parts {
+		info, err := t.root.Lstat(c.name(i))
+		if err != nil {
+			break
+		}
+		state, ok := stateOf(info)
+		if !ok {
+			break
+		}
+		states = append(states, state)
+	}
+	return states
 }
 
 // hashOf returns the hash of a version.
@@ -165,25 +185,21 @@ func (c contextWriter) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// noteChain enters a chain whose result was hashed into the index. The parts before
-// the last were not hashed by themselves.
-func (t *tree) noteChain(c *chain) error {
+// noteChain enters a chain whose result was hashed into the index, unless one of its
+// parts is not as it was before that. Then it is hashed again when it is needed. The
+// parts before the last one were not hashed by themselves.
+func (t *tree) noteChain(c *chain, before []fileState) {
+	now := t.states(c)
+	if !slices.EqualFunc(now, before, fileState.sameContent) || len(now) != len(c.parts) {
+		return
+	}
 	for i, p := range c.parts {
-		info, err := t.root.Lstat(c.name(i))
-		if err != nil {
-			return err
-		}
-		state, ok := stateOf(info)
-		if !ok {
-			return nil
-		}
-		e := indexEntry{State: state, Size: p.size}
+		e := indexEntry{State: now[i], Size: p.size}
 		if i == len(c.parts)-1 {
 			e.SHA256 = p.sum.String()
 		}
 		t.next[c.name(i)] = e
 	}
-	return nil
 }
 
 // removeFrom removes the parts from the i-th on, the last one first, so that a

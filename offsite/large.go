@@ -85,12 +85,13 @@ func (t *tree) storeBase(f *file, c *chain, info fs.FileInfo) error {
 	}
 	f.parts = now.parts
 	t.changed += f.size
-	return t.noteChain(now)
+	return nil
 }
 
 // storeDelta adds a delta to the chain, or merges all of them, or makes the file a
 // new base if that is better.
 func (t *tree) storeDelta(f *file, c *chain) error {
+	before := t.states(c)
 	old, err := c.open(t.root)
 	if errors.Is(err, delta.ErrInvalid) {
 		return t.storeBase(f, c, nil)
@@ -136,35 +137,43 @@ func (t *tree) storeDelta(f *file, c *chain) error {
 		return t.storeBase(f, c, info)
 	}
 	next := &chain{c.dir, append(c.parts[:len(c.parts):len(c.parts)], part{f.sum, f.size, written.Size})}
-	return t.addDelta(f, c, next, old, out, info)
+	return t.addDelta(f, c, next, &reading{old, before, out, info})
 }
 
-// addDelta makes next of the chain c, with the draft of a delta against it, after
-// the result was read back. If there are too many deltas, they are merged.
-func (t *tree) addDelta(f *file, c, next *chain, old *openChain, out *draftFile, info fs.FileInfo) error {
+// A reading is what storeDelta has open.
+type reading struct {
+	old    *openChain
+	before []fileState // of the parts, when they were opened
+	out    *draftFile  // the delta
+	info   fs.FileInfo // of the file
+}
+
+// addDelta makes next of the chain c with a new delta, after the result was read
+// back. If there are too many deltas, they are merged.
+func (t *tree) addDelta(f *file, c, next *chain, r *reading) error {
 	base := func(reason error) error {
 		t.log.Info("offsite_new_base", "path", f.path, "reason", reason.Error())
-		return t.storeBase(f, c, info)
+		return t.storeBase(f, c, r.info)
 	}
-	made, err := old.Apply(out, next.parts[len(c.parts)].bytes, f.size)
+	made, err := r.old.Apply(r.out, next.parts[len(c.parts)].bytes, f.size)
 	if err != nil {
 		return base(err)
 	}
-	keep := len(c.parts)
+	out, keep := r.out, len(c.parts)
 	if len(c.parts) > maxDeltas {
 		merged, err := t.newDraft()
 		if err != nil {
 			return err
 		}
 		defer merged.Close()
-		written, err := made.WriteDelta(merged)
+		written, err := made.WriteDelta(contextWriter{t.ctx, merged})
 		if errors.Is(err, delta.ErrInvalid) {
 			return base(err)
 		}
 		if err != nil {
 			return fmt.Errorf("merge deltas: %w", err)
 		}
-		if made, err = old.base.Apply(merged, written.Size, f.size); err != nil {
+		if made, err = r.old.base.Apply(merged, written.Size, f.size); err != nil {
 			return base(err)
 		}
 		next.parts = []part{c.parts[0], {f.sum, f.size, written.Size}}
@@ -181,6 +190,10 @@ func (t *tree) addDelta(f *file, c, next *chain, old *openChain, out *draftFile,
 	if err := out.Sync(); err != nil {
 		return fmt.Errorf("write a delta: %w", err)
 	}
+	drafted, err := out.Stat()
+	if err != nil {
+		return err
+	}
 	if err := t.removeFrom(c, keep); err != nil {
 		return err
 	}
@@ -190,7 +203,10 @@ func (t *tree) addDelta(f *file, c, next *chain, old *openChain, out *draftFile,
 	}
 	f.parts = next.parts
 	t.changed += next.parts[last].bytes
-	return t.noteChain(next)
+	if state, ok := stateOf(drafted); ok && len(r.before) == len(c.parts) {
+		t.noteChain(next, append(r.before[:last:last], state))
+	}
+	return nil
 }
 
 // A draftFile is a draft that is open.

@@ -2,9 +2,13 @@ package offsite
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -90,4 +94,37 @@ func forget(ctx context.Context, p *restic.Program, id string, reason error) err
 		return errors.Join(reason, fmt.Errorf("restic's snapshot %.8s is incomplete and could not be forgotten; forget it by hand: %w", id, err))
 	}
 	return reason
+}
+
+// identify returns the ID of the repository. Asking restic costs a second, so the
+// location is remembered beside the ID, as a hash, because it may have a password.
+// If there is another repository at that place since, a push finds no copies in it,
+// and trusts nothing of the state.
+func (r *Repository) identify(ctx context.Context, p *restic.Program, backupDir string) (string, error) {
+	if r.Location == "" { // the environment names it
+		return p.ID(ctx)
+	}
+	hash := sha256.Sum256([]byte(r.Location))
+	location := hex.EncodeToString(hash[:])
+	entries, _ := os.ReadDir(filepath.Join(backupDir, stateDirName)) // none if it cannot be read
+	var known []string
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(backupDir, stateDirName, e.Name(), locationName))
+		if err == nil && string(text) == location && isHash(e.Name()) {
+			known = append(known, e.Name())
+		}
+	}
+	if len(known) == 1 {
+		return known[0], nil
+	}
+	id, err := p.ID(ctx)
+	if err != nil {
+		return "", err
+	}
+	s, err := openState(backupDir, id)
+	if err != nil {
+		return "", err
+	}
+	err = s.root.WriteFile(locationName, []byte(location), 0o600)
+	return id, errors.Join(err, s.Close())
 }

@@ -151,7 +151,7 @@ func (p *pull) fetch(ctx context.Context) (_ *backup.Metadata, err error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := p.program.ID(ctx)
+	id, err := p.repo.identify(ctx, p.program, backupDir)
 	if err != nil {
 		return nil, err
 	}
@@ -160,8 +160,8 @@ func (p *pull) fetch(ctx context.Context) (_ *backup.Metadata, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, state.Close()) }()
-	p.program.Cache = state.cacheDir()
-	if err := p.readRecipe(ctx); err != nil {
+	p.program.Cache = filepath.Join(state.dir, cacheName)
+	if p.recipe, err = readRecipe(ctx, p.program, p.chosen); err != nil {
 		return nil, err
 	}
 	if err := checkSpace(state.dir, p.recipe); err != nil {
@@ -186,27 +186,26 @@ func (p *pull) fetch(ctx context.Context) (_ *backup.Metadata, err error) {
 	return p.importCopy(ctx)
 }
 
-// readRecipe reads the copy's recipe and compares it with the tags.
-func (p *pull) readRecipe(ctx context.Context) error {
-	data, err := p.program.Dump(ctx, p.chosen.ID, "/"+recipeName, maxRecipe)
+// readRecipe reads the recipe of a copy and compares it with the tags.
+func readRecipe(ctx context.Context, program *restic.Program, c Copy) (*recipe, error) {
+	data, err := program.Dump(ctx, c.ID, "/"+recipeName, maxRecipe)
 	if errors.Is(err, restic.ErrTooMuch) {
-		return badRecipe("%w", err)
+		return nil, badRecipe("%w", err)
 	}
 	if exit := new(restic.ExitError); errors.As(err, &exit) && strings.Contains(exit.Message, "not found in snapshot") {
-		return fmt.Errorf("%w: it has no recipe: %w", ErrDamaged, err)
+		return nil, fmt.Errorf("%w: it has no recipe: %w", ErrDamaged, err)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r, err := parseRecipe(data)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if r.stamp != p.chosen.Stamp || r.manifest.String() != p.chosen.ManifestSHA256 {
-		return badRecipe("it is that of %.100q with the SHA256SUMS of hash %s, and the tags name %s and %s", r.stamp, r.manifest, p.chosen.Stamp, p.chosen.ManifestSHA256)
+	if r.stamp != c.Stamp || r.manifest.String() != c.ManifestSHA256 {
+		return nil, badRecipe("it is that of %.100q with the SHA256SUMS of hash %s, and the tags name %s and %s", r.stamp, r.manifest, c.Stamp, c.ManifestSHA256)
 	}
-	p.recipe = r
-	return nil
+	return r, nil
 }
 
 // checkSpace compares what a pull needs with the space that is free. A file of the

@@ -2,8 +2,11 @@ package offsite
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"path"
 	"path/filepath"
@@ -84,23 +87,25 @@ func (p *push) read(ctx context.Context, dir string) (err error) {
 		CreatedAt: snap.meta.CreatedAt.UTC().Truncate(time.Second), // as restic keeps it
 	}
 	p.meter.hash("", 0, 0, 0, 0)
-	id, err := p.program.ID(ctx)
+	backupDir := filepath.Dir(filepath.Dir(dir))
+	id, err := p.repo.identify(ctx, p.program, backupDir)
 	if err != nil {
 		return err
 	}
-	if p.state, err = openState(filepath.Dir(filepath.Dir(dir)), id); err != nil {
+	if p.state, err = openState(backupDir, id, p.result.store().stateName()); err != nil {
 		return err
 	}
 	if err := p.state.acquire(ctx, p.repo.patience()); err != nil {
 		return err
 	}
-	p.program.Cache, p.program.Inherit = p.state.cacheDir(), inherited(p.state.lock)
+	p.program.Cache = filepath.Join(filepath.Dir(p.state.dir), cacheName)
+	p.program.Inherit = inherited(p.state.lock)
 	known, err := p.program.Snapshots(ctx, ownTag)
 	if err != nil {
 		return err
 	}
-	if p.isThere(known) {
-		return nil
+	if there, err := p.isThere(ctx, known); there || err != nil {
+		return err
 	}
 	if err := snap.walk(ctx); err != nil {
 		return err
@@ -119,15 +124,69 @@ func (p *push) read(ctx context.Context, dir string) (err error) {
 }
 
 // isThere looks for the copy that is to be made.
-func (p *push) isThere(known []restic.Snapshot) bool {
+func (p *push) isThere(ctx context.Context, known []restic.Snapshot) (bool, error) {
 	for _, s := range known {
 		c, ok := copyOf(s)
-		if ok && c.Stamp == p.result.Stamp && c.store() == p.result.store() && c.ManifestSHA256 == p.result.ManifestSHA256 {
+		if !ok || c.Stamp != p.result.Stamp || c.store() != p.result.store() || c.ManifestSHA256 != p.result.ManifestSHA256 {
+			continue
+		}
+		whole, err := p.isWhole(ctx, c)
+		if err != nil {
+			return false, err
+		}
+		if whole {
 			p.result.ID, p.result.AlreadyThere = c.ID, true
-			return true
+			return true, nil
+		}
+		p.log.Warn("offsite_incomplete_copy", "stamp", c.Stamp, "id", c.ID, "action", "it is forgotten, and pushed again")
+		if err := p.program.Forget(ctx, c.ID); err != nil {
+			return false, fmt.Errorf("forget an incomplete copy: %w", err)
 		}
 	}
-	return false
+	return false, nil
+}
+
+// A pending is what the state has of a push from before it is sent until it is
+// known to be whole.
+type pending struct {
+	Stamp    string `json:"stamp"`
+	Manifest string `json:"manifest_sha256"`
+}
+
+// isWhole reports whether a copy has all that its recipe says. restic stores one
+// that lacks what it could not read, too, and a push forgets that; so only a copy
+// whose push was killed can lack something.
+func (p *push) isWhole(ctx context.Context, c Copy) (bool, error) {
+	data, err := p.state.root.ReadFile(pendingName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var unsure pending
+	if err := json.Unmarshal(data, &unsure); err == nil && unsure != (pending{c.Stamp, c.ManifestSHA256}) {
+		return true, nil
+	}
+	recipe, err := readRecipe(ctx, p.program, c)
+	if errors.Is(err, ErrDamaged) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	files, _ := recipe.layout()
+	err = p.program.List(ctx, c.ID, func(n restic.Node) error {
+		name := strings.TrimPrefix(n.Path, "/")
+		if size, ok := files[name]; ok && n.Type == "file" && (size < 0 || n.Size == size) {
+			delete(files, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	return len(files) == 0, nil
 }
 
 // hasParent reports whether restic finds a snapshot that it compares the tree with.
@@ -154,36 +213,51 @@ func (p *push) finishTree(snap *snapshot) error {
 
 // send has restic store the tree.
 func (p *push) send(ctx context.Context) error {
-	p.tree.ctx = ctx
-	var stored restic.Summary
-	report := func(s restic.Status) {
-		p.meter.pass(backup.Progress{Phase: backup.PhaseExport, Files: s.Files, TotalFiles: s.TotalFiles, Bytes: s.Bytes, TotalBytes: s.TotalBytes}, hashed, uploaded)
-	}
-	report(restic.Status{})
-	err := watch(ctx, p.program, report, func(ctx context.Context) (err error) {
-		stored, err = p.program.Backup(ctx, restic.BackupArgs{
-			Dir: p.state.treeDir(), Host: p.result.store().resticHost(), Tags: p.result.tags(), Time: p.result.CreatedAt,
-		})
-		return err
+	err := p.state.write(pendingName, func(w io.Writer) error {
+		return json.NewEncoder(w).Encode(pending{p.result.Stamp, p.result.ManifestSHA256})
 	})
+	if err != nil {
+		return fmt.Errorf("note that the push is not whole yet: %w", err)
+	}
+	stored, err := p.backup(ctx)
 	if errors.Is(err, restic.ErrIncomplete) {
-		return forget(ctx, p.program, stored.ID, fmt.Errorf("read the tree of the state in %s: %w", p.state.treeDir(), err))
+		return forget(ctx, p.program, stored.ID, fmt.Errorf("read %s: %w", p.state.treeDir(), err))
 	}
 	if err != nil {
 		return err
 	}
+	p.tree.ctx = ctx
 	wrong, err := p.tree.recheck(p.recipe)
 	if err == nil && len(wrong) > 0 {
 		err = fmt.Errorf("%s changed while it was stored: %s; push again", p.state.treeDir(), strings.Join(wrong[:min(len(wrong), 10)], ", "))
 	}
-	if err == nil {
-		err = p.state.saveIndex(p.tree.next)
-	}
 	if err != nil {
 		return forget(ctx, p.program, stored.ID, err)
+	}
+	// The copy is whole. What cannot be written now costs time at the next push.
+	if err := p.state.saveIndex(p.tree.next); err != nil {
+		p.log.Warn("offsite_index_not_written", "path", p.state.dir, "reason", err.Error())
+	}
+	if err := p.state.root.Remove(pendingName); err != nil {
+		p.log.Warn("offsite_pending_left", "path", p.state.dir, "reason", err.Error())
 	}
 	p.result.ID, p.result.UploadedBytes = stored.ID, stored.Added
 	p.log.Info("offsite_pushed", "stamp", p.result.Stamp, "id", p.result.ID, "read_bytes", p.result.ReadBytes,
 		"changed_bytes", p.result.ChangedBytes, "uploaded_bytes", p.result.UploadedBytes)
 	return nil
+}
+
+// backup runs restic backup.
+func (p *push) backup(ctx context.Context) (stored restic.Summary, err error) {
+	report := func(s restic.Status) {
+		p.meter.pass(backup.Progress{Phase: backup.PhaseExport, Files: s.Files, TotalFiles: s.TotalFiles, Bytes: s.Bytes, TotalBytes: s.TotalBytes}, hashed, uploaded)
+	}
+	report(restic.Status{})
+	err = watch(ctx, p.program, report, func(ctx context.Context) (err error) {
+		stored, err = p.program.Backup(ctx, restic.BackupArgs{
+			Dir: p.state.treeDir(), Host: p.result.store().resticHost(), Tags: p.result.tags(), Time: p.result.CreatedAt,
+		})
+		return err
+	})
+	return stored, err
 }

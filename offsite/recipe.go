@@ -426,3 +426,25 @@ func (r *recipe) find(p string) *file {
 	}
 	return nil
 }
+
+// layout returns what a copy consists of: the sizes of its files, where that of the
+// recipe is -1, and its directories.
+func (r *recipe) layout() (files map[string]int64, dirs map[string]bool) {
+	files, dirs = map[string]int64{recipeName: -1}, map[string]bool{".": true, filesName: true, largeName: true}
+	for _, d := range r.dirs {
+		dirs[path.Join(filesName, d.path)] = true
+	}
+	for _, f := range r.files {
+		if len(f.parts) == 0 {
+			files[path.Join(filesName, f.path)] = f.size
+		}
+		for i, p := range f.parts {
+			name := path.Join(largeName, f.path, partName(i, p.sum))
+			files[name] = p.bytes
+			for name = path.Dir(name); !dirs[name]; name = path.Dir(name) {
+				dirs[name] = true
+			}
+		}
+	}
+	return files, dirs
+}

@@ -144,26 +144,7 @@ func (s *state) reapScratch(log *slog.Logger) error {
 // directories and regular files, of those sizes, and nothing else. So nothing that
 // is opened later is a link or a device.
 func (x *scratch) judge(r *recipe) error {
-	files, dirs := make(map[string]int64), map[string]bool{".": true, filesName: true, largeName: true}
-	files[recipeName] = -1
-	above := func(p string) {
-		for p = path.Dir(p); !dirs[p]; p = path.Dir(p) {
-			dirs[p] = true
-		}
-	}
-	for _, d := range r.dirs {
-		dirs[path.Join(filesName, d.path)] = true
-	}
-	for _, f := range r.files {
-		if len(f.parts) == 0 {
-			files[path.Join(filesName, f.path)] = f.size
-		}
-		for i, p := range f.parts {
-			name := path.Join(largeName, f.path, partName(i, p.sum))
-			files[name] = p.bytes
-			above(name)
-		}
-	}
+	files, dirs := r.layout()
 	if err := x.judgeDir(".", files, dirs); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package offsite
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -16,14 +17,24 @@ import (
 	"time"
 )
 
-// The names of what is in BackupDir/.atocore-offsite/<repository id>.
+// stateDirName is the directory in BackupDir with a directory for each repository,
+// which has that one's ID.
+const stateDirName = ".atocore-offsite"
+
+// The names in the directory of a repository. It also has a directory for each
+// store that is pushed from this backup directory.
 const (
-	stateDirName = ".atocore-offsite"
-	lockName     = "lock"
-	cacheName    = "cache" // restic's
-	treeName     = "tree"  // what restic backs up
-	draftsName   = "tmp"   // files that are being written
-	scratchName  = "pull-" // and 16 hexadecimal digits: a pull's
+	cacheName    = "cache"    // restic's
+	locationName = "location" // the hash of the repository's location
+	scratchName  = "pull-"    // and 16 hexadecimal digits: a pull's
+)
+
+// The names in the directory of a store.
+const (
+	lockName    = "lock"
+	treeName    = "tree" // what restic backs up
+	draftsName  = "tmp"  // files that are being written
+	pendingName = "pending.json"
 )
 
 // The names in the tree.
@@ -32,17 +43,17 @@ const (
 	largeName = "large"
 )
 
-// A state is the local side of a repository.
+// A state is the local side of a repository, or of a store in it.
 type state struct {
 	dir  string // absolute
 	root *os.Root
 	lock *os.File // nil if it is not locked
 }
 
-// openState opens the state of the repository with that id, and makes it if there
-// is none.
-func openState(backupDir, id string) (*state, error) {
-	dir := filepath.Join(backupDir, stateDirName, id)
+// openState opens a directory of the state, which is made if there is none. names
+// are the ID of the repository, and that of the store.
+func openState(backupDir string, names ...string) (*state, error) {
+	dir := filepath.Join(append([]string{backupDir, stateDirName}, names...)...)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state of the repository: %w", err)
 	}
@@ -51,6 +62,13 @@ func openState(backupDir, id string) (*state, error) {
 		return nil, fmt.Errorf("open the state of the repository: %w", err)
 	}
 	return &state{dir: dir, root: root}, nil
+}
+
+// stateName returns the name of the store's directory. Stores that share a backup
+// directory and a repository would otherwise replace each other's bases.
+func (s store) stateName() string {
+	hash := sha256.Sum256([]byte(s.host + "\x00" + s.path))
+	return hex.EncodeToString(hash[:8])
 }
 
 // Close releases the state.
@@ -95,9 +113,6 @@ func (s *state) acquire(ctx context.Context, patience time.Duration) error {
 // treeDir is the absolute path of the tree. It must stay the same: restic finds
 // what it stored before by it.
 func (s *state) treeDir() string { return filepath.Join(s.dir, treeName) }
-
-// cacheDir is restic's cache.
-func (s *state) cacheDir() string { return filepath.Join(s.dir, cacheName) }
 
 // prepare makes the directories of a push, and removes what an earlier one left.
 // It needs the lock.

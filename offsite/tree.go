@@ -234,15 +234,19 @@ func (t *tree) place(f *file, info fs.FileInfo, at string) error {
 	d := draft()
 	defer func() { _ = t.root.Remove(d) }() // if it is still there
 	from := filepath.Join(t.snap.dir, filepath.FromSlash(f.path))
-	if err := os.Link(from, filepath.Join(t.dir, filepath.FromSlash(d))); err != nil {
+	linkErr := os.Link(from, filepath.Join(t.dir, filepath.FromSlash(d)))
+	if linkErr != nil {
 		// Another file system, a user who may not link it (protected_hardlinks in
 		// proc(5)), too many links, or a path that is too long for one call.
 		if err := t.copy(f, d); err != nil {
 			return err
 		}
-	} else if linked, err := t.root.Lstat(d); err != nil {
+	}
+	placed, err := t.root.Lstat(d)
+	if err != nil {
 		return err
-	} else if !linked.Mode().IsRegular() || !os.SameFile(linked, info) || linked.Size() != info.Size() || !linked.ModTime().Equal(info.ModTime()) {
+	}
+	if linkErr == nil && (!placed.Mode().IsRegular() || !os.SameFile(placed, info) || placed.Size() != info.Size() || !placed.ModTime().Equal(info.ModTime())) {
 		return t.changedFile(f, "it changed while it was read")
 	}
 	if err := t.mkdirs(path.Dir(at)); err != nil {
@@ -251,19 +255,22 @@ func (t *tree) place(f *file, info fs.FileInfo, at string) error {
 	if err := t.replace(d, at); err != nil {
 		return err
 	}
-	return t.note(at, f.sum, f.size)
+	t.note(at, f.sum, f.size, placed)
+	return nil
 }
 
-// note enters a file into the index.
-func (t *tree) note(at string, s sum, size int64) error {
+// note enters a file into the index, unless it is not as it was when it was hashed.
+// Then it is hashed again when it is needed.
+func (t *tree) note(at string, s sum, size int64, hashed fs.FileInfo) {
 	info, err := t.root.Lstat(at)
 	if err != nil {
-		return err
+		return
 	}
-	if state, ok := stateOf(info); ok {
-		t.next[at] = indexEntry{State: state, SHA256: s.String(), Size: size}
+	now, known := stateOf(info)
+	before, _ := stateOf(hashed)
+	if known && now.sameContent(before) {
+		t.next[at] = indexEntry{State: now, SHA256: s.String(), Size: size}
 	}
-	return nil
 }
 
 // copy copies a file of the snapshot to a draft, durably, by cloning it where the
@@ -332,7 +339,7 @@ func (t *tree) unchanged(f *file) bool {
 // enters it into the index if it is.
 func (t *tree) isSmall(f *file) (bool, error) {
 	at := path.Join(treeName, filesName, f.path)
-	in, err := t.root.Open(at)
+	in, err := t.root.OpenFile(at, os.O_RDONLY|openFlags, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -340,13 +347,18 @@ func (t *tree) isSmall(f *file) (bool, error) {
 		return false, err
 	}
 	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return false, err
+	}
 	h := sha256.New()
 	if n, err := io.Copy(h, io.LimitReader(in, f.size+1)); err != nil {
 		return false, err
 	} else if n != f.size || sum(h.Sum(nil)) != f.sum {
 		return false, nil
 	}
-	return true, t.note(at, f.sum, f.size)
+	t.note(at, f.sum, f.size, info)
+	return true, nil
 }
 
 // pathsOf returns the paths in the state of what is stored of a file.
