@@ -16,16 +16,17 @@ case $copy in
 esac
 mv "$target.copy/files" "$target"
 # A large file is a base, and differences that have to be applied in their order.
-find "$target.copy/large" -type f -name 'base-*' | while IFS= read -r base; do
-	parts=${base%/*}
-	file=$target/${parts#"$target.copy/large/"}
-	mv "$base" "$file"
-	for delta in "$parts"/[0-9]*.delta; do
-		[ -e "$delta" ] || continue
-		rdiff patch "$file" "$delta" "$file.next"
-		mv "$file.next" "$file"
-	done
-done
+(cd "$target.copy/large" && find . -type f -name 'base-*' -exec sh -eu -c '
+	target=$1; shift
+	for base; do
+		parts=${base%/*}
+		mv "$base" "$target/$parts"
+		for delta in "$parts"/[0-9]*.delta; do
+			[ -e "$delta" ] || continue
+			rdiff patch "$target/$parts" "$delta" "$target/$parts.next"
+			mv "$target/$parts.next" "$target/$parts"
+		done
+	done' sh "$(cd "$target" && pwd)" {} +)
 rm -r "$target.copy"
 cd "$target"
 sha256sum --quiet -c SHA256SUMS

@@ -14,7 +14,7 @@ const maxLocation = 64 << 10
 // environment returns restic's environment, and where the repository is as far
 // as that is known.
 func (p *Program) environment(dir string) (env []string, location string) {
-	env = append(os.Environ(), p.Env...)
+	env = absoluteEnv(append(os.Environ(), p.Env...))
 	set := func(name, value string) { env = append(env, name+"="+value) }
 	unset := func(names ...string) {
 		env = slices.DeleteFunc(env, func(entry string) bool {
@@ -24,14 +24,14 @@ func (p *Program) environment(dir string) (env []string, location string) {
 	}
 	if p.Location != "" {
 		unset("RESTIC_REPOSITORY", "RESTIC_REPOSITORY_FILE") // restic refuses both
-		set("RESTIC_REPOSITORY", p.Location)
+		set("RESTIC_REPOSITORY", absoluteLocation(p.Location))
 	}
 	if p.PasswordFile != "" {
 		unset("RESTIC_PASSWORD", "RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD_COMMAND")
-		set("RESTIC_PASSWORD_FILE", p.PasswordFile)
+		set("RESTIC_PASSWORD_FILE", absolutePath(p.PasswordFile))
 	}
 	if p.Cache != "" {
-		set("RESTIC_CACHE_DIR", p.Cache)
+		set("RESTIC_CACHE_DIR", absolutePath(p.Cache))
 	}
 	if dir != "" {
 		set("PWD", dir) // os.Getwd believes it, so that links on the way keep their names

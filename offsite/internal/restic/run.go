@@ -65,7 +65,7 @@ func (p *Program) once(ctx context.Context, v Version, r run) ([]string, error) 
 		if err := p.complete(env); err != nil {
 			return nil, err
 		}
-		args = slices.Concat(p.Args, r.args)
+		args = slices.Concat(absoluteArgs(p.Args), r.args)
 	}
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
