@@ -147,6 +147,11 @@ func copiesIn(ctx context.Context, p *restic.Program) ([]Copy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the copies: %w", err)
 	}
+	return copiesAmong(snapshots), nil
+}
+
+// copiesAmong returns the copies among snapshots, oldest first.
+func copiesAmong(snapshots []restic.Snapshot) []Copy {
 	copies := make([]Copy, 0, len(snapshots))
 	for _, s := range snapshots {
 		if c, ok := copyOf(s); ok {
@@ -154,7 +159,7 @@ func copiesIn(ctx context.Context, p *restic.Program) ([]Copy, error) {
 		}
 	}
 	slices.SortFunc(copies, compareCopies)
-	return copies, nil
+	return copies
 }
 
 // compareCopies orders copies by age. Restic keeps the second of a creation; the

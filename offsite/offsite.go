@@ -1,7 +1,6 @@
 package offsite
 
 import (
-	"context"
 	"errors"
 	"time"
 
@@ -30,7 +29,7 @@ var (
 	// options do not say which of them is meant. The error lists them.
 	ErrOtherStore = errors.New("the repository has copies of several stores")
 	// ErrDamaged: what is stored is damaged, or is not what a push stores.
-	ErrDamaged = errors.New("the copy is damaged")
+	ErrDamaged = restic.ErrDamaged
 	// ErrStuck: nothing went on for Repository.Patience.
 	ErrStuck = restic.ErrStuck
 )
@@ -103,7 +102,8 @@ type Report struct {
 	OK bool `json:"ok"`
 	// Copies is the number of copies whose recipes were checked.
 	Copies int `json:"copies"`
-	// ReadData says how much of the data was read.
+	// ReadData is how much of the data was read, such as "5%"; it is empty if one
+	// copy was pulled.
 	ReadData string `json:"read_data"`
 	// Problems say what is wrong, one line each.
 	Problems []string `json:"problems"`
@@ -122,22 +122,4 @@ type Forgotten struct {
 type KeptCopy struct {
 	Copy
 	Reasons []string `json:"reasons"`
-}
-
-var errTODO = errors.New("not written yet")
-
-// Init makes a new repository at r.Location.
-func (r *Repository) Init(ctx context.Context) error { return errTODO }
-
-// List returns the copies in the repository, oldest first.
-func (r *Repository) List(ctx context.Context) ([]Copy, error) { return nil, errTODO }
-
-// Verify checks the repository, or one copy.
-func (r *Repository) Verify(ctx context.Context, v VerifyOptions) (*Report, error) {
-	return nil, errTODO
-}
-
-// Forget removes the copies of one store that keep does not select.
-func (r *Repository) Forget(ctx context.Context, opts backup.Options, keep backup.Retention) (*Forgotten, error) {
-	return nil, errTODO
 }

@@ -104,18 +104,9 @@ func (r *Repository) identify(ctx context.Context, p *restic.Program, backupDir 
 	if r.Location == "" { // the environment names it
 		return p.ID(ctx)
 	}
-	hash := sha256.Sum256([]byte(r.Location))
-	location := hex.EncodeToString(hash[:])
-	entries, _ := os.ReadDir(filepath.Join(backupDir, stateDirName)) // none if it cannot be read
-	var known []string
-	for _, e := range entries {
-		text, err := os.ReadFile(filepath.Join(backupDir, stateDirName, e.Name(), locationName))
-		if err == nil && string(text) == location && isHash(e.Name()) {
-			known = append(known, e.Name())
-		}
-	}
-	if len(known) == 1 {
-		return known[0], nil
+	id, location := r.known(backupDir)
+	if id != "" {
+		return id, nil
 	}
 	id, err := p.ID(ctx)
 	if err != nil {
@@ -127,4 +118,37 @@ func (r *Repository) identify(ctx context.Context, p *restic.Program, backupDir 
 	}
 	err = s.root.WriteFile(locationName, []byte(location), 0o600)
 	return id, errors.Join(err, s.Close())
+}
+
+// known returns the ID of the repository at r.Location, or "" if the backup directory
+// does not have the state of one, or of several; and the hash of the location.
+func (r *Repository) known(backupDir string) (id, location string) {
+	hash := sha256.Sum256([]byte(r.Location))
+	location = hex.EncodeToString(hash[:])
+	entries, _ := os.ReadDir(filepath.Join(backupDir, stateDirName)) // none if it cannot be read
+	var found []string
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(backupDir, stateDirName, e.Name(), locationName))
+		if err == nil && string(text) == location && isHash(e.Name()) {
+			found = append(found, e.Name())
+		}
+	}
+	if len(found) != 1 {
+		return "", location
+	}
+	return found[0], location
+}
+
+// programFor returns the restic of a call that changes nothing in the state. It
+// uses the cache there, if there is one: a service may have no other.
+func (r *Repository) programFor(opts backup.Options) *restic.Program {
+	p := r.program()
+	p.Log = loggerOf(opts)
+	if r.Location == "" || opts.BackupDir == "" {
+		return p
+	}
+	if id, _ := r.known(opts.BackupDir); id != "" {
+		p.Cache = filepath.Join(opts.BackupDir, stateDirName, id, cacheName)
+	}
+	return p
 }

@@ -51,12 +51,10 @@ type pull struct {
 func (r *Repository) Pull(ctx context.Context, opts backup.Options, stamp string) (_ *backup.Metadata, err error) {
 	defer wrapCall(&err, "pull backup %q", stamp)
 	defer recovered(&err)
-	if !isStamp(stamp) {
-		return nil, fmt.Errorf("%w: %q is not the stamp of a snapshot, such as 20261124T115419Z", ErrNoCopy, stamp)
+	p, err := r.newPull(opts, stamp)
+	if err != nil {
+		return nil, err
 	}
-	p := &pull{repo: r, opts: opts, log: loggerOf(opts), meter: newMeter(opts)}
-	p.program = r.program()
-	p.program.Log = p.log
 	here, hereSum, err := p.local(ctx, stamp)
 	if err != nil && !errors.Is(err, backup.ErrNoSnapshot) {
 		return nil, err
@@ -73,7 +71,17 @@ func (r *Repository) Pull(ctx context.Context, opts backup.Options, stamp string
 		p.meter.done()
 		return here, nil
 	}
-	return p.fetch(ctx)
+	return p.fetch(ctx, p.importCopy)
+}
+
+// newPull returns a pull that has done nothing yet.
+func (r *Repository) newPull(opts backup.Options, stamp string) (*pull, error) {
+	if !isStamp(stamp) {
+		return nil, fmt.Errorf("%w: %q is not the stamp of a snapshot, such as 20261124T115419Z", ErrNoCopy, stamp)
+	}
+	p := &pull{repo: r, opts: opts, log: loggerOf(opts), meter: newMeter(opts), program: r.program()}
+	p.program.Log = p.log
+	return p, nil
 }
 
 // local returns the metadata and the hash of SHA256SUMS of the snapshot in the
@@ -144,9 +152,9 @@ func listStamps(all []Copy) string {
 	return "; there are " + strings.Join(stamps, ", ") + more
 }
 
-// fetch restores the chosen copy into a scratch directory, judges it, and imports
-// it.
-func (p *pull) fetch(ctx context.Context) (_ *backup.Metadata, err error) {
+// fetch restores the chosen copy into a scratch directory, judges it, and calls
+// use, which imports it.
+func (p *pull) fetch(ctx context.Context, use func(context.Context) (*backup.Metadata, error)) (_ *backup.Metadata, err error) {
 	backupDir, err := filepath.Abs(p.opts.BackupDir)
 	if err != nil {
 		return nil, err
@@ -183,7 +191,7 @@ func (p *pull) fetch(ctx context.Context) (_ *backup.Metadata, err error) {
 	if err := p.checkFirst(); err != nil {
 		return nil, err
 	}
-	return p.importCopy(ctx)
+	return use(ctx)
 }
 
 // readRecipe reads the recipe of a copy and compares it with the tags.

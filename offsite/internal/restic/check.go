@@ -20,15 +20,11 @@ func (p *Program) Check(ctx context.Context, readData string) (problems []string
 		args = append(args, "--read-data-subset", readData)
 	}
 	lines, err := p.do(ctx, run{args: args, out: &textLines{}})
-	if errors.Is(err, errDamaged) {
+	if errors.Is(err, ErrDamaged) {
 		return problemsIn(lines), nil
 	}
 	return nil, err
 }
-
-// errDamaged is what restic check ends with because of damage, and not because it
-// could not check.
-var errDamaged = errors.New("the repository is damaged")
 
 // problemsIn returns the lines of restic check that name damage, without its
 // advice.

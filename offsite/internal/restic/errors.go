@@ -50,8 +50,8 @@ func classify(v Version, command string, code int, text string) error {
 	switch {
 	case code == exitIncomplete && command == "backup":
 		return ErrIncomplete
-	case command == "check" && (strings.Contains(text, "repository contains errors") || strings.Contains(text, "LoadIndex returned errors")):
-		return errDamaged
+	case saysDamaged(command, text):
+		return ErrDamaged
 	case strings.Contains(text, "Resolving password failed"), strings.Contains(text, "an empty password is not"):
 		return ErrPassword // exit code 1 in all versions
 	case v.hasExitCodes() && code == exitNoRepository:
@@ -99,6 +99,20 @@ func saysMissing(text string) bool {
 	return false
 }
 
+// saysDamaged reports whether a command ended because of damage of the repository.
+// No version has an exit code for that. These words are those of 0.14, 0.18 and
+// 0.19.
+func saysDamaged(command, text string) bool {
+	switch command {
+	case "check":
+		return strings.Contains(text, "repository contains errors") || strings.Contains(text, "LoadIndex returned errors")
+	case "dump", "ls", "restore":
+		return strings.Contains(text, "ciphertext verification failed") || strings.Contains(text, "invalid data returned") ||
+			strings.Contains(text, "not found in repository") || strings.Contains(text, "(<data/") && saysMissing(text)
+	}
+	return false
+}
+
 // Bounds of what is taken of restic's words into an error.
 const (
 	maxMessage  = 500 // bytes
@@ -109,13 +123,14 @@ const (
 func message(lines []string) string {
 	fatal, first, last := "", "", ""
 	for _, line := range lines {
-		text := strings.TrimSpace(line)
+		text, isFatal := strings.CutPrefix(strings.TrimSpace(line), "Fatal: ")
 		switch {
 		case strings.HasPrefix(text, "panic: "):
 			return text
-		case strings.HasPrefix(text, "Fatal: "):
-			fatal = strings.ReplaceAll(text, "Fatal: ", "")
-		case text != "" && !isFootnote(text):
+		case text == "" || isFootnote(text):
+		case isFatal:
+			fatal = strings.ReplaceAll(text, "Fatal: ", "") // some have it twice
+		default:
 			first, last = cmp.Or(first, text), text
 		}
 	}
@@ -162,6 +177,9 @@ func plainLines(raw []string) []string {
 		if object.Error != nil {
 			// Restic 0.14 has no message here, but fields of Go's.
 			text = object.Item + ": " + cmp.Or(object.Error.Message, "could not be read")
+		}
+		if object.Type == "exit_error" && !strings.HasPrefix(text, "Fatal: ") {
+			text = "Fatal: " + text // its other lines may be a stack
 		}
 		lines = append(lines, strings.Split(strings.TrimSpace(text), "\n")...)
 	}

@@ -33,6 +33,9 @@ var (
 	// ErrIncomplete: Backup stored a snapshot that lacks what could not be read.
 	// Its Summary has the snapshot's ID.
 	ErrIncomplete = errors.New("restic could not read everything")
+	// ErrDamaged: something in the repository is missing or has changed, so a file
+	// or the list of files could not be read. Check has it in its list of problems.
+	ErrDamaged = errors.New("the copy is damaged")
 	// ErrTooMuch: restic printed more than the caller can take.
 	ErrTooMuch = errors.New("restic printed too much")
 	// ErrOutput: restic printed something that cannot be understood.

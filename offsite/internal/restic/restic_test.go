@@ -55,6 +55,16 @@ func newProgram(t *testing.T, path string) *restic.Program {
 	}
 }
 
+// withRepository makes an empty repository whose key is derived in no time, for
+// tests that run restic often.
+func withRepository(t *testing.T, p *restic.Program) {
+	t.Helper()
+	require.NoError(t, os.CopyFS(p.Location, os.DirFS("../../testdata/repository")))
+	for _, name := range []string{"data", "index", "locks", "snapshots"} {
+		require.NoError(t, os.Mkdir(filepath.Join(p.Location, name), 0o700))
+	}
+}
+
 // with returns another program for the same repository.
 func with(p *restic.Program, change func(p *restic.Program)) *restic.Program {
 	changed := &restic.Program{
@@ -114,6 +124,8 @@ func TestCommands(t *testing.T) {
 		_, err = wrong.ID(ctx)
 		require.ErrorIs(t, err, restic.ErrPassword)
 
+		p.Location += "-2"
+		withRepository(t, p)
 		id, err := p.ID(ctx)
 		require.NoError(t, err)
 		require.Len(t, id, 64)
@@ -186,6 +198,9 @@ func TestCommands(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEmpty(t, problems)
 		require.Regexp(t, `(?i)pack`, problems[0])
+		_, err = p.Dump(ctx, second.ID, "/large", 1<<20)
+		require.ErrorIs(t, err, restic.ErrDamaged)
+		require.ErrorIs(t, p.Restore(ctx, second.ID, filepath.Join(t.TempDir(), "target")), restic.ErrDamaged)
 	})
 }
 
@@ -217,7 +232,7 @@ func damage(t *testing.T, dir string) {
 func TestLocks(t *testing.T) {
 	withEach(t, func(t *testing.T, p *restic.Program) {
 		ctx := t.Context()
-		require.NoError(t, p.Init(ctx))
+		withRepository(t, p)
 		holder := exec.Command(p.Path, "backup", "--stdin")
 		holder.Env = append(append(os.Environ(), p.Env...), "RESTIC_REPOSITORY="+p.Location, "RESTIC_CACHE_DIR="+p.Cache)
 		data, err := holder.StdinPipe()
@@ -306,7 +321,7 @@ func TestSlow(t *testing.T) {
 		t.Skip("it takes as long as the transfer")
 	}
 	withEach(t, func(t *testing.T, p *restic.Program) {
-		require.NoError(t, p.Init(t.Context()))
+		withRepository(t, p)
 		p.Patience = time.Second
 		p.Args = []string{"--limit-upload", "1024"}
 		_, err := p.Backup(t.Context(), restic.BackupArgs{Dir: writeTree(t, map[string]string{"f": random(t, 3<<20)}), Host: "h"})
@@ -380,6 +395,7 @@ func TestStandIns(t *testing.T) {
 		"endless line":         {recent, "exec tr '\\0' x </dev/zero", func(p *restic.Program) error { return p.Prune(context.Background()) }, restic.ErrTooMuch, ""},
 		"much on stderr":       {recent, "yes 'Load(x) returned error' | head -n 100000 >&2; echo 'Fatal: the end' >&2; exit 1", id, nil, "restic cat: the end"},
 		"escape sequences":     {recent, `printf 'Fatal: \033[2J\r\n' >&2; exit 1`, id, nil, `restic cat: \x1b[2J`},
+		"a stack":              {recent, `printf '{"message_type":"exit_error","code":1,"message":"open x: no\\nReadFull(y)\\nmain.main()\\n\\tmain.go:12"}\n' >&2; exit 1`, id, nil, "restic cat: open x: no"},
 		"a panic":              {recent, `printf 'panic: oops\n\ngoroutine 1:\n' >&2; exit 2`, id, nil, "restic cat: panic: oops"},
 		"access key":           {old, `echo 'Fatal: unable to open config file: The Access Key Id you provided does not exist in our records.' >&2; exit 1`, id, nil, "Access Key"},
 		"no connection":        {old, `printf 'Fatal: unable to open config file: dial tcp: connection refused\nIs there a repository at the following location?\nx\n' >&2; exit 1`, id, nil, "connection refused"},
@@ -405,17 +421,21 @@ func TestStandIns(t *testing.T) {
 // An incomplete snapshot can be forgotten by its ID.
 func TestIncomplete(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 4)
-	for name, id := range map[string]string{"restic 0.14.0": long[:8], "restic 0.19.1": long} {
+	const warning = "Warning: at least one source file could not be read"
+	for name, test := range map[string]struct{ id, item, warning string }{
+		"restic 0.14.0": {long[:8], `"error":{"Op":"open","Path":"b","Err":13}`, warning},
+		"restic 0.19.1": {long, `"error":{"message":"could not be read"}`, `{"message_type":"exit_error","code":3,"message":"` + warning + `"}`},
+	} {
 		t.Run(name, func(t *testing.T) {
 			p := standIn(t, name, `
 if [ "$1" = snapshots ]; then echo '[{"id":"`+long+`"}]'; exit; fi
-echo '{"message_type":"summary","snapshot_id":"`+id+`"}'
-echo '{"message_type":"error","error":{"Op":"open","Path":"b","Err":13},"during":"archival","item":"/t/b"}' >&2
-echo 'Warning: at least one source file could not be read' >&2
+echo '{"message_type":"summary","snapshot_id":"`+test.id+`"}'
+echo '{"message_type":"error",`+test.item+`,"during":"archival","item":"/t/b"}' >&2
+echo '`+test.warning+`' >&2
 exit 3`)
 			s, err := p.Backup(t.Context(), restic.BackupArgs{Dir: t.TempDir(), Host: "h"})
 			require.ErrorIs(t, err, restic.ErrIncomplete)
-			require.ErrorContains(t, err, "/t/b: could not be read")
+			require.ErrorContains(t, err, "restic backup: /t/b: could not be read")
 			require.Equal(t, long, s.ID)
 		})
 	}
