@@ -175,6 +175,13 @@ func (p *pull) fetch(ctx context.Context, use func(context.Context) (*backup.Met
 	if err := checkSpace(state.dir, p.recipe); err != nil {
 		return nil, err
 	}
+	// restic would restore whatever is stored: files that fill the disk, devices, and
+	// links, which others of its files could go through.
+	if problems, err := differences(ctx, p.program, p.chosen.ID, p.recipe, 1); err != nil {
+		return nil, err
+	} else if len(problems) > 0 {
+		return nil, fmt.Errorf("%w: %s", ErrDamaged, problems[0])
+	}
 	if p.scratch, err = state.newScratch(p.log); err != nil {
 		return nil, fmt.Errorf("make a directory for the copy in %s: %w", state.dir, err)
 	}
@@ -200,7 +207,8 @@ func readRecipe(ctx context.Context, program *restic.Program, c Copy) (*recipe, 
 	if errors.Is(err, restic.ErrTooMuch) {
 		return nil, badRecipe("%w", err)
 	}
-	if exit := new(restic.ExitError); errors.As(err, &exit) && strings.Contains(exit.Message, "not found in snapshot") {
+	if exit := new(restic.ExitError); errors.As(err, &exit) &&
+		(strings.Contains(exit.Message, "not found in snapshot") || strings.Contains(exit.Message, "should be a file")) {
 		return nil, fmt.Errorf("%w: it has no recipe: %w", ErrDamaged, err)
 	}
 	if err != nil {

@@ -175,18 +175,11 @@ func (p *push) isWhole(ctx context.Context, c Copy) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	files, _ := recipe.layout()
-	err = p.program.List(ctx, c.ID, func(n restic.Node) error {
-		name := strings.TrimPrefix(n.Path, "/")
-		if size, ok := files[name]; ok && n.Type == "file" && (size < 0 || n.Size == size) {
-			delete(files, name)
-		}
-		return nil
-	})
-	if err != nil {
-		return false, err
+	problems, err := differences(ctx, p.program, c.ID, recipe, 1)
+	if errors.Is(err, ErrDamaged) {
+		return false, nil
 	}
-	return len(files) == 0, nil
+	return len(problems) == 0, err
 }
 
 // hasParent reports whether restic finds a snapshot that it compares the tree with.

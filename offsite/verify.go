@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -148,46 +146,11 @@ func compare(ctx context.Context, p *restic.Program, c Copy) (problems []string,
 	if err != nil {
 		return nil, err
 	}
-	more := 0
-	problem := func(format string, args ...any) {
-		if len(problems) == maxProblems {
-			more++
-			return
-		}
-		problems = append(problems, fmt.Sprintf(format, args...))
-	}
-	files, dirs := recipe.layout()
-	err = p.List(ctx, c.ID, func(n restic.Node) error {
-		name := strings.TrimPrefix(n.Path, "/")
-		size, known := files[name]
-		switch {
-		case n.Type == "dir" && dirs[name]:
-			delete(dirs, name)
-		case n.Type != "file" || !known:
-			problem("%.200q, a %.20q, is not in its recipe", name, n.Type)
-		case size >= 0 && n.Size != size:
-			problem("%.200q has %d bytes instead of %d", name, n.Size, size)
-		}
-		delete(files, name)
-		return nil
-	})
+	problems, err = differences(ctx, p, c.ID, recipe, maxProblems)
 	if errors.Is(err, ErrDamaged) {
-		return append(problems, err.Error()), nil
+		return []string{err.Error()}, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	delete(dirs, ".")
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		problem("it lacks %.200q", name)
-	}
-	for _, name := range slices.Sorted(maps.Keys(dirs)) {
-		problem("it lacks the directory %.200q", name)
-	}
-	if more > 0 {
-		problems = append(problems, fmt.Sprintf("and %d more", more))
-	}
-	return problems, nil
+	return problems, err
 }
 
 // rehearse pulls a copy into a scratch directory and validates it.
