@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -116,6 +118,9 @@ func (p *Program) resolve(ctx context.Context, short string) (string, error) {
 	if !shortID.MatchString(short) {
 		return "", fmt.Errorf("restic backup: %w: the snapshot's ID is %q", ErrOutput, shorten(short))
 	}
+	if id := p.cachedID(short); id != "" {
+		return id, nil
+	}
 	list, err := p.snapshots(ctx, "snapshots", "--json", short)
 	if err != nil {
 		return "", err
@@ -124,6 +129,29 @@ func (p *Program) resolve(ctx context.Context, short string) (string, error) {
 		return "", fmt.Errorf("restic snapshots: %w: %d snapshots are called %s", ErrOutput, len(list), short)
 	}
 	return list[0].ID, nil
+}
+
+// cachedID returns the ID of the snapshot with a short one if Cache has that and no
+// other, else "". Restic has cached what it has just stored, and asking it instead
+// costs most of a second (restic, doc/cache.rst: <repository>/snapshots/f0/f08a…).
+func (p *Program) cachedID(short string) (id string) {
+	repositories, err := os.ReadDir(p.Cache)
+	if p.Cache == "" || err != nil {
+		return ""
+	}
+	for _, r := range repositories {
+		found, _ := os.ReadDir(filepath.Join(p.Cache, r.Name(), "snapshots", short[:2])) // none if it cannot be read
+		for _, e := range found {
+			if !strings.HasPrefix(e.Name(), short) {
+				continue
+			}
+			if id != "" || !fullID.MatchString(e.Name()) {
+				return ""
+			}
+			id = e.Name()
+		}
+	}
+	return id
 }
 
 // Dump returns the content of the file at path, which begins with "/", in a
