@@ -135,7 +135,7 @@ func (s *stream) file(f *file) error {
 // may be called more than once.
 func (s *stream) version(f *file, c *chain) (v *delta.Version, names []string, closeAll func(), err error) {
 	if c != nil {
-		o, err := c.open(s.root)
+		o, err := c.open(s.root, openAnyMode)
 		if errors.Is(err, delta.ErrInvalid) {
 			return nil, nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 		}

@@ -94,8 +94,9 @@ func (o *openChain) Close() {
 	}
 }
 
-// open opens the parts. An error that matches delta.ErrInvalid is about a delta.
-func (c *chain) open(root *os.Root) (_ *openChain, err error) {
+// open opens the parts by openFile. An error that matches delta.ErrInvalid is about
+// a delta.
+func (c *chain) open(root *os.Root, openFile func(*os.Root, string) (*os.File, error)) (_ *openChain, err error) {
 	o := new(openChain)
 	defer func() {
 		if err != nil {
@@ -103,7 +104,7 @@ func (c *chain) open(root *os.Root) (_ *openChain, err error) {
 		}
 	}()
 	for i, p := range c.parts {
-		f, err := root.OpenFile(c.name(i), os.O_RDONLY|openFlags, 0)
+		f, err := openFile(root, c.name(i))
 		if err != nil {
 			return nil, err
 		}
@@ -126,11 +127,17 @@ func (c *chain) open(root *os.Root) (_ *openChain, err error) {
 	return o, nil
 }
 
+// openAsIs opens a file of the tree. It does not change its mode, which would be
+// that of a file of a snapshot.
+func openAsIs(root *os.Root, name string) (*os.File, error) {
+	return root.OpenFile(name, os.O_RDONLY|openFlags, 0)
+}
+
 // verify reports whether the parts make the file that the last of them names, and
 // enters them into the index if they do.
 func (t *tree) verify(c *chain) (bool, error) {
 	before := t.states(c)
-	o, err := c.open(t.root)
+	o, err := c.open(t.root, openAsIs)
 	if err == nil {
 		defer o.Close()
 		var s sum

@@ -14,8 +14,6 @@ const indexName = "index.json"
 // numbers are left out, because they change when a machine starts again.
 type fileState [6]int64
 
-func (s fileState) size() int64 { return s[0] }
-
 // sameContent compares all but ctime, which a link or a rename changes as well.
 func (s fileState) sameContent(t fileState) bool {
 	s[3], s[4], t[3], t[4] = 0, 0, 0, 0

@@ -92,7 +92,7 @@ func (t *tree) storeBase(f *file, c *chain, info fs.FileInfo) error {
 // new base if that is better.
 func (t *tree) storeDelta(f *file, c *chain) error {
 	before := t.states(c)
-	old, err := c.open(t.root)
+	old, err := c.open(t.root, openAsIs)
 	if errors.Is(err, delta.ErrInvalid) {
 		return t.storeBase(f, c, nil)
 	}

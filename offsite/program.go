@@ -58,30 +58,25 @@ func watch(ctx context.Context, p *restic.Program, report func(restic.Status), d
 		}
 		latest <- s
 	}
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
+	var err error // of do, once it has ended
 	go func() {
-		var err error
-		defer func() { ended <- err }()
+		defer close(ended)
 		defer recovered(&err) // of the Logger
 		err = do(ctx)
 	}()
-	var err error
-	waiting := true
 	defer func() {
 		cancel()
-		if waiting {
-			<-ended
-		}
+		<-ended // also after a panic of report
 	}()
-	for waiting {
+	for {
 		select {
 		case s := <-latest:
 			report(s)
-		case err = <-ended:
-			waiting = false
+		case <-ended:
+			return err
 		}
 	}
-	return err
 }
 
 // forget removes a restic snapshot that must not stay. It does so although ctx has

@@ -112,8 +112,7 @@ func (r *recipe) write(w io.Writer) error {
 		if err := encoder.Encode(value); err != nil {
 			return err
 		}
-		out.WriteString([]string{"\n", ",\n"}[min(i, 1)])
-		_, err := out.Write(bytes.TrimSuffix(line.Bytes(), []byte("\n")))
+		_, err := fmt.Fprintf(out, "%s%s", []string{"\n", ",\n"}[min(i, 1)], bytes.TrimSuffix(line.Bytes(), []byte("\n")))
 		return err
 	}
 	for i, d := range r.dirs {
@@ -123,7 +122,7 @@ func (r *recipe) write(w io.Writer) error {
 			return err
 		}
 	}
-	out.WriteString("\n],\n\"files\":[")
+	fmt.Fprint(out, "\n],\n\"files\":[")
 	for i, f := range r.files {
 		e := fileJSON{SHA256: f.sum.String(), Size: f.size, Mode: modeText(f.mode), MTime: f.mtime.UTC().Format(time.RFC3339Nano)}
 		e.Path, e.Base64 = pathJSON(f.path)
@@ -134,7 +133,7 @@ func (r *recipe) write(w io.Writer) error {
 			return err
 		}
 	}
-	out.WriteString("\n]}\n")
+	fmt.Fprint(out, "\n]}\n")
 	return out.Flush()
 }
 

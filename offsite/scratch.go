@@ -31,7 +31,7 @@ func (s *state) newScratch(log *slog.Logger) (x *scratch, err error) {
 	// Another pull may take one that has no lock yet for a dead process's.
 	for range 10 {
 		x = &scratch{state: s, name: scratchName + randomName()}
-		locked := false
+		var locked bool
 		if locked, err = x.make(); err == nil && locked {
 			return x, nil
 		}

@@ -25,6 +25,3 @@ func inherited(*os.File) []*os.File { return nil }
 
 // freeSpace is not known here.
 func freeSpace(string) (bytes int64, known bool) { return 0, false }
-
-// syncDir does nothing here: directories cannot be synced.
-func syncDir(*os.File) error { return nil }

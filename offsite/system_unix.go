@@ -48,6 +48,3 @@ func freeSpace(dir string) (bytes int64, known bool) {
 	}
 	return blocks * size, true
 }
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir *os.File) error { return dir.Sync() }

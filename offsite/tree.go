@@ -311,7 +311,7 @@ func (t *tree) recheck(r *recipe) (wrong []string, err error) {
 		if t.unchanged(&f) {
 			continue
 		}
-		ok := false
+		var ok bool
 		if len(f.parts) > 0 {
 			c := &chain{dir: path.Join(treeName, largeName, f.path), parts: f.parts}
 			if ok, err = t.verify(c); err != nil {
