@@ -21,6 +21,7 @@ import (
 // A snapshot that is there is not downloaded again, and another one of its name is
 // left alone.
 func TestPullWhatIsThere(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.writeFile("small", 1000)
 	s := h.CreateSnapshot()
@@ -46,6 +47,7 @@ func TestPullWhatIsThere(t *testing.T) {
 
 // What can be refused without restic is, and the rest says what there is.
 func TestPullRefuses(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	dir := filepath.Join(t.TempDir(), "backups")
 	opts := backup.Options{BackupDir: dir}
@@ -77,6 +79,7 @@ func TestPullRefuses(t *testing.T) {
 
 // Two stores may have a snapshot of one second.
 func TestPullOfTwoStores(t *testing.T) {
+	t.Parallel()
 	r, h, other := newRepository(t), newHost(t), newHost(t)
 	other.writeFile("of the other", 10)
 	stamp := h.Create().Stamp
@@ -101,6 +104,7 @@ func TestPullOfTwoStores(t *testing.T) {
 // A copy that is not what a push stores is refused, and leaves nothing.
 // internal/tests/offsite has many more of these.
 func TestPullRefusesForgeries(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.writeFile(large, mib)
 	h.push(r, h.Create().Stamp)
@@ -181,6 +185,7 @@ func TestPullRefusesForgeries(t *testing.T) {
 // A snapshot with so many files that SHA256SUMS is a large one. It is what a pull
 // reads first, so it is never a base with deltas.
 func TestManyFiles(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	deep := strings.Repeat(strings.Repeat("d", 250)+"/", 10)
 	for i := range 450 {
@@ -198,6 +203,7 @@ func TestManyFiles(t *testing.T) {
 
 // What a pull that died has left is removed, and what a running one uses is not.
 func TestScratchOfTheDead(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	stamp := h.Create().Stamp
 	h.push(r, stamp)
@@ -221,6 +227,7 @@ func TestScratchOfTheDead(t *testing.T) {
 
 // A snapshot with findings is pulled only if that is asked for, and is no damage.
 func TestPullWithFindings(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	backuptest.Write(t, h.RegistryPath, "not JSON")
 	stamp := h.Create().Stamp

@@ -2,11 +2,8 @@ package offsite
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"path"
 	"path/filepath"
@@ -104,8 +101,11 @@ func (p *push) read(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	if there, err := p.isThere(ctx, known); there || err != nil {
+	if known, err = p.settle(ctx, known); err != nil {
 		return err
+	}
+	if p.isThere(known) {
+		return nil
 	}
 	if err := snap.walk(ctx); err != nil {
 		return err
@@ -124,62 +124,15 @@ func (p *push) read(ctx context.Context, dir string) (err error) {
 }
 
 // isThere looks for the copy that is to be made.
-func (p *push) isThere(ctx context.Context, known []restic.Snapshot) (bool, error) {
+func (p *push) isThere(known []restic.Snapshot) bool {
 	for _, s := range known {
 		c, ok := copyOf(s)
-		if !ok || c.Stamp != p.result.Stamp || c.store() != p.result.store() || c.ManifestSHA256 != p.result.ManifestSHA256 {
-			continue
-		}
-		whole, err := p.isWhole(ctx, c)
-		if err != nil {
-			return false, err
-		}
-		if whole {
+		if ok && c.Stamp == p.result.Stamp && c.store() == p.result.store() && c.ManifestSHA256 == p.result.ManifestSHA256 {
 			p.result.ID, p.result.AlreadyThere = c.ID, true
-			return true, nil
-		}
-		p.log.Warn("offsite_incomplete_copy", "stamp", c.Stamp, "id", c.ID, "action", "it is forgotten, and pushed again")
-		if err := p.program.Forget(ctx, c.ID); err != nil {
-			return false, fmt.Errorf("forget an incomplete copy: %w", err)
+			return true
 		}
 	}
-	return false, nil
-}
-
-// A pending is what the state has of a push from before it is sent until it is
-// known to be whole.
-type pending struct {
-	Stamp    string `json:"stamp"`
-	Manifest string `json:"manifest_sha256"`
-}
-
-// isWhole reports whether a copy has all that its recipe says. restic stores one
-// that lacks what it could not read, too, and a push forgets that; so only a copy
-// whose push was killed can lack something.
-func (p *push) isWhole(ctx context.Context, c Copy) (bool, error) {
-	data, err := p.state.root.ReadFile(pendingName)
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	var unsure pending
-	if err := json.Unmarshal(data, &unsure); err == nil && unsure != (pending{c.Stamp, c.ManifestSHA256}) {
-		return true, nil
-	}
-	recipe, err := readRecipe(ctx, p.program, c)
-	if errors.Is(err, ErrDamaged) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	problems, err := differences(ctx, p.program, c.ID, recipe, 1)
-	if errors.Is(err, ErrDamaged) {
-		return false, nil
-	}
-	return len(problems) == 0, err
+	return false
 }
 
 // hasParent reports whether restic finds a snapshot that it compares the tree with.
@@ -206,10 +159,7 @@ func (p *push) finishTree(snap *snapshot) error {
 
 // send has restic store the tree.
 func (p *push) send(ctx context.Context) error {
-	err := p.state.write(pendingName, func(w io.Writer) error {
-		return json.NewEncoder(w).Encode(pending{p.result.Stamp, p.result.ManifestSHA256})
-	})
-	if err != nil {
+	if err := p.begin(); err != nil {
 		return fmt.Errorf("note that the push is not whole yet: %w", err)
 	}
 	stored, err := p.backup(ctx)

@@ -25,6 +25,7 @@ const large = "segment/data_level0.bin"
 const mib = 1 << 20
 
 func TestRoundTrip(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.writeFile(large, 3*mib)
 	h.writeFile("segment/header.bin", 100)
@@ -52,6 +53,8 @@ func TestRoundTrip(t *testing.T) {
 	require.Equal(t, h.DatabasePath, pushed.DatabasePath)
 	require.Equal(t, sumOf(t, h.SnapshotPath(first, "SHA256SUMS")), pushed.ManifestSHA256)
 	h.pull(r, first)
+	_, err := backup.ValidateBackup(context.Background(), h.Options, first)
+	require.NoError(t, err, "although other names link to its files")
 
 	h.change(large, mib, 1000)
 	second := h.Create().Stamp
@@ -84,6 +87,7 @@ func sumOf(t *testing.T, path string) string {
 
 // A push reads what changed, and sends about that.
 func TestPushCosts(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.writeFile(large, 8*mib)
 	h.writeFile("small", 300_000)
@@ -126,6 +130,7 @@ func sizeOf(t *testing.T, dir string) (size int64) {
 
 // Files grow, shrink, disappear, and become directories, and the other way round.
 func TestShapes(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	steps := []func(){
 		func() { h.writeFile("x", 2*mib); h.writeFile("y/z", 10); h.writeFile("w/v/u", 2*mib) },
@@ -196,6 +201,7 @@ func parts(t *testing.T, h *host, name string) (base string, deltas []string) {
 // Deltas are merged when there are 32, and the file becomes a new base when they
 // have more than 60 % of its size.
 func TestMergeAndRebase(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.IncludeChroma = true
 	h.writeFile(large, mib)
@@ -243,6 +249,7 @@ func TestMergeAndRebase(t *testing.T) {
 
 // Every restic snapshot is complete by itself: all others can be forgotten.
 func TestEveryCopyIsComplete(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	var stamps []string
 	for i := range 4 {
@@ -299,6 +306,7 @@ func stampsIn(t *testing.T, r *offsite.Repository) (stamps []string) {
 
 // restic and rdiff alone bring everything back.
 func TestByHand(t *testing.T) {
+	t.Parallel()
 	need(t, "rdiff", "sha256sum", "sh")
 	r, h := newRepository(t), newHost(t)
 	h.writeFile(large, 2*mib)
@@ -329,6 +337,7 @@ func TestByHand(t *testing.T) {
 
 // A damaged snapshot is refused, and nothing is stored.
 func TestPushRefusesDamage(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		damage func(s *backuptest.Snapshot)
 		code   backup.Code
@@ -369,6 +378,7 @@ func TestPushRefusesDamage(t *testing.T) {
 
 // A delta is made of a file that is what SHA256SUMS says, or not at all.
 func TestPushRefusesDamageOfWhatChanged(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.writeFile(large, 2*mib)
 	h.push(r, h.Create().Stamp)
@@ -386,6 +396,7 @@ func TestPushRefusesDamageOfWhatChanged(t *testing.T) {
 // A file with the line of the last push is not read. The copy has what the line
 // says, whatever became of the file.
 func TestPushDoesNotReadWhatIsThere(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.writeFile(large, 2*mib)
 	h.writeFile("small", 1000)
@@ -405,6 +416,7 @@ func TestPushDoesNotReadWhatIsThere(t *testing.T) {
 }
 
 func TestPushRefusesOtherThings(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	stamp := h.Create().Stamp
 	_, err := r.Push(context.Background(), h.Options, "20200101T000000Z")
@@ -449,6 +461,7 @@ func TestRelativeLocation(t *testing.T) {
 
 // The progress goes forward, on the goroutine of the call, and ends.
 func TestProgress(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.writeFile(large, 4*mib)
 	stamp := h.Create().Stamp
@@ -484,6 +497,7 @@ func TestProgress(t *testing.T) {
 
 // A function of the host that panics, and a context that ends, at any report.
 func TestInterruptions(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.writeFile(large, 4*mib)
 	stamp := h.Create().Stamp
@@ -529,6 +543,7 @@ func TestInterruptions(t *testing.T) {
 
 // What the host logs has no password.
 func TestLog(t *testing.T) {
+	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	log := h.Record()
 	stamp := h.Create().Stamp
