@@ -21,7 +21,9 @@
 //   - It can be restored with restic and rdiff alone (see The copy).
 //
 // A process that is killed at any moment leaves either no copy or a whole one, and
-// the next push works. So does a machine that loses power.
+// the next push works, also after a power cut. One exception is mended by the next
+// push: restic stores a copy although it cannot read a file of the tree, and a process
+// that is killed before it has forgotten that one leaves it.
 //
 // # What a pull guarantees
 //
@@ -57,18 +59,24 @@
 //
 // # The state
 //
-// BackupDir/.atocore-offsite/<repository id>/ holds that directory, as tree/, so
-// that a push finds the base to compare with, and restic's cache. Most of it are
-// hard links to the files of snapshots; when those are pruned, it takes up to the
-// size of one more snapshot. It may be removed at any time while nothing runs: then
-// the next push reads and stores everything again, of which restic sends what it
-// does not have. The same happens if it is damaged, moved, or that of another
-// repository. Nothing that Push finds there is trusted without having been hashed,
-// when it was stored or now: index.json has size, times and inode of every file as
-// it was hashed, and on systems without these, everything is hashed at each push.
+// BackupDir/.atocore-offsite/<repository id>/ holds restic's cache, and for each
+// store a directory with that tree, so that a push finds the base to compare with.
+// Most of the tree are hard links to the files of snapshots; when those are pruned,
+// it takes up to the size of one more snapshot. All of it may be removed at any time
+// while nothing runs: then the next push reads everything again, and stores it anew
+// with a new base, of which restic sends what it does not have. The same happens if
+// it is damaged, moved, or that of another repository.
 //
-// One push at a time uses the state; a second one waits for it. The lock is
-// inherited by restic, so that it also outlives this process.
+// Nothing in the tree is trusted without having been hashed, when it was stored or
+// now: index.json has the size, times and inode of every file as it was hashed, and a
+// file that is not as it was is hashed again. Where systems do not tell these
+// (Windows), and if the repository has no earlier copy of the tree, so that restic
+// reads everything again, everything is hashed. After restic has read the tree, it is
+// compared with the index once more.
+//
+// One push at a time uses a tree; a second one waits for it. The lock is inherited by
+// restic, so that it also outlives this process. Windows has no such lock: do not run
+// two pushes there.
 //
 // # Errors
 //

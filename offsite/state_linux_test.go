@@ -352,3 +352,45 @@ func TestCopyOfAKilledPush(t *testing.T) {
 	require.Equal(t, []string{stamp, next}, stampsIn(t, r))
 	h.pull(r, stamp)
 }
+
+// A file that decays changes none of its times. What was stored before is right,
+// and when restic has to read it again, it is hashed again, too.
+func TestDecayIsNotStored(t *testing.T) {
+	t.Parallel()
+	r, h := newRepository(t), newHost(t)
+	h.writeFile(large, mib)
+	h.writeFile("small", 1000)
+	h.push(r, h.Create().Stamp)
+	h.change(large, 0, 1000)
+	h.push(r, h.Create().Stamp)
+	base, deltas := parts(t, h, large)
+	small := filepath.Join(h.stateDir(), "tree/files/chroma/small")
+	for _, path := range []string{base, deltas[0], small} {
+		unlink(t, path)
+		flip(t, path, true)
+	}
+	name := filepath.Join(h.stateDir(), "index.json")
+	data, err := os.ReadFile(name)
+	require.NoError(t, err)
+	var index map[string]map[string]any
+	require.NoError(t, json.Unmarshal(data, &index))
+	for _, path := range []string{base, deltas[0], small} {
+		info, err := os.Stat(path)
+		require.NoError(t, err)
+		st := info.Sys().(*syscall.Stat_t)
+		rel, err := filepath.Rel(h.stateDir(), path)
+		require.NoError(t, err)
+		index[rel]["state"] = []int64{st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec, int64(st.Ino)}
+	}
+	data, err = json.Marshal(index)
+	require.NoError(t, err)
+	h.Must(os.WriteFile(name, data, 0o600))
+
+	for _, s := range snapshotsIn(t, r) {
+		runRestic(t, r, "forget", s.ID)
+	}
+	runRestic(t, r, "prune")
+	stamp := h.Create().Stamp
+	h.push(r, stamp)
+	h.pull(r, stamp)
+}
