@@ -3,7 +3,6 @@ package offsite
 import (
 	"archive/tar"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -23,14 +22,13 @@ type stream struct {
 	root   *os.Root // of the scratch directory
 	recipe *recipe
 	tar    *tar.Writer
-	buf    []byte
 }
 
 // writeArchive writes the archive of the snapshot to w. root holds files and
 // large, and nothing but directories and regular files. An error that matches
 // ErrDamaged is about their content.
 func writeArchive(ctx context.Context, w io.Writer, root *os.Root, r *recipe) error {
-	s := &stream{ctx: ctx, root: root, recipe: r, tar: tar.NewWriter(w), buf: make([]byte, 256<<10)}
+	s := &stream{ctx: ctx, root: root, recipe: r, tar: tar.NewWriter(w)}
 	if err := s.folder(r.dirs[0]); err != nil {
 		return err
 	}
@@ -88,17 +86,12 @@ func tarMode(mode fs.FileMode) int64 {
 	return bits
 }
 
-// file writes a file, and compares its hash before its last bytes are written, so
-// that no archive of a damaged copy is complete.
+// file writes a file. Whoever reads the archive compares it with SHA256SUMS.
 func (s *stream) file(f *file) error {
 	if err := s.ctx.Err(); err != nil {
 		return err
 	}
-	c := &chain{dir: path.Join(largeName, f.path), parts: f.parts}
-	if len(f.parts) == 0 {
-		c = nil
-	}
-	v, names, closeAll, err := s.version(f, c)
+	v, names, closeAll, err := s.version(f)
 	if err != nil {
 		return err
 	}
@@ -109,17 +102,9 @@ func (s *stream) file(f *file) error {
 	if err != nil {
 		return err
 	}
-	h := sha256.New()
-	held := &lastByte{w: s.tar}
-	if _, err := v.WriteTo(contextWriter{s.ctx, io.MultiWriter(h, held)}); errors.Is(err, delta.ErrInvalid) {
+	if _, err := v.WriteTo(contextWriter{s.ctx, s.tar}); errors.Is(err, delta.ErrInvalid) {
 		return fmt.Errorf("%w: %q: %w", ErrDamaged, f.path, err)
 	} else if err != nil {
-		return err
-	}
-	if sum(h.Sum(nil)) != f.sum {
-		return fmt.Errorf("%w: %q does not have the hash of SHA256SUMS", ErrDamaged, f.path)
-	}
-	if err := held.release(); err != nil {
 		return err
 	}
 	closeAll()
@@ -133,8 +118,9 @@ func (s *stream) file(f *file) error {
 
 // version opens what a file is made of, and returns the names of it. The function
 // may be called more than once.
-func (s *stream) version(f *file, c *chain) (v *delta.Version, names []string, closeAll func(), err error) {
-	if c != nil {
+func (s *stream) version(f *file) (v *delta.Version, names []string, closeAll func(), err error) {
+	if len(f.parts) > 0 {
+		c := &chain{dir: path.Join(largeName, f.path), parts: f.parts}
 		o, err := c.open(s.root, openAnyMode)
 		if errors.Is(err, delta.ErrInvalid) {
 			return nil, nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -166,31 +152,4 @@ func openAnyMode(root *os.Root, name string) (*os.File, error) {
 		f, err = root.OpenFile(name, os.O_RDONLY|openFlags, 0)
 	}
 	return f, err
-}
-
-// A lastByte holds the last byte back.
-type lastByte struct {
-	w    io.Writer
-	held []byte
-}
-
-func (l *lastByte) Write(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if err := l.release(); err != nil {
-		return 0, err
-	}
-	if _, err := l.w.Write(p[:len(p)-1]); err != nil {
-		return 0, err
-	}
-	l.held = append(l.held[:0], p[len(p)-1])
-	return len(p), nil
-}
-
-// release writes the byte that is held back.
-func (l *lastByte) release() error {
-	_, err := l.w.Write(l.held)
-	l.held = l.held[:0]
-	return err
 }

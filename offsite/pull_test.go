@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -199,30 +198,6 @@ func TestManyFiles(t *testing.T) {
 	stamp = h.Create().Stamp
 	require.Less(t, h.push(r, stamp).ReadBytes, int64(2*mib), "SHA256SUMS, and little more")
 	h.pull(r, stamp)
-}
-
-// What a pull that died has left is removed, and what a running one uses is not.
-func TestScratchOfTheDead(t *testing.T) {
-	t.Parallel()
-	r, h := newRepository(t), newHost(t)
-	stamp := h.Create().Stamp
-	h.push(r, stamp)
-	opts := h.pull(r, stamp)
-	h.Must(os.RemoveAll(filepath.Join(opts.BackupDir, "snapshots")))
-	ids, err := filepath.Glob(filepath.Join(opts.BackupDir, ".atocore-offsite", "*"))
-	require.NoError(t, err)
-	require.Len(t, ids, 1)
-	dead, used := filepath.Join(ids[0], "pull-0123456789abcdef"), filepath.Join(ids[0], "pull-fedcba9876543210")
-	h.Must(os.MkdirAll(filepath.Join(dead, "tree", "files"), 0o700), os.WriteFile(filepath.Join(dead, "tree", "files", "x"), nil, 0o400),
-		os.Chmod(filepath.Join(dead, "tree", "files"), 0o500), os.Mkdir(used, 0o700))
-	lock, err := os.Create(filepath.Join(used, "lock"))
-	require.NoError(t, err)
-	defer lock.Close()
-	require.NoError(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))
-	_, err = r.Pull(context.Background(), opts, stamp)
-	require.NoError(t, err)
-	require.NoDirExists(t, dead)
-	require.DirExists(t, used)
 }
 
 // A snapshot with findings is pulled only if that is asked for, and is no damage.

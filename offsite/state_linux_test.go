@@ -16,25 +16,6 @@ import (
 	"github.com/atocore/backup/offsite"
 )
 
-// flip changes a byte in the middle of a file in place. With keepTime its
-// modification time is what it was.
-func flip(t *testing.T, path string, keepTime bool) {
-	t.Helper()
-	info, err := os.Stat(path)
-	require.NoError(t, err)
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.NoError(t, os.Chmod(path, 0o600))
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	require.NoError(t, err)
-	_, err = f.WriteAt([]byte{data[len(data)/2] ^ 1}, int64(len(data)/2))
-	require.NoError(t, err)
-	require.NoError(t, f.Close())
-	if keepTime {
-		require.NoError(t, os.Chtimes(path, time.Time{}, info.ModTime()))
-	}
-}
-
 // Whatever becomes of the state between two pushes, the next ones are right.
 func TestDamagedState(t *testing.T) {
 	t.Parallel()
@@ -166,19 +147,6 @@ func TestDamagedState(t *testing.T) {
 			h.pull(r, next)
 		})
 	}
-}
-
-// unlink makes a file in the tree one of its own, so that it can be damaged without
-// the snapshot's.
-func unlink(t *testing.T, path string) {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	info, err := os.Stat(path)
-	require.NoError(t, err)
-	require.NoError(t, os.Remove(path))
-	require.NoError(t, os.WriteFile(path, data, info.Mode()))
-	require.NoError(t, os.Chtimes(path, time.Time{}, info.ModTime()))
 }
 
 // What is lost is stored again as deltas, if the names say what there is.
@@ -380,7 +348,7 @@ func TestDecayIsNotStored(t *testing.T) {
 		st := info.Sys().(*syscall.Stat_t)
 		rel, err := filepath.Rel(h.stateDir(), path)
 		require.NoError(t, err)
-		index[rel]["state"] = []int64{st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec, int64(st.Ino)}
+		index[rel]["state"] = []any{st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec, st.Ino}
 	}
 	data, err = json.Marshal(index)
 	require.NoError(t, err)
@@ -393,4 +361,28 @@ func TestDecayIsNotStored(t *testing.T) {
 	stamp := h.Create().Stamp
 	h.push(r, stamp)
 	h.pull(r, stamp)
+}
+
+// What a pull that died has left is removed, and what a running one uses is not.
+func TestScratchOfTheDead(t *testing.T) {
+	t.Parallel()
+	r, h := newRepository(t), newHost(t)
+	stamp := h.Create().Stamp
+	h.push(r, stamp)
+	opts := h.pull(r, stamp)
+	h.Must(os.RemoveAll(filepath.Join(opts.BackupDir, "snapshots")))
+	ids, err := filepath.Glob(filepath.Join(opts.BackupDir, ".atocore-offsite", "*"))
+	require.NoError(t, err)
+	require.Len(t, ids, 1)
+	dead, used := filepath.Join(ids[0], "pull-0123456789abcdef"), filepath.Join(ids[0], "pull-fedcba9876543210")
+	h.Must(os.MkdirAll(filepath.Join(dead, "tree", "files"), 0o700), os.WriteFile(filepath.Join(dead, "tree", "files", "x"), nil, 0o400),
+		os.Chmod(filepath.Join(dead, "tree", "files"), 0o500), os.Mkdir(used, 0o700))
+	lock, err := os.Create(filepath.Join(used, "lock"))
+	require.NoError(t, err)
+	defer lock.Close()
+	require.NoError(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))
+	_, err = r.Pull(context.Background(), opts, stamp)
+	require.NoError(t, err)
+	require.NoDirExists(t, dead)
+	require.DirExists(t, used)
 }

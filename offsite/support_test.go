@@ -154,3 +154,35 @@ func describe(t *testing.T, dir string) map[string]string {
 	}))
 	return tree
 }
+
+// flip changes a byte in the middle of a file in place. With keepTime its
+// modification time is what it was.
+func flip(t *testing.T, path string, keepTime bool) {
+	t.Helper()
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(path, 0o600))
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte{data[len(data)/2] ^ 1}, int64(len(data)/2))
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	if keepTime {
+		require.NoError(t, os.Chtimes(path, time.Time{}, info.ModTime()))
+	}
+}
+
+// unlink makes a file in the tree one of its own, so that it can be damaged without
+// the snapshot's.
+func unlink(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.WriteFile(path, data, info.Mode()))
+	require.NoError(t, os.Chtimes(path, time.Time{}, info.ModTime()))
+}

@@ -43,6 +43,7 @@ type tree struct {
 	// index and the recipe of the last push say.
 	sizes map[string]int64
 
+	buf           []byte
 	read, changed int64
 	at            int   // the file of the snapshot that is being stored
 	seen          int64 // bytes of the snapshot that were stored or found
@@ -188,7 +189,7 @@ func (t *tree) changedFile(f *file, detail string) error {
 // hash reads a file of the snapshot and compares it with SHA256SUMS.
 func (t *tree) hash(f *file, in io.Reader) error {
 	h := sha256.New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{h}, t.counted(f, in), make([]byte, 256<<10))
+	n, err := io.CopyBuffer(struct{ io.Writer }{h}, t.counted(f, in), t.buffer())
 	switch {
 	case err != nil:
 		return fmt.Errorf("read the snapshot: %w", err)
@@ -196,6 +197,14 @@ func (t *tree) hash(f *file, in io.Reader) error {
 		return t.changedFile(f, "")
 	}
 	return nil
+}
+
+// buffer returns the buffer of the tree, which is made once for all files.
+func (t *tree) buffer() []byte {
+	if t.buf == nil {
+		t.buf = make([]byte, 256<<10)
+	}
+	return t.buf
 }
 
 // counted returns a reader of a file of the snapshot that reports progress and
