@@ -2,12 +2,17 @@ package offsite
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
 	"io/fs"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup/internal/format"
 )
 
 func sampleRecipe() *recipe {
@@ -133,6 +138,35 @@ func TestManifest(t *testing.T) {
 		_, _, err := readManifest(strings.NewReader(bad))
 		require.ErrorIs(t, err, errManifest, "%q", bad[:min(len(bad), 100)])
 	}
+}
+
+// Both readers of SHA256SUMS accept the same.
+func FuzzManifest(f *testing.F) {
+	digest := sum{7}.String()
+	f.Add([]byte(digest + "  a\n\\" + digest + "  b\\\\\\n\\r\n" + digest + "  c d/ e\n"))
+	f.Add([]byte(digest + "  ../a\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		lines, whole, err := readManifest(bytes.NewReader(data))
+		var want []line
+		theirs := format.NewReader(bytes.NewReader(data))
+		for {
+			entry, theirErr := theirs.Next()
+			if errors.Is(theirErr, io.EOF) {
+				break
+			}
+			if theirErr != nil {
+				require.ErrorIs(t, err, errManifest)
+				return
+			}
+			want = append(want, line{entry.Path, entry.Sum})
+			if strings.Count(entry.Path, "/") >= maxDepth {
+				return
+			}
+		}
+		require.NoError(t, err)
+		require.Equal(t, want, lines)
+		require.Equal(t, sum(sha256.Sum256(data)), whole)
+	})
 }
 
 func TestParts(t *testing.T) {

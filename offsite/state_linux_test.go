@@ -255,7 +255,7 @@ func wrapped(t *testing.T, r *offsite.Repository, lines string) *offsite.Reposit
 	require.NoError(t, err)
 	w := *r
 	w.Program = filepath.Join(t.TempDir(), "restic")
-	require.NoError(t, os.WriteFile(w.Program, []byte("#!/bin/sh\n"+lines+"\nexec "+real+" \"$@\"\n"), 0o700))
+	require.NoError(t, os.WriteFile(w.Program, []byte("#!/bin/sh\nreal="+real+"\n"+lines+"\nexec $real \"$@\"\n"), 0o700))
 	return &w
 }
 
@@ -277,6 +277,19 @@ func TestChangedWhileStored(t *testing.T) {
 		h.push(r, stamp) // of its own files, which were not linked
 		h.pull(r, stamp)
 	}
+}
+
+// Exit code 3 of restic's means that it has stored what it could read.
+func TestIncompleteIsForgotten(t *testing.T) {
+	t.Parallel()
+	r, h := newRepository(t), newHost(t)
+	stamp := h.Create().Stamp
+	w := wrapped(t, r, `case "$*" in *backup*) $real "$@"; exit 3;; esac`)
+	_, err := w.Push(context.Background(), h.Options, stamp)
+	require.ErrorContains(t, err, "could not read everything")
+	require.Empty(t, stampsIn(t, r))
+	h.push(r, stamp)
+	h.pull(r, stamp)
 }
 
 // A push that was killed may have left a copy that lacks something. It counts only
