@@ -35,14 +35,20 @@ var (
 )
 
 // A Repository is a place where copies are kept, as restic knows it. Every zero
-// value but that of Location is useful.
+// value is useful if the environment has restic's variables. Its methods may be
+// called by several goroutines at a time, and run restic: without a terminal, so
+// that nothing ever asks for a password, and in UTC. What restic says is shortened
+// and escaped before it gets into an error or a log, and passwords in it, those of
+// Location and of Env among them, are replaced by ***.
 type Repository struct {
 	// Location is the repository in restic's notation: "s3:https://host/bucket/dir",
 	// "sftp:user@host:dir", "rest:https://host/", or a directory. If it is empty,
-	// restic's RESTIC_REPOSITORY or RESTIC_REPOSITORY_FILE is used.
+	// restic's RESTIC_REPOSITORY or RESTIC_REPOSITORY_FILE is used. restic gets it by
+	// its environment: everybody can read a command line.
 	Location string
 	// PasswordFile is the file with the repository's password. If it is empty,
-	// RESTIC_PASSWORD_FILE, RESTIC_PASSWORD_COMMAND or RESTIC_PASSWORD is used.
+	// RESTIC_PASSWORD_FILE, RESTIC_PASSWORD_COMMAND or RESTIC_PASSWORD is used. Without
+	// the password nothing can be read any more.
 	PasswordFile string
 	// Program is the restic to run, 0.14 or newer; by default that in PATH.
 	Program string
@@ -52,7 +58,10 @@ type Repository struct {
 	Args, Env []string
 	// Patience is how long nothing may go on before a call gives up with ErrStuck,
 	// and how long a lock is waited for before it gives up with ErrBusy. If it is
-	// 0, that is 5 minutes.
+	// 0, that is 5 minutes. On Linux, any bytes that restic moves and any work of its
+	// show that it gets on; elsewhere only its output does, which is silent for a
+	// while at the end of a push of much data. restic's own retries, of up to a quarter
+	// of an hour, end early by it.
 	Patience time.Duration
 }
 
@@ -60,7 +69,7 @@ type Repository struct {
 type Copy struct {
 	ID        string    `json:"id"` // restic's, in full
 	Stamp     string    `json:"stamp"`
-	CreatedAt time.Time `json:"created_at"` // of the snapshot
+	CreatedAt time.Time `json:"created_at"` // of the snapshot, to the second, in UTC
 	// Host and DatabasePath name the snapshot's store; they are empty if its
 	// metadata do not.
 	Host         string `json:"host"`
@@ -100,7 +109,8 @@ type VerifyOptions struct {
 // Report is the result of a Verify.
 type Report struct {
 	OK bool `json:"ok"`
-	// Copies is the number of copies whose recipes were checked.
+	// Copies is the number of copies whose recipes were checked: 0 if the repository
+	// is damaged, and 1 if one copy was pulled and is valid.
 	Copies int `json:"copies"`
 	// ReadData is how much of the data was read, such as "5%"; it is empty if one
 	// copy was pulled.

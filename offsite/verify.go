@@ -169,7 +169,7 @@ func (r *Repository) rehearse(ctx context.Context, v VerifyOptions) (*Report, er
 	}
 	_, err = p.fetch(ctx, func(ctx context.Context) (*backup.Metadata, error) {
 		p.opts.BackupDir = filepath.Join(p.scratch.state.dir, p.scratch.name, "backups")
-		p.opts.DespiteFindings, p.opts.RecordVerdicts, p.opts.Verify, p.opts.Note = true, false, false, ""
+		p.opts.DespiteFindings, p.opts.RecordVerdicts, p.opts.Verify, p.opts.Note = false, false, false, ""
 		meta, err := p.importCopy(ctx)
 		if err != nil {
 			return nil, err

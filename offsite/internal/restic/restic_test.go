@@ -480,7 +480,7 @@ func TestRedaction(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := standIn(t, "restic 0.19.1", `
-printf '{"message_type":"exit_error","code":11,"message":"Fatal: %s p\\u0026ssword %s %s already locked"}\n' \
+printf '{"message_type":"exit_error","code":11,"message":"Fatal: %s p\\u0026ssword %s %s http://bob:hunter2@proxy already locked"}\n' \
 	"${RESTIC_REPOSITORY:-$(cat "$RESTIC_REPOSITORY_FILE")}" "$AWS_SECRET_ACCESS_KEY" "$MY_TOKEN" >&2
 [ "$1" = unlock ] && exit 0
 exit 11`)
@@ -491,7 +491,7 @@ exit 11`)
 			_, err := p.ID(t.Context())
 			require.ErrorIs(t, err, restic.ErrBusy)
 			require.Contains(t, log.String(), "already locked")
-			for _, secret := range []string{"p%26ssword", "p&ssword", "abc/def", "tick tock", password} {
+			for _, secret := range []string{"p%26ssword", "p&ssword", "abc/def", "tick tock", "hunter2", password} {
 				require.NotContains(t, err.Error(), secret)
 				require.NotContains(t, log.String(), secret)
 			}
