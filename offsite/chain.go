@@ -206,6 +206,7 @@ func (t *tree) noteChain(c *chain, before []fileState) {
 			e.SHA256 = p.sum.String()
 		}
 		t.next[c.name(i)] = e
+		t.noted++
 	}
 }
 

@@ -170,6 +170,7 @@ func (p *push) send(ctx context.Context) error {
 		return err
 	}
 	p.tree.ctx = ctx
+	noted := p.tree.noted
 	wrong, err := p.tree.recheck(p.recipe)
 	if err == nil && len(wrong) > 0 {
 		err = fmt.Errorf("%s changed while it was stored: %s; push again", p.state.treeDir(), strings.Join(wrong[:min(len(wrong), 10)], ", "))
@@ -178,8 +179,10 @@ func (p *push) send(ctx context.Context) error {
 		return forget(ctx, p.program, stored.ID, err)
 	}
 	// The copy is whole. What cannot be written now costs time at the next push.
-	if err := p.state.saveIndex(p.tree.next); err != nil {
-		p.log.Warn("offsite_index_not_written", "path", p.state.dir, "reason", err.Error())
+	if p.tree.noted > noted {
+		if err := p.state.saveIndex(p.tree.next); err != nil {
+			p.log.Warn("offsite_index_not_written", "path", p.state.dir, "reason", err.Error())
+		}
 	}
 	if err := p.state.root.Remove(pendingName); err != nil {
 		p.log.Warn("offsite_pending_left", "path", p.state.dir, "reason", err.Error())

@@ -43,6 +43,7 @@ type tree struct {
 	// index and the recipe of the last push say.
 	sizes map[string]int64
 
+	noted         int // entries made in next
 	buf           []byte
 	read, changed int64
 	at            int   // the file of the snapshot that is being stored
@@ -279,6 +280,7 @@ func (t *tree) note(at string, s sum, size int64, hashed fs.FileInfo) {
 	before, _ := stateOf(hashed)
 	if known && now.sameContent(before) {
 		t.next[at] = indexEntry{State: now, SHA256: s.String(), Size: size}
+		t.noted++
 	}
 }
 
