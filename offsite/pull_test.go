@@ -110,6 +110,7 @@ func TestPullRefusesForgeries(t *testing.T) {
 	h.change(large, 0, 10)
 	stamp := h.Create().Stamp
 	h.push(r, stamp)
+	const other = "20200101T000000Z"
 	list := snapshotsIn(t, r)
 	made := list[len(list)-1]
 	original := filepath.Join(t.TempDir(), "copy")
@@ -145,6 +146,9 @@ func TestPullRefusesForgeries(t *testing.T) {
 			require.Len(t, found, 1)
 			flip(t, found[0], true)
 		}, offsite.ErrDamaged},
+		"metadata of another": {func(t *testing.T, dir string) {
+			replace(t, filepath.Join(dir, "recipe.json"), stamp, other)
+		}, offsite.ErrDamaged},
 		"a link": {func(t *testing.T, dir string) {
 			path := filepath.Join(dir, "files/config/project-registry.json")
 			require.NoError(t, os.Remove(path))
@@ -161,22 +165,26 @@ func TestPullRefusesForgeries(t *testing.T) {
 			require.NoError(t, err, string(out))
 			c.forge(t, dir)
 			args := []string{"-r", forged.Location, "--password-file", forged.PasswordFile, "backup", "-q", "--no-cache", "--host", made.Hostname, "."}
+			wanted := stamp
+			if name == "metadata of another" {
+				wanted = other
+			}
 			for _, tag := range made.Tags {
-				args = append(args, "--tag", tag)
+				args = append(args, "--tag", strings.Replace(tag, "="+stamp, "="+wanted, 1))
 			}
 			cmd := exec.Command("restic", args...)
 			cmd.Dir = dir
 			out, err = cmd.CombinedOutput()
 			require.NoError(t, err, string(out))
 			opts := backup.Options{BackupDir: t.TempDir()}
-			_, err = forged.Pull(context.Background(), opts, stamp)
+			_, err = forged.Pull(context.Background(), opts, wanted)
 			if c.want == nil {
 				require.NoError(t, err)
 				return
 			}
 			require.ErrorIs(t, err, c.want)
 			requireNothingLeft(t, opts.BackupDir)
-			require.NoDirExists(t, filepath.Join(opts.BackupDir, "snapshots", stamp))
+			require.NoDirExists(t, filepath.Join(opts.BackupDir, "snapshots", wanted))
 		})
 	}
 }

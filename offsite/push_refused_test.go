@@ -19,24 +19,25 @@ func TestPushRefusesDamage(t *testing.T) {
 	for name, c := range map[string]struct {
 		damage func(s *backuptest.Snapshot)
 		code   backup.Code
+		path   string
 	}{
-		"a changed small file":     {func(s *backuptest.Snapshot) { s.Flip("chroma/small", 3) }, backup.CodeFileChanged},
-		"a changed large file":     {func(s *backuptest.Snapshot) { s.Flip("chroma/large", 3) }, backup.CodeFileChanged},
-		"a shorter file":           {func(s *backuptest.Snapshot) { s.Write("chroma/small", []byte("x")) }, backup.CodeFileChanged},
-		"a missing file":           {func(s *backuptest.Snapshot) { s.Remove("chroma/small") }, backup.CodeFileMissing},
-		"another file":             {func(s *backuptest.Snapshot) { s.Add("chroma/new", []byte("x")) }, backup.CodeFileUnknown},
-		"a file in config":         {func(s *backuptest.Snapshot) { s.Add("config/new", []byte("x")) }, backup.CodeFileUnknown},
-		"a link":                   {func(s *backuptest.Snapshot) { s.Remove("chroma/small"); s.Link("chroma/small", "large") }, backup.CodeFileNotRegular},
-		"no SHA256SUMS":            {func(s *backuptest.Snapshot) { s.Remove("SHA256SUMS") }, backup.CodeManifestMissing},
-		"a malformed SHA256SUMS":   {func(s *backuptest.Snapshot) { s.Write("SHA256SUMS", []byte("x\n")) }, backup.CodeManifestMalformed},
-		"an empty SHA256SUMS":      {func(s *backuptest.Snapshot) { s.Write("SHA256SUMS", nil) }, backup.CodeManifestMalformed},
-		"no metadata":              {func(s *backuptest.Snapshot) { s.Remove("backup-metadata.json") }, backup.CodeMetadataMissing},
-		"other metadata":           {func(s *backuptest.Snapshot) { s.Set(map[string]any{"vector_store_note": "x"}) }, backup.CodeFileChanged},
-		"one of the Python module": {func(s *backuptest.Snapshot) { s.MakePython() }, backup.CodeMetadataShape},
+		"a changed small file":     {func(s *backuptest.Snapshot) { s.Flip("chroma/small", 3) }, backup.CodeFileChanged, ""},
+		"a changed large file":     {func(s *backuptest.Snapshot) { s.Flip("chroma/large", 3) }, backup.CodeFileChanged, ""},
+		"a shorter file":           {func(s *backuptest.Snapshot) { s.Write("chroma/small", []byte("x")) }, backup.CodeFileChanged, ""},
+		"a missing file":           {func(s *backuptest.Snapshot) { s.Remove("chroma/small") }, backup.CodeFileMissing, "chroma/small"},
+		"another file":             {func(s *backuptest.Snapshot) { s.Add("chroma/new", []byte("x")) }, backup.CodeFileUnknown, "chroma/new"},
+		"a file in config":         {func(s *backuptest.Snapshot) { s.Add("config/new", []byte("x")) }, backup.CodeFileUnknown, "config/new"},
+		"a link":                   {func(s *backuptest.Snapshot) { s.Remove("chroma/small"); s.Link("chroma/small", "large") }, backup.CodeFileNotRegular, ""},
+		"no SHA256SUMS":            {func(s *backuptest.Snapshot) { s.Remove("SHA256SUMS") }, backup.CodeManifestMissing, ""},
+		"a malformed SHA256SUMS":   {func(s *backuptest.Snapshot) { s.Write("SHA256SUMS", []byte("x\n")) }, backup.CodeManifestMalformed, ""},
+		"an empty SHA256SUMS":      {func(s *backuptest.Snapshot) { s.Write("SHA256SUMS", nil) }, backup.CodeManifestMalformed, ""},
+		"no metadata":              {func(s *backuptest.Snapshot) { s.Remove("backup-metadata.json") }, backup.CodeMetadataMissing, ""},
+		"other metadata":           {func(s *backuptest.Snapshot) { s.Set(map[string]any{"vector_store_note": "x"}) }, backup.CodeFileChanged, ""},
+		"one of the Python module": {func(s *backuptest.Snapshot) { s.MakePython() }, backup.CodeMetadataShape, ""},
 		"another stamp": {func(s *backuptest.Snapshot) {
 			s.Set(map[string]any{"stamp": "20200101T000000Z"})
 			s.Reseal()
-		}, backup.CodeMetadataShape},
+		}, backup.CodeMetadataShape, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, h := newRepository(t), newHost(t)
@@ -49,6 +50,9 @@ func TestPushRefusesDamage(t *testing.T) {
 			invalid := new(backup.InvalidBackupError)
 			require.ErrorAs(t, err, &invalid)
 			require.Equal(t, c.code, invalid.Report.Problems[0].Code, err.Error())
+			if c.code == backup.CodeFileUnknown || c.code == backup.CodeFileMissing {
+				require.Equal(t, c.path, invalid.Report.Problems[0].Path)
+			}
 			require.Empty(t, stampsIn(t, r))
 		})
 	}
