@@ -105,6 +105,7 @@ func (h *host) push(r *offsite.Repository, stamp string) *offsite.Pushed {
 func (h *host) pull(r *offsite.Repository, stamp string) backup.Options {
 	h.T.Helper()
 	opts := backup.Options{BackupDir: filepath.Join(h.T.TempDir(), "backups")}
+	h.T.Cleanup(func() { removable(h.T, opts.BackupDir) })
 	meta, err := r.Pull(context.Background(), opts, stamp)
 	require.NoError(h.T, err)
 	require.Equal(h.T, stamp, meta.Stamp)
