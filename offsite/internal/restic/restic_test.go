@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -287,7 +289,10 @@ func listener(t *testing.T) (address string, accepted <-chan struct{}) {
 
 func TestServerThatNeverAnswers(t *testing.T) {
 	address, _ := listener(t)
-	for name, location := range map[string]string{"rest": "rest:http://" + address + "/", "s3": "s3:http://" + address + "/bucket"} {
+	for name, location := range map[string]string{
+		"rest": "rest:http://" + address + "/",
+		"s3":   "s3:http://" + address + "/bucket",
+	} {
 		t.Run(name, func(t *testing.T) {
 			withEach(t, func(t *testing.T, p *restic.Program) {
 				p.Location, p.Patience = location, 2*time.Second
@@ -297,6 +302,19 @@ func TestServerThatNeverAnswers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that is out of order is not one without a repository. Restic 0.14 gives
+// up at once, and later versions try for a quarter of an hour.
+func TestServerOutOfOrder(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	t.Cleanup(server.Close)
+	withEach(t, func(t *testing.T, p *restic.Program) {
+		p.Location, p.Patience = "rest:"+server.URL+"/", 2*time.Second
+		_, err := p.ID(t.Context())
+		require.NotErrorIs(t, err, restic.ErrNoRepository)
+		require.ErrorContains(t, err, "503")
+	})
 }
 
 func TestCancel(t *testing.T) {
@@ -312,6 +330,21 @@ func TestCancel(t *testing.T) {
 		require.ErrorIs(t, err, context.Canceled)
 		_, err = p.ID(ctx)
 		require.ErrorIs(t, err, context.Canceled)
+	})
+}
+
+// A backup that is cancelled leaves no lock.
+func TestCancelledBackup(t *testing.T) {
+	withEach(t, func(t *testing.T, p *restic.Program) {
+		withRepository(t, p)
+		ctx, cancel := context.WithCancel(t.Context())
+		p.Args = []string{"--limit-upload", "2048"}
+		p.Progress = func(restic.Status) { cancel() }
+		_, err := p.Backup(ctx, restic.BackupArgs{Dir: writeTree(t, map[string]string{"f": random(t, 8<<20)}), Host: "h"})
+		require.ErrorIs(t, err, context.Canceled)
+		locks, err := os.ReadDir(filepath.Join(p.Location, "locks"))
+		require.NoError(t, err)
+		require.Empty(t, locks)
 	})
 }
 

@@ -117,7 +117,14 @@ func (p *Program) once(ctx context.Context, v Version, r run) ([]string, error) 
 	return lines, &ExitError{Command: r.command(), Code: code, Message: shorten(message(lines)), kind: kind}
 }
 
+// stuck returns the error for a restic that was ended. Its reason is what restic
+// said last before that, such as why it tries again.
 func stuck(patience time.Duration, command string, lines []string) error {
+	if i := slices.IndexFunc(lines, func(line string) bool {
+		return strings.Contains(line, "signal interrupt received") || strings.Contains(line, "context canceled")
+	}); i >= 0 {
+		lines = lines[:i]
+	}
 	if said := shorten(message(lines)); said != "" {
 		return fmt.Errorf("%w for %v: restic %s: %s", ErrStuck, patience, command, said)
 	}
