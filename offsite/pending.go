@@ -61,7 +61,7 @@ func (p *push) settle(ctx context.Context, known []restic.Snapshot) (remain []re
 // isWhole reports whether a copy has all that its recipe says.
 func (p *push) isWhole(ctx context.Context, c Copy) (bool, error) {
 	recipe, err := readRecipe(ctx, p.program, c)
-	if errors.Is(err, errRecipe) {
+	if errors.Is(err, errRecipe) || errors.Is(err, errNoRecipe) {
 		return false, nil
 	}
 	if err != nil {

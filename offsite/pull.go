@@ -209,7 +209,7 @@ func readRecipe(ctx context.Context, program *restic.Program, c Copy) (*recipe, 
 	}
 	if exit := new(restic.ExitError); errors.As(err, &exit) &&
 		(strings.Contains(exit.Message, "not found in snapshot") || strings.Contains(exit.Message, "should be a file")) {
-		return nil, badRecipe("it has none: %w", err)
+		return nil, fmt.Errorf("%w: %w", errNoRecipe, err)
 	}
 	if err != nil {
 		return nil, err

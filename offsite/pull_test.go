@@ -106,6 +106,7 @@ func TestPullRefusesForgeries(t *testing.T) {
 	t.Parallel()
 	r, h := newRepository(t), newHost(t)
 	h.writeFile(large, mib)
+	h.writeFile("small", 1000)
 	h.push(r, h.Create().Stamp)
 	h.change(large, 0, 10)
 	stamp := h.Create().Stamp
@@ -145,6 +146,13 @@ func TestPullRefusesForgeries(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, found, 1)
 			flip(t, found[0], true)
+		}, offsite.ErrDamaged},
+		"content of another": {func(t *testing.T, dir string) {
+			path := filepath.Join(dir, "files/chroma/small")
+			old := sumOf(t, path)
+			flip(t, path, true)
+			replace(t, filepath.Join(dir, "files/SHA256SUMS"), old, sumOf(t, path))
+			replace(t, filepath.Join(dir, "recipe.json"), old, sumOf(t, path))
 		}, offsite.ErrDamaged},
 		"metadata of another": {func(t *testing.T, dir string) {
 			replace(t, filepath.Join(dir, "recipe.json"), stamp, other)

@@ -157,7 +157,10 @@ func modeText(mode fs.FileMode) string {
 }
 
 // errRecipe is matched by the errors of parseRecipe.
-var errRecipe = fmt.Errorf("%w: its recipe cannot be used", ErrDamaged)
+var (
+	errRecipe   = fmt.Errorf("%w: its recipe cannot be used", ErrDamaged)
+	errNoRecipe = fmt.Errorf("%w: it has no recipe", ErrDamaged)
+)
 
 func badRecipe(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{errRecipe}, args...)...)
