@@ -9,6 +9,8 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // The only account of the server.
@@ -108,19 +110,16 @@ func configure(ctx context.Context, dir string, ports []int) error {
 	if err := os.MkdirAll(filepath.Join(devices, "d1"), 0o700); err != nil {
 		return err
 	}
+	var tasks errgroup.Group
 	for i, role := range roles {
 		text := fmt.Sprintf(proxyConf, ports[i], me.Username, dir)
 		if i != roleProxy {
 			text = fmt.Sprintf(storageConf, ports[i], me.Username, dir, devices, role.name)
-			if err := buildRing(ctx, dir, role.name, ports[i]); err != nil {
-				return err
-			}
+			tasks.Go(func() error { return buildRing(ctx, dir, role.name, ports[i]) })
 		}
-		if err := os.WriteFile(filepath.Join(dir, role.name+".conf"), []byte(text), 0o600); err != nil {
-			return err
-		}
+		tasks.Go(func() error { return os.WriteFile(filepath.Join(dir, role.name+".conf"), []byte(text), 0o600) })
 	}
-	return nil
+	return tasks.Wait()
 }
 
 // buildRing writes the ring of a storage daemon, which says where things are.

@@ -1,11 +1,14 @@
 package s3server_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -18,11 +21,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup/internal/backuptest"
+	"github.com/atocore/backup/internal/backuptest/resticrepo"
 	"github.com/atocore/backup/internal/backuptest/s3server"
 )
 
+// shared is the server of the tests that leave it as it is.
+var shared s3server.Shared
+
 func TestMain(m *testing.M) {
-	backuptest.Main(m, backuptest.Roles{"server": func(p *backuptest.Parent, args []string) error {
+	backuptest.Play(backuptest.Roles{"server": func(p *backuptest.Parent, args []string) error {
 		s, err := s3server.Start(context.Background(), args[0])
 		if err != nil {
 			return err
@@ -31,6 +38,12 @@ func TestMain(m *testing.M) {
 		p.Hear() // until it is killed
 		return nil
 	}})
+	status := m.Run()
+	if err := shared.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		status = 1
+	}
+	os.Exit(status)
 }
 
 // restic runs restic through a proxy.
@@ -42,7 +55,7 @@ type restic struct {
 
 func (r *restic) try(args ...string) (string, error) {
 	cmd := exec.CommandContext(r.t.Context(), "restic", append(r.proxy.Args(), args...)...)
-	cmd.Env = append(os.Environ(), "RESTIC_REPOSITORY="+r.location, "RESTIC_PASSWORD=secret", "RESTIC_CACHE_DIR="+r.t.TempDir())
+	cmd.Env = append(os.Environ(), "RESTIC_REPOSITORY="+r.location, "RESTIC_PASSWORD="+resticrepo.Password, "RESTIC_CACHE_DIR="+r.t.TempDir())
 	cmd.Env = append(cmd.Env, r.proxy.Env()...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
@@ -55,14 +68,17 @@ func (r *restic) run(args ...string) string {
 	return out
 }
 
-// TestRestic makes a repository, stores and restores a tree, while requests are
-// broken, and with the server down and up again.
+// TestRestic stores and restores a tree, while requests are broken.
 func TestRestic(t *testing.T) {
-	needRestic(t)
-	server := s3server.New(t)
+	if _, err := exec.LookPath("restic"); err != nil {
+		t.Skip("restic is not installed")
+	}
+	server := shared.Get(t)
 	tree := t.TempDir()
-	content := strings.Repeat("0123456789abcdef", 1<<16) // 1 MiB
-	require.NoError(t, os.WriteFile(filepath.Join(tree, "file"), []byte(content), 0o600))
+	content := make([]byte, 1<<20)
+	_, err := rand.NewChaCha8([32]byte{}).Read(content) // incompressible
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(tree, "file"), content, 0o600))
 
 	for _, c := range []struct {
 		name  string
@@ -75,24 +91,28 @@ func TestRestic(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			proxy := server.NewProxy(t)
-			bucket := strings.ToLower(c.name)
-			r := &restic{t, proxy, proxy.Location(bucket + "/repo")}
-			r.run("init")
+			bucket := "bucket-" + c.name
+			require.NoError(t, server.Put(t.Context(), bucket, resticrepo.Files()))
+			r := &restic{t, proxy, proxy.Location(bucket)}
 			proxy.Break(c.fault)
 			before := proxy.Traffic()
 			r.run("backup", tree)
-			require.Positive(t, proxy.Since(before).Up)
+			up := proxy.Since(before).Up
+			require.Greater(t, up, int64(len(content)))
+			if c.fault.Kind == 0 {
+				require.Less(t, up, int64(len(content)+100_000))
+			}
 			target := t.TempDir()
 			r.run("restore", "latest", "--target", target)
 			got, err := os.ReadFile(filepath.Join(target, tree, "file"))
 			require.NoError(t, err)
-			require.Equal(t, content, string(got))
+			require.True(t, bytes.Equal(content, got))
 			proxy.Mend()
 			r.run("check", "--read-data")
 
 			objects, err := server.Objects(bucket)
 			require.NoError(t, err)
-			require.Contains(t, objects, "repo/config")
+			require.Contains(t, objects, "config")
 			var config struct{ ID string }
 			require.NoError(t, json.Unmarshal([]byte(r.run("cat", "config")), &config))
 			require.Len(t, config.ID, 64)
@@ -100,15 +120,9 @@ func TestRestic(t *testing.T) {
 	}
 }
 
-func needRestic(t *testing.T) {
-	if _, err := exec.LookPath("restic"); err != nil {
-		t.Skip("restic is not installed")
-	}
-}
-
 // TestFaults makes requests that are broken in each way.
 func TestFaults(t *testing.T) {
-	server := s3server.New(t)
+	server := shared.Get(t)
 	proxy := server.NewProxy(t)
 	roots := x509.NewCertPool()
 	text, err := os.ReadFile(proxy.Args()[1])
@@ -139,11 +153,6 @@ func TestFaults(t *testing.T) {
 
 	answered()
 	require.Equal(t, int64(1), proxy.Traffic().Requests)
-	before := proxy.Traffic()
-	_, _, err = request(t.Context(), http.MethodPut, strings.Repeat("x", 100_000))
-	require.NoError(t, err)
-	require.Greater(t, proxy.Since(before).Up, int64(100_000))
-	require.Less(t, proxy.Since(before).Up, int64(110_000))
 
 	proxy.Break(s3server.Fault{Kind: s3server.Unavailable, Every: 2})
 	answered()
@@ -197,7 +206,7 @@ func TestFaults(t *testing.T) {
 
 // TestKilled kills a process that has started a server: it must end as well.
 func TestKilled(t *testing.T) {
-	s3server.New(t) // skips
+	shared.Get(t) // skips
 	child := backuptest.Start(t, "server", t.TempDir())
 	address := child.Hear()
 	c, err := net.Dial("tcp", address)
@@ -207,4 +216,21 @@ func TestKilled(t *testing.T) {
 	// The connection ends with the daemon.
 	_, err = c.Read(make([]byte, 1))
 	require.Error(t, err)
+}
+
+// TestInit makes a repository, and its bucket, with restic.
+func TestInit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("restic takes a few seconds")
+	}
+	if _, err := exec.LookPath("restic"); err != nil {
+		t.Skip("restic is not installed")
+	}
+	server := shared.Get(t)
+	proxy := server.NewProxy(t)
+	r := &restic{t, proxy, proxy.Location("new/repo")}
+	r.run("init")
+	objects, err := server.Objects("new")
+	require.NoError(t, err)
+	require.Contains(t, objects, "repo/config")
 }
