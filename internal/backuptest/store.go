@@ -181,8 +181,8 @@ func (s *Store) RequireValid() []string {
 	return stamps
 }
 
-// RequireNoStaging checks that nothing but snapshots and what is recorded about
-// them is left in the backup directory.
+// RequireNoStaging checks that nothing but snapshots, what is recorded about them
+// and the state of repositories elsewhere is left in the backup directory.
 func (s *Store) RequireNoStaging() {
 	s.T.Helper()
 	entries, err := os.ReadDir(s.BackupDir)
@@ -191,11 +191,31 @@ func (s *Store) RequireNoStaging() {
 	}
 	require.NoError(s.T, err)
 	for _, entry := range entries {
-		require.Contains(s.T, []string{"snapshots", "records"}, entry.Name(), "left in the backup directory")
+		require.Contains(s.T, []string{"snapshots", "records", ".atocore-offsite"}, entry.Name(), "left in the backup directory")
 	}
+	s.requireOnlyState()
 	drafts, err := filepath.Glob(filepath.Join(s.BackupDir, "records", ".*"))
 	require.NoError(s.T, err)
 	require.Empty(s.T, drafts, "left beside the records")
+}
+
+// requireOnlyState checks that the state of repositories elsewhere has nothing in
+// it that a push or a pull left behind.
+func (s *Store) requireOnlyState() {
+	s.T.Helper()
+	for _, place := range []struct{ pattern, name string }{
+		{"*", `^[0-9a-f]{64}$`},
+		{"*/*", `^(cache|location|[0-9a-f]{16})$`},
+		{"*/????????????????/*", `^(index\.json|lock|pending\.json|tmp|tree)$`},
+		{"*/????????????????/tmp/*", `^$`}, // none
+		{"*/????????????????/tree/*", `^(files|large|recipe\.json)$`},
+	} {
+		found, err := filepath.Glob(filepath.Join(s.BackupDir, ".atocore-offsite", place.pattern))
+		require.NoError(s.T, err)
+		for _, path := range found {
+			require.Regexp(s.T, place.name, filepath.Base(path), "left in the state: %s", path)
+		}
+	}
 }
 
 // RequireNoSnapshot checks that there is neither a snapshot nor staging.
