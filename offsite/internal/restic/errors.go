@@ -122,7 +122,11 @@ const (
 // message returns what restic's standard error says best about what went wrong.
 func message(lines []string) string {
 	fatal, first, last := "", "", ""
-	for _, line := range lines {
+	for i, line := range lines {
+		// Some errors end with a stack: a function, and after a tab its place.
+		if strings.HasPrefix(line, "\t") || i+1 < len(lines) && strings.HasPrefix(lines[i+1], "\t") {
+			continue
+		}
 		text, isFatal := strings.CutPrefix(strings.TrimSpace(line), "Fatal: ")
 		switch {
 		case strings.HasPrefix(text, "panic: "):

@@ -429,6 +429,7 @@ func TestStandIns(t *testing.T) {
 		"much on stderr":       {recent, "yes 'Load(x) returned error' | head -n 100000 >&2; echo 'Fatal: the end' >&2; exit 1", id, nil, "restic cat: the end"},
 		"escape sequences":     {recent, `printf 'Fatal: \033[2J\r\n' >&2; exit 1`, id, nil, `restic cat: \x1b[2J`},
 		"a stack":              {recent, `printf '{"message_type":"exit_error","code":1,"message":"open x: no\\nReadFull(y)\\nmain.main()\\n\\tmain.go:12"}\n' >&2; exit 1`, id, nil, "restic cat: open x: no"},
+		"a stack in words":     {old, `printf 'open x: no\nmain.open\n\tmain.go:12\nmain.main\n\tmain.go:8\n' >&2; exit 1`, id, nil, "restic cat: open x: no"},
 		"a panic":              {recent, `printf 'panic: oops\n\ngoroutine 1:\n' >&2; exit 2`, id, nil, "restic cat: panic: oops"},
 		"access key":           {old, `echo 'Fatal: unable to open config file: The Access Key Id you provided does not exist in our records.' >&2; exit 1`, id, nil, "Access Key"},
 		"no connection":        {old, `printf 'Fatal: unable to open config file: dial tcp: connection refused\nIs there a repository at the following location?\nx\n' >&2; exit 1`, id, nil, "connection refused"},
