@@ -21,10 +21,10 @@ func readDoc(t *testing.T, name string) string {
 	return string(data)
 }
 
-// The messages that the guide to restoring quotes exist in the source.
-func TestRestoreGuideQuotesRealMessages(t *testing.T) {
+// The messages that the guides quote exist in the source.
+func TestGuidesQuoteRealMessages(t *testing.T) {
 	var source strings.Builder
-	for _, pattern := range []string{"*.go", "internal/*/*.go", "cmd/atocore-backup/*.go"} {
+	for _, pattern := range []string{"*.go", "internal/*/*.go", "offsite/*.go", "offsite/internal/*/*.go", "cmd/atocore-backup/*.go"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		for _, file := range files {
@@ -38,21 +38,43 @@ func TestRestoreGuideQuotesRealMessages(t *testing.T) {
 	}
 	// The guide has an ellipsis for each verb of a format string.
 	text := regexp.MustCompile(`%[sdvw]`).ReplaceAllString(source.String(), "…")
-	var quoted int
-	for _, line := range strings.Split(readDoc(t, "restore.md"), "\n") {
-		row, ok := strings.CutPrefix(line, "| `")
-		if !ok {
-			continue
-		}
-		messages, _, _ := strings.Cut("`"+row, " | ")
-		for i, message := range strings.Split(messages, "`") {
-			if i%2 == 1 {
-				quoted++
-				require.True(t, strings.Contains(text, strings.TrimSuffix(message, ":")), "no message has %q", message)
+	for _, guide := range []struct {
+		text   string
+		quotes int // at least
+	}{{readDoc(t, "restore.md"), 20}, {section(t, "offsite.md", "When something is wrong"), 8}} {
+		var quoted int
+		for _, line := range strings.Split(guide.text, "\n") {
+			row, ok := strings.CutPrefix(line, "| `")
+			if !ok {
+				continue
+			}
+			messages, _, _ := strings.Cut("`"+row, " | ")
+			for i, message := range strings.Split(messages, "`") {
+				if i%2 == 1 {
+					quoted++
+					require.True(t, strings.Contains(text, strings.TrimSuffix(message, ":")), "no message has %q", message)
+				}
 			}
 		}
+		require.GreaterOrEqual(t, quoted, guide.quotes)
 	}
-	require.Greater(t, quoted, 20)
+}
+
+// section returns a section of a file of docs.
+func section(t *testing.T, name, title string) string {
+	t.Helper()
+	_, text, found := strings.Cut(readDoc(t, name), "\n## "+title+"\n")
+	require.True(t, found, "%s: no section %q", name, title)
+	text, _, _ = strings.Cut(text, "\n## ")
+	return text
+}
+
+// The script of the guide to copies is the one that the tests of package offsite
+// run.
+func TestOffsiteGuideShowsTheScript(t *testing.T) {
+	script, err := os.ReadFile(filepath.Join("offsite", "testdata", "by-hand.sh"))
+	require.NoError(t, err)
+	require.Equal(t, string(script), strings.TrimRight(handBlock(t, "offsite.md", "offsite/testdata/by-hand.sh"), "\n")+"\n")
 }
 
 // The code that the guide for hosts shows is that which the suite of drivers runs.
@@ -66,10 +88,10 @@ func TestHostsGuideShowsTestedCode(t *testing.T) {
 	}
 }
 
-// handBlock returns the commands of the guide that follow a mark.
-func handBlock(t *testing.T, mark string) string {
+// handBlock returns the commands of a guide that follow a mark.
+func handBlock(t *testing.T, guide, mark string) string {
 	t.Helper()
-	_, after, found := strings.Cut(readDoc(t, "restore.md"), "<!-- "+mark+" -->\n")
+	_, after, found := strings.Cut(readDoc(t, guide), "<!-- "+mark+" -->\n")
 	require.True(t, found)
 	var script strings.Builder
 	for _, line := range strings.Split(strings.TrimLeft(after, "\n"), "\n") {
@@ -124,8 +146,8 @@ func TestRestoreByHand(t *testing.T) {
 		require.NoError(t, err, "%s", out)
 		return string(out)
 	}
-	require.Contains(t, run(handBlock(t, "a test runs this block")), "\nintact\n")
-	run(handBlock(t, "a test runs this block, too"))
+	require.Contains(t, run(handBlock(t, "restore.md", "a test runs this block")), "\nintact\n")
+	run(handBlock(t, "restore.md", "a test runs this block, too"))
 
 	backuptest.RequireSound(t, s.DatabasePath)
 	require.Zero(t, backuptest.CountTransfers(t, s.DatabasePath))

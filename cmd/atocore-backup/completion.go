@@ -132,7 +132,8 @@ func candidates(app *kong.Node, words []string, getenv func(string) string) []ca
 		words = []string{""}
 	}
 	before, current := words[:len(words)-1], words[len(words)-1]
-	node, positional := app, 0
+	node := app
+	var given []string // the arguments of node
 	flagsEnd := false
 	var pending *kong.Flag // the next word is its value
 	backupDir := getenv("ATOCORE_BACKUP_DIR")
@@ -149,7 +150,7 @@ func candidates(app *kong.Node, words []string, getenv func(string) string) []ca
 			if child := findCommand(node, word); child != nil {
 				node = child
 			} else {
-				positional++
+				given = append(given, word)
 			}
 		case word == "--":
 			flagsEnd = true
@@ -169,21 +170,33 @@ func candidates(app *kong.Node, words []string, getenv func(string) string) []ca
 	default:
 		return matching(flagCandidates(node), current)
 	}
-	if node == app {
-		return matching(commandCandidates(app), current)
+	if len(node.Children) > 0 {
+		return matching(commandCandidates(node), current)
 	}
-	if positional >= len(node.Positional) {
+	return matching(argumentCandidates(app, node, given, backupDir), current)
+}
+
+// argumentCandidates returns what the argument of a command may be that follows the
+// given ones.
+func argumentCandidates(app, node *kong.Node, given []string, backupDir string) []candidate {
+	position := min(len(given), len(node.Positional)-1)
+	if position < 0 || position < len(given) && !node.Positional[position].IsCumulative() {
 		return nil
 	}
-	switch node.Positional[positional].Name {
+	switch node.Positional[position].Name {
 	case "stamp":
-		return matching(stampCandidates(node.Name, backupDir), current)
+		return stampCandidates(pathOf(node), backupDir)
 	case "archive":
 		return []candidate{{wantFiles, ""}}
 	case "command":
-		return matching(commandCandidates(app), current)
+		for _, word := range given {
+			if app = findCommand(app, word); app == nil {
+				return nil
+			}
+		}
+		return commandCandidates(app)
 	case "shell":
-		return matching([]candidate{{"bash", ""}, {"fish", ""}, {"zsh", ""}}, current)
+		return []candidate{{"bash", ""}, {"fish", ""}, {"zsh", ""}}
 	}
 	return nil
 }
@@ -227,7 +240,7 @@ func valuesOf(placeholder string) []candidate {
 	switch placeholder {
 	case "FILE", "PATH":
 		return []candidate{{wantFiles, ""}}
-	case "DIR":
+	case "DIR", "LOCATION":
 		return []candidate{{wantDirs, ""}}
 	}
 	return nil
@@ -254,10 +267,12 @@ func firstSentence(s string) string {
 
 // stampCandidates returns the names of the snapshots, newest first. Names that a
 // shell could not take, or that a terminal should not see, are left out.
-func stampCandidates(command, backupDir string) (list []candidate) {
-	switch command {
-	case "restore", "drill", "validate", "export":
+func stampCandidates(command []string, backupDir string) (list []candidate) {
+	switch strings.Join(command, " ") {
+	case "restore", "drill", "validate", "export", "offsite push":
 		list = append(list, candidate{latest, "the newest snapshot that a restore should take"})
+	case "offsite pull", "offsite verify": // a look into the repository takes seconds
+		return []candidate{{latest, "the newest copy"}}
 	}
 	if backupDir == "" {
 		return list

@@ -23,7 +23,7 @@ func TestCompletion(t *testing.T) {
 		want  string
 	}{
 		{"v", "validate version"},
-		{"", "create list status validate restore drill protect unprotect prune remove export import run help version completion man"},
+		{"", "create list status validate restore drill protect unprotect prune remove export import offsite run help version completion man"},
 		{"frob", ""},
 		{"prune --keep-m", "--keep-monthly"},
 		{"list -", "--last --reverse --db --registry --chroma --backup-dir --host --help --json --verbose --version"},
@@ -45,6 +45,19 @@ func TestCompletion(t *testing.T) {
 		{"validate --backup-dir DIR x ", ""},
 		{"import ", wantFiles},
 		{"help st", "status"},
+		{"help offsite ", "init push list verify pull forget"},
+		{"help offsite push ", ""},
+		{"help frob ", ""},
+		{"offsite ", "init push list verify pull forget"},
+		{"offsite p", "push pull"},
+		{"offsite -", "--help --json --verbose --version"},
+		{"offsite push --backup-dir DIR ", "latest 20261124T115419Z 20261125T000000Z with_space"},
+		{"offsite pull --backup-dir DIR ", "latest"},
+		{"offsite verify --read-data --backup-dir DIR ", "latest"},
+		{"offsite verify --read-", "--read-data"},
+		{"offsite list --repo ", wantDirs},
+		{"offsite list --password-file=", wantFiles},
+		{"offsite list ", ""},
 		{"completion ", "bash fish zsh"},
 		{"completion bash ", ""},
 	} {

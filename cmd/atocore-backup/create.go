@@ -12,8 +12,10 @@ import (
 
 type createCommand struct {
 	storeFlags
+	repositoryFlags
 
 	Verify        bool          `help:"Validate the snapshot afterwards, in the same call, and record the verdict."`
+	Push          bool          `help:"Copy the snapshot to the repository afterwards, as offsite push does. If that fails, the snapshot stays, and the status is 2."`
 	Note          string        `placeholder:"TEXT" help:"Keep TEXT beside the snapshot; list prints it."`
 	IncludeChroma bool          `help:"Include the Chroma directory. Nothing may write to it during the copy; see --guard-file."`
 	Wait          time.Duration `default:"5m" placeholder:"TIME" help:"Give up after waiting this long for a database that somebody keeps from being read, for a restore that is running, or for the guard file. 0 waits for ever. Default: 5m."`
@@ -40,11 +42,14 @@ func (c *createCommand) Run(s *session) error {
 	if meta == nil {
 		return err
 	}
-	if err := s.writeResult(document(meta)); err != nil {
-		return fmt.Errorf("create: snapshot %s is complete: %w", meta.Stamp, err)
+	var pushed *pushedSnapshot
+	result := document(meta)
+	if c.Push {
+		pushed = c.push(s, meta, err)
+		result = document(pushed)
 	}
-	if c.Registry != "" && meta.RegistrySnapshotPath == "" {
-		s.say("There is no registry %s; the snapshot does not include it.", c.Registry)
+	if werr := s.writeResult(result); werr != nil {
+		return errors.Join(fmt.Errorf("create: snapshot %s is complete: %w", meta.Stamp, werr), pushed.failure())
 	}
 	if c.IncludeChroma && !meta.ChromaSnapshotIncluded {
 		s.tell("There is no Chroma directory %s; the snapshot does not include it.", c.Chroma)
@@ -62,6 +67,12 @@ func (c *createCommand) Run(s *session) error {
 		for _, note := range notes.texts {
 			s.tell("Not checked, or only noted: %s", note)
 		}
+	}
+	if pushed != nil && pushed.Pushed != nil {
+		s.tell("%s", pushSummary(pushed.Pushed))
+	}
+	if failure := pushed.failure(); failure != nil {
+		return errors.Join(failure, err)
 	}
 	return err
 }
@@ -107,6 +118,9 @@ func (c *createCommand) check() error {
 	}
 	if c.Wait < 0 {
 		faults = append(faults, errors.New("--wait is negative"))
+	}
+	if c.Push {
+		faults = append(faults, c.needRepository())
 	}
 	return joinFor("create", append(faults, notEmpty(c.GuardFile, "--guard-file"))...)
 }

@@ -32,8 +32,8 @@ func TestDocumentedCommandLines(t *testing.T) {
 	code := regexp.MustCompile("`[^`]+`")
 	number := 0
 	for _, file := range []string{
-		"README.md", "docs/command.md", "docs/deploy.md", "docs/restore.md", "contrib/cron/atocore-backup", "contrib/compose/compose.yaml",
-		"contrib/systemd/atocore-backup.service", "contrib/systemd/atocore-backup-drill.service",
+		"README.md", "docs/command.md", "docs/deploy.md", "docs/offsite.md", "docs/restore.md", "contrib/cron/atocore-backup", "contrib/compose/compose.yaml",
+		"contrib/systemd/atocore-backup.service", "contrib/systemd/atocore-backup-drill.service", "contrib/systemd/atocore-backup-offsite.service",
 		"contrib/systemd/atocore-backup-run.service",
 	} {
 		for line := range strings.Lines(readRepository(t, filepath.FromSlash(file))) {
@@ -68,7 +68,8 @@ func TestSystemdUnits(t *testing.T) {
 	verify := []string{"verify", "--man=no"}
 	for _, name := range []string{
 		"atocore-backup-run.service",
-		"atocore-backup.service", "atocore-backup.timer", "atocore-backup-drill.service", "atocore-backup-drill.timer", "atocore-backup-failed@.service",
+		"atocore-backup.service", "atocore-backup.timer", "atocore-backup-drill.service", "atocore-backup-drill.timer",
+		"atocore-backup-offsite.service", "atocore-backup-offsite.timer", "atocore-backup-failed@.service",
 	} {
 		// The command need not be installed here.
 		unit := strings.ReplaceAll(readRepository(t, "contrib", "systemd", name), "/usr/local/bin/atocore-backup", "/bin/sh")

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/offsite"
 )
 
 // The exit statuses. Scripts and monitors act on them, so none changes its
@@ -25,9 +26,9 @@ const (
 // in docs/command.md.
 var exitStatuses = []struct{ status, meaning string }{
 	{"0", "Done; what was checked is valid."},
-	{"1", "Not valid: the snapshot, or one of them, has damage or findings. Or too old: status was given a limit that the snapshots exceed."},
+	{"1", "Not valid: the snapshot, or one of them, has damage or findings, or a copy or its repository is damaged. Or too old: status was given a limit that the snapshots exceed."},
 	{"2", "The command could not be done, or its command line is wrong. A message says why."},
-	{"3", "There is no such snapshot, or no such backup directory."},
+	{"3", "There is no such snapshot or copy, or no such backup directory."},
 	{"130", "Interrupted by Ctrl-C (SIGINT); 143 by SIGTERM, 129 by SIGHUP. Nothing was left behind."},
 }
 
@@ -39,9 +40,11 @@ func exitStatus(ctx context.Context, err error) int {
 		return exitDone
 	case errors.Is(err, context.Canceled) && errors.As(context.Cause(ctx), &stopped):
 		return exitSignal + int(stopped.Signal)
+	case errors.Is(err, errNotPushed):
+		return exitFailed
 	case isMissing(err):
 		return exitMissing
-	case isInvalid(err), errors.Is(err, errLimit), errors.Is(err, backup.ErrInvalidArchive):
+	case isInvalid(err), errors.Is(err, errLimit), errors.Is(err, backup.ErrInvalidArchive), errors.Is(err, offsite.ErrDamaged):
 		return exitInvalid
 	}
 	return exitFailed
@@ -53,13 +56,17 @@ var errLimit = errors.New("the snapshots exceed a limit")
 // isReported reports whether the result of the command has said already what err
 // says.
 func isReported(err error) bool {
-	return isInvalid(err) || errors.Is(err, errLimit) || errors.Is(err, errNoCommand)
+	if errors.Is(err, errNotPushed) {
+		return false
+	}
+	return isInvalid(err) || errors.Is(err, errLimit) || errors.Is(err, errProblems) || errors.Is(err, errNoCommand)
 }
 
-// isMissing reports whether err means only that there is no such snapshot or
+// isMissing reports whether err means only that there is no such snapshot, copy or
 // backup directory, and not also that a restore is unfinished.
 func isMissing(err error) bool {
-	return errors.Is(err, backup.ErrNoSnapshot) && !errors.Is(err, backup.ErrRestoreUnfinished)
+	missing := errors.Is(err, backup.ErrNoSnapshot) || errors.Is(err, offsite.ErrNoCopy)
+	return missing && !errors.Is(err, backup.ErrRestoreUnfinished)
 }
 
 // checkExists returns an error if the backup directory does not exist: the

@@ -91,6 +91,13 @@ func (p exitPlaces) readers(good, bad string) []exitCase {
 		{exitFailed, []string{"help", "frobnicate"}},
 		{exitFailed, []string{"completion", "csh"}},
 		{exitFailed, []string{"list"}},
+		{exitDone, []string{"help", "offsite"}},
+		{exitDone, []string{"help", "offsite", "push"}},
+		{exitFailed, []string{"help", "offsite", "frobnicate"}},
+		{exitFailed, []string{"offsite"}},
+		{exitFailed, []string{"offsite", "list"}},
+		{exitFailed, p.here("offsite", "push", good)},
+		{exitFailed, p.here("offsite", "pull", good, "--repo", p.absent)},
 
 		{exitDone, p.here("list")},
 		{exitDone, in(p.empty, "list")},

@@ -9,15 +9,11 @@ import (
 )
 
 type helpCommand struct {
-	Command string `arg:"" optional:"" help:"The command to describe; by default, all are listed."`
+	Command []string `arg:"" optional:"" sep:"none" help:"The command to describe; by default, all are listed."`
 }
 
 func (c *helpCommand) Run(s *session) error {
-	args := []string{"--help"}
-	if c.Command != "" {
-		args = []string{c.Command, "--help"}
-	}
-	return s.dispatch(args)
+	return s.dispatch(append(c.Command, "--help"))
 }
 
 type versionCommand struct{}
@@ -34,18 +30,14 @@ func (c *versionCommand) Run(s *session) error {
 func printHelp(out io.Writer, node *kong.Node, width int) error {
 	w := new(bytes.Buffer)
 	section := func(title string) { w.WriteString("\n" + title + ":\n") }
-	if node.Type == kong.ApplicationNode {
-		wrap(w, "Usage: "+commandName+" COMMAND [ARGUMENTS] [FLAGS]", "", width)
-	} else {
-		wrap(w, "Usage: "+usage(node), "", width)
-	}
+	wrap(w, "Usage: "+usage(node), "", width)
 	for _, text := range []string{node.Help, node.Detail} {
 		for _, paragraph := range paragraphs(text) {
 			w.WriteString("\n")
 			wrap(w, paragraph, "", width)
 		}
 	}
-	if node.Type == kong.ApplicationNode {
+	if len(node.Children) > 0 {
 		section("Commands")
 		for _, c := range shown(node.Children) {
 			w.WriteString("  " + c.Name + "\n")
@@ -70,8 +62,10 @@ func printHelp(out io.Writer, node *kong.Node, width int) error {
 			w.WriteString("  " + s.status + "\n")
 			wrap(w, s.meaning, "      ", width)
 		}
+	}
+	if len(node.Children) > 0 {
 		w.WriteString("\n")
-		wrap(w, commandName+" help COMMAND describes a command with its flags.", "", width)
+		wrap(w, strings.Join(append([]string{commandName, "help"}, append(pathOf(node), "COMMAND")...), " ")+" describes a command with its flags.", "", width)
 	}
 	_, err := w.WriteTo(out)
 	return err
@@ -131,15 +125,39 @@ func flagsOf(node *kong.Node) (flags []*kong.Flag) {
 
 // usage returns how a command is called.
 func usage(node *kong.Node) string {
-	words := []string{commandName, node.Name}
+	words := append([]string{commandName}, pathOf(node)...)
+	if len(node.Children) > 0 {
+		words = append(words, "COMMAND", "[ARGUMENTS]")
+	}
 	for _, arg := range node.Positional {
 		words = append(words, argument(arg))
 	}
 	return strings.Join(append(words, "[FLAGS]"), " ")
 }
 
+// pathOf returns the words that name a command: none for the application.
+func pathOf(node *kong.Node) (words []string) {
+	for ; node.Parent != nil; node = node.Parent {
+		words = append([]string{node.Name}, words...)
+	}
+	return words
+}
+
+// leavesOf returns the commands that can be called, each after the group that it
+// is in.
+func leavesOf(node *kong.Node) (commands []*kong.Node) {
+	for _, c := range shown(node.Children) {
+		commands = append(commands, c)
+		commands = append(commands, leavesOf(c)...)
+	}
+	return commands
+}
+
 func argument(arg *kong.Positional) string {
 	name := strings.ToUpper(arg.Name)
+	if arg.IsCumulative() {
+		name += "..."
+	}
 	if !arg.Required {
 		return "[" + name + "]"
 	}
@@ -152,8 +170,11 @@ func flagForm(f *kong.Flag) string {
 	if f.Short != 0 {
 		form = "-" + string(f.Short) + ", " + form
 	}
-	if !f.IsBool() {
+	switch {
+	case !f.IsBool():
 		form += "=" + f.PlaceHolder
+	case f.PlaceHolder != "":
+		form += "[=" + f.PlaceHolder + "]"
 	}
 	return form
 }

@@ -15,7 +15,7 @@ func TestHelp(t *testing.T) {
 	parser, err := newParser(new(commandLine), io.Discard, 80, nil)
 	require.NoError(t, err)
 	app := parser.Model.Node
-	for _, node := range append(app.Children, app) {
+	for _, node := range append(leavesOf(app), app) {
 		require.True(t, strings.HasSuffix(node.Help, "."), "%s: %q", node.Name, node.Help)
 		for _, arg := range node.Positional {
 			require.True(t, strings.HasSuffix(arg.Help, "."), "%s %s", node.Name, arg.Name)
@@ -39,10 +39,19 @@ func TestHelp(t *testing.T) {
 	for _, args := range [][]string{{"help", "prune"}, {"prune", "--help"}, {"prune", "-h"}} {
 		require.Contains(t, atocore(t, args...).stdout, "Usage: atocore-backup prune [FLAGS]", args)
 	}
+	for _, args := range [][]string{{"help", "offsite"}, {"offsite", "--help"}} {
+		require.Contains(t, atocore(t, args...).stdout, "Usage: atocore-backup offsite COMMAND [ARGUMENTS] [FLAGS]", args)
+		require.Contains(t, atocore(t, args...).stdout, "\natocore-backup help offsite COMMAND describes", args)
+	}
+	for _, args := range [][]string{{"help", "offsite", "verify"}, {"offsite", "verify", "--help"}} {
+		require.Contains(t, atocore(t, args...).stdout, "Usage: atocore-backup offsite verify [STAMP] [FLAGS]", args)
+		require.Contains(t, atocore(t, args...).stdout, "\n  --read-data[=SHARE]\n", args)
+	}
 	require.Equal(t, atocore(t, "--version"), atocore(t, "version"))
 	// Without a command, the help is a message.
 	o := atocore(t)
 	require.Equal(t, outcome{exitFailed, "", atocore(t, "help").stdout}, o)
+	require.Equal(t, outcome{exitFailed, "", atocore(t, "help", "offsite").stdout}, atocore(t, "offsite"))
 }
 
 // The manual page is one, by the judgement of mandoc.
@@ -51,8 +60,8 @@ func TestManualPage(t *testing.T) {
 	require.Equal(t, exitDone, page.code)
 	parser, err := newParser(new(commandLine), io.Discard, 80, nil)
 	require.NoError(t, err)
-	for _, c := range shown(parser.Model.Children) {
-		require.Contains(t, page.stdout, "\n.SS "+c.Name)
+	for _, c := range leavesOf(parser.Model.Node) {
+		require.Contains(t, page.stdout, "\n.SS "+strings.Join(pathOf(c), " "))
 		for _, f := range c.Flags {
 			require.Contains(t, page.stdout, roff("--"+f.Name))
 		}

@@ -45,6 +45,7 @@ type commandLine struct {
 	Remove    removeCommand    `cmd:"" help:"Remove one snapshot, unless it may be needed to bring the store back."`
 	Export    exportCommand    `cmd:"" help:"Write a snapshot as a tar archive to standard output or a file."`
 	Import    importCommand    `cmd:"" help:"Add the snapshot in an archive of export to the backup directory."`
+	Offsite   offsiteCommand   `cmd:"" help:"Keep encrypted copies of the snapshots in another place, and get them back."`
 	Run       runCommand       `cmd:"" help:"Take, check and prune snapshots on a timetable, and serve a page and an API, until it is stopped."`
 
 	Help       helpCommand       `cmd:"" help:"Describe the commands, or one of them."`
@@ -81,8 +82,8 @@ func (s *session) dispatch(args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(args) == 0 {
-		if err := printHelp(s.stderr, parser.Model.Node, widthOf(s.stderr)); err != nil {
+	if group := onlyGroup(parser.Model.Node, args); group != nil {
+		if err := printHelp(s.stderr, group, widthOf(s.stderr)); err != nil {
 			return err
 		}
 		return errNoCommand
@@ -108,6 +109,20 @@ func (s *session) dispatch(args []string) error {
 // errNoCommand is the error for a command line without a command. The help has
 // been printed instead.
 var errNoCommand = errors.New("no command")
+
+// onlyGroup returns the group of commands, or the application, that args name
+// without naming a command in it, or nil.
+func onlyGroup(node *kong.Node, args []string) *kong.Node {
+	for _, word := range args {
+		if node = findCommand(node, word); node == nil {
+			return nil
+		}
+	}
+	if len(node.Children) == 0 {
+		return nil
+	}
+	return node
+}
 
 // newParser returns a parser of command lines, which writes help and version to
 // answer and then calls exit.

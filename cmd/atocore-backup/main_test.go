@@ -33,12 +33,14 @@ func TestMain(m *testing.M) {
 }
 
 // command prepares a run of the command without the ATOCORE_ variables of the
-// environment.
+// environment, and without those of restic and its places.
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := backuptest.Command(t, "command", args...)
 	cmd.Dir = t.TempDir()
-	cmd.Env = slices.DeleteFunc(cmd.Env, func(entry string) bool { return strings.HasPrefix(entry, "ATOCORE_") })
+	cmd.Env = slices.DeleteFunc(cmd.Env, func(entry string) bool {
+		return strings.HasPrefix(entry, "ATOCORE_") || strings.HasPrefix(entry, "RESTIC_") || strings.HasPrefix(entry, "AWS_")
+	})
 	// The race detector would sleep for a second at each exit.
 	cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0")
 	return cmd

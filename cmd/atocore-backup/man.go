@@ -37,7 +37,7 @@ func printMan(out io.Writer, app *kong.Node) error {
 	w.line(".SH DESCRIPTION")
 	w.text(app.Help)
 	w.line(".SH COMMANDS")
-	for _, c := range shown(app.Children) {
+	for _, c := range leavesOf(app) {
 		w.line(".SS " + roff(strings.TrimPrefix(strings.TrimSuffix(usage(c), " [FLAGS]"), commandName+" ")))
 		w.text(c.Help)
 		if c.Detail != "" {
@@ -48,7 +48,7 @@ func printMan(out io.Writer, app *kong.Node) error {
 			w.item(argument(arg), kong.DefaultHelpValueFormatter(arg))
 		}
 		for _, f := range c.Flags {
-			if !f.Hidden && !isStoreFlag(f) {
+			if !f.Hidden && len(f.Envs) == 0 {
 				w.item(flagForm(f), kong.DefaultHelpValueFormatter(f.Value))
 			}
 		}
@@ -62,28 +62,40 @@ func printMan(out io.Writer, app *kong.Node) error {
 	for _, f := range storeFlagsOf(app) {
 		w.item(flagForm(f), kong.DefaultHelpValueFormatter(f.Value))
 	}
+	w.line(".SH THE REPOSITORY")
+	w.text("The commands of offsite take these flags, and so does create for its --push.")
+	for _, f := range repositoryFlagsOf(app) {
+		w.item(flagForm(f), kong.DefaultHelpValueFormatter(f.Value))
+	}
 	w.line(".SH EXIT STATUS")
 	for _, s := range exitStatuses {
 		w.item(s.status, s.meaning)
 	}
 	w.line(".SH ENVIRONMENT")
-	for _, f := range storeFlagsOf(app) {
+	for _, f := range append(storeFlagsOf(app), repositoryFlagsOf(app)...) {
 		w.item(f.Envs[0], "The value of --"+f.Name+" if that is not given.")
 	}
 	w.item("NO_COLOR", "If it is not empty, tables have no colours.")
 	w.line(".SH SEE ALSO")
-	w.text("The guides in docs/ of github.com/atocore/backup: command.md, deploy.md, restore.md.")
+	w.text("The guides in docs/ of github.com/atocore/backup: command.md, deploy.md, offsite.md, restore.md.")
 	_, err := w.WriteTo(out)
 	return err
 }
 
-// isStoreFlag reports whether a flag is one of storeFlags.
-func isStoreFlag(f *kong.Flag) bool { return len(f.Envs) > 0 }
-
 // storeFlagsOf returns the flags that locate the store.
-func storeFlagsOf(app *kong.Node) (flags []*kong.Flag) {
-	for _, f := range app.Children[0].Flags {
-		if isStoreFlag(f) {
+func storeFlagsOf(app *kong.Node) []*kong.Flag {
+	return flagsFromEnv(findCommand(app, "list"))
+}
+
+// repositoryFlagsOf returns the flags that locate the repository of the copies.
+func repositoryFlagsOf(app *kong.Node) []*kong.Flag {
+	return flagsFromEnv(findCommand(findCommand(app, "offsite"), "list"))
+}
+
+// flagsFromEnv returns the flags of a command that have a variable.
+func flagsFromEnv(command *kong.Node) (flags []*kong.Flag) {
+	for _, f := range command.Flags {
+		if len(f.Envs) > 0 {
 			flags = append(flags, f)
 		}
 	}

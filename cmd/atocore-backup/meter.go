@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -19,6 +18,7 @@ type meter struct {
 	bar   *progressbar.ProgressBar
 	words string // the line on a narrow terminal
 	last  backup.Progress
+	names map[backup.Phase]string // of phases that this command calls otherwise than phaseName
 }
 
 // The columns of a terminal that a bar takes at most beside its 30 blocks, with
@@ -40,11 +40,11 @@ func (m *meter) show(p backup.Progress) {
 	}
 	if m.bar == nil || !continues(p, m.last) {
 		m.clear()
-		m.bar = newBar(m.out, p, width)
+		m.bar = m.newBar(p, width)
 	}
 	m.last = p
 	done, _, _ := extent(p)
-	m.bar.Describe(shareAndPhase(p))
+	m.bar.Describe(m.shareAndPhase(p))
 	m.bar.Set64(done)
 }
 
@@ -71,7 +71,7 @@ func extent(p backup.Progress) (done, total int64, bytes bool) {
 
 // showWords displays the phase, and the share of the whole call.
 func (m *meter) showWords(p backup.Progress, width int) {
-	words, _ := cut(fmt.Sprintf("%s %d%%", phaseName(p.Phase), percent(p)), width-1) // in the last column the cursor would wrap
+	words, _ := cut(fmt.Sprintf("%s %d%%", m.phaseName(p.Phase), percent(p)), width-1) // in the last column the cursor would wrap
 	if words == m.words {
 		return
 	}
@@ -91,11 +91,11 @@ func (m *meter) clear() {
 	}
 }
 
-func newBar(out io.Writer, p backup.Progress, width int) *progressbar.ProgressBar {
+func (m *meter) newBar(p backup.Progress, width int) *progressbar.ProgressBar {
 	_, total, bytes := extent(p)
 	options := []progressbar.Option{
-		progressbar.OptionSetWriter(out),
-		progressbar.OptionSetDescription(shareAndPhase(p)),
+		progressbar.OptionSetWriter(m.out),
+		progressbar.OptionSetDescription(m.shareAndPhase(p)),
 		progressbar.OptionSetWidth(min(longBar, width-besideBar)),
 		progressbar.OptionThrottle(100 * time.Millisecond),
 		progressbar.OptionSetRenderBlankState(true),
@@ -117,8 +117,15 @@ func newBar(out io.Writer, p backup.Progress, width int) *progressbar.ProgressBa
 func percent(p backup.Progress) int { return int(p.Share * 100) }
 
 // shareAndPhase returns the text before a bar.
-func shareAndPhase(p backup.Progress) string {
-	return fmt.Sprintf("%2d%% %s", percent(p), phaseName(p.Phase))
+func (m *meter) shareAndPhase(p backup.Progress) string {
+	return fmt.Sprintf("%2d%% %s", percent(p), m.phaseName(p.Phase))
+}
+
+func (m *meter) phaseName(p backup.Phase) string {
+	if name, ok := m.names[p]; ok {
+		return name
+	}
+	return phaseName(p)
 }
 
 func phaseName(p backup.Phase) string {

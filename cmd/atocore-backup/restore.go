@@ -274,9 +274,12 @@ func (s *session) reportRefused(command string, err error) error {
 		return werr
 	}
 	if onlyFindings(invalid.Report) {
-		if command == "import" {
+		switch command {
+		case "import":
 			s.say("Give --despite-findings to import it all the same.")
-		} else {
+		case "offsite pull":
+			s.say("Give --despite-findings to pull it all the same.")
+		default:
 			s.say("Give --despite-findings to restore it all the same.")
 		}
 	}

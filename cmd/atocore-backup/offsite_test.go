@@ -1,0 +1,71 @@
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What is missing is said in the words of the command, before restic is run.
+func TestOffsiteUsageErrors(t *testing.T) {
+	here := []string{"--repo", "r", "--password-file", "p"}
+	for _, test := range []struct {
+		args  string
+		words []string
+	}{
+		{"offsite frobnicate", []string{"frobnicate"}},
+		{"offsite init", []string{"--repo", "ATOCORE_OFFSITE_REPO", "--password-file", "ATOCORE_OFFSITE_PASSWORD_FILE"}},
+		{"offsite list --repo r", []string{"offsite list: no password: give --password-file or set ATOCORE_OFFSITE_PASSWORD_FILE"}},
+		{"offsite list HERE --patience 0", []string{"--patience"}},
+		{"offsite list HERE x", []string{"x"}},
+		{"offsite push HERE", []string{"--backup-dir", "ATOCORE_BACKUP_DIR"}},
+		{"offsite pull HERE --backup-dir b", []string{"stamp"}},
+		{"offsite pull HERE latest", []string{"--backup-dir"}},
+		{"offsite verify HERE latest", []string{"--backup-dir"}},
+		{"offsite verify HERE latest --backup-dir b --read-data", []string{"a stamp or --read-data, not both"}},
+		{"offsite verify HERE --read-data=half", []string{`"half" is not a share of the data`}},
+		{"offsite forget HERE --backup-dir b", []string{"--keep-last"}},
+		{"create --push --db d --backup-dir b", []string{"--repo", "--password-file"}},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			args := strings.Fields(strings.ReplaceAll(test.args, "HERE", strings.Join(here, " ")))
+			atocore(t, args...).requireFailed(t, test.words...)
+		})
+	}
+}
+
+// --read-data alone means all, and takes a share only with an equals sign, so that
+// a stamp may follow it.
+func TestReadData(t *testing.T) {
+	for args, want := range map[string]share{
+		"":                             "",
+		"--read-data":                  "100%",
+		"--read-data=5%":               "5%",
+		"--read-data=0.5%":             "0.5%",
+		"--read-data=100%":             "100%",
+		"--read-data=0":                "0",
+		"--read-data=0%":               "0",
+		"--read-data=":                 "refused",
+		"--read-data=5":                "refused",
+		"--read-data=101%":             "refused",
+		"--read-data=-5%":              "refused",
+		"--read-data=0.0%":             "refused",
+		"--read-data=NaN%":             "refused",
+		"--read-data=1e1%":             "refused",
+		"--read-data=%":                "refused",
+		"--read-data 20261124T115419Z": "100%",
+	} {
+		var parsed commandLine
+		parser, err := newParser(&parsed, io.Discard, 80, nil)
+		require.NoError(t, err)
+		_, err = parser.Parse(append([]string{"offsite", "verify"}, strings.Fields(args)...))
+		if want == "refused" {
+			require.ErrorContains(t, err, "is not a share of the data", args)
+			continue
+		}
+		require.NoError(t, err, args)
+		require.Equal(t, want, parsed.Offsite.Verify.ReadData, args)
+	}
+}
