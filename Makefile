@@ -27,6 +27,7 @@ faults:
 	$(GO) test ./internal/tests/faults -timeout 6h -kills 500 -cuts 50 -restore-cuts 50 -losses 25 -fills 60 -inject-all \
 		-intrusions 2000 -swaps 500 -leaks 1000 -load 10m -load-rows 20000 -sparse 10737418240 -files 100000
 	$(GO) test ./internal/tests/restore -timeout 6h -kill-stride 1 -model-time 1h
+	$(GO) test ./internal/tests/offsite -timeout 6h -kills 200
 
 soak:
 	$(GO) test ./internal/tests/soak -timeout 6h -snapshots 2000
