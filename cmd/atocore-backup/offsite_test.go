@@ -6,6 +6,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/atocore/backup"
+	"github.com/atocore/backup/offsite"
 )
 
 // What is missing is said in the words of the command, before restic is run.
@@ -68,4 +71,17 @@ func TestReadData(t *testing.T) {
 		require.NoError(t, err, args)
 		require.Equal(t, want, parsed.Offsite.Verify.ReadData, args)
 	}
+}
+
+// Whatever kept a snapshot from being pushed, the create failed, and says so.
+func TestStatusOfASnapshotThatWasNotPushed(t *testing.T) {
+	for _, reason := range []error{
+		backup.ErrInvalidBackup, backup.ErrNoSnapshot, offsite.ErrDamaged, offsite.ErrNoCopy, offsite.ErrBusy, errProblems, io.ErrUnexpectedEOF,
+	} {
+		err := (&pushedSnapshot{Metadata: &backup.Metadata{Stamp: "20261124T115419Z"}, err: reason}).failure()
+		require.Equal(t, exitFailed, exitStatus(t.Context(), err), reason)
+		require.False(t, isReported(err), reason)
+		require.ErrorIs(t, err, reason)
+	}
+	require.NoError(t, (*pushedSnapshot)(nil).failure())
 }
