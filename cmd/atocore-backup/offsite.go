@@ -32,17 +32,47 @@ func (c *offsiteCommand) Help() string {
 
 // repositoryFlags say where the copies are, and how restic reaches them.
 type repositoryFlags struct {
-	Repo         string        `placeholder:"LOCATION" env:"ATOCORE_OFFSITE_REPO" help:"The repository, as restic writes it: s3:https://HOST/BUCKET/DIR, sftp:USER@HOST:DIR, rest:https://HOST/, or a directory. By default what RESTIC_REPOSITORY or RESTIC_REPOSITORY_FILE say."`
-	PasswordFile string        `placeholder:"FILE" env:"ATOCORE_OFFSITE_PASSWORD_FILE" help:"The file with the password of the repository. By default what RESTIC_PASSWORD_FILE, RESTIC_PASSWORD_COMMAND or RESTIC_PASSWORD say. Nobody is asked for it."`
-	Restic       string        `placeholder:"FILE" env:"ATOCORE_OFFSITE_RESTIC" help:"The restic to run. The default is the one in PATH."`
-	CACert       string        `name:"cacert" placeholder:"FILE" env:"ATOCORE_OFFSITE_CACERT" help:"The certificates that the server's is checked against, instead of the system's."`
-	LimitUpload  uint          `placeholder:"N" env:"ATOCORE_OFFSITE_LIMIT_UPLOAD" help:"Upload at most N KiB in a second."`
-	Patience     time.Duration `default:"5m" placeholder:"TIME" env:"ATOCORE_OFFSITE_PATIENCE" help:"Give up when nothing went on for this long, or when the repository was in use by others for as long. Default: 5m."`
+	Repo         string   `placeholder:"LOCATION" env:"ATOCORE_OFFSITE_REPO" help:"The repository, as restic writes it: s3:https://HOST/BUCKET/DIR, sftp:USER@HOST:DIR, rest:https://HOST/, or a directory. By default what RESTIC_REPOSITORY or RESTIC_REPOSITORY_FILE say."`
+	PasswordFile string   `placeholder:"FILE" env:"ATOCORE_OFFSITE_PASSWORD_FILE" help:"The file with the password of the repository. By default what RESTIC_PASSWORD_FILE, RESTIC_PASSWORD_COMMAND or RESTIC_PASSWORD say. Nobody is asked for it."`
+	Restic       string   `placeholder:"FILE" env:"ATOCORE_OFFSITE_RESTIC" help:"The restic to run. The default is the one in PATH."`
+	CACert       string   `name:"cacert" placeholder:"FILE" env:"ATOCORE_OFFSITE_CACERT" help:"The certificates that the server's is checked against, instead of the system's."`
+	LimitUpload  rate     `placeholder:"N" env:"ATOCORE_OFFSITE_LIMIT_UPLOAD" help:"Upload at most N KiB in a second."`
+	Patience     patience `default:"5m" placeholder:"TIME" env:"ATOCORE_OFFSITE_PATIENCE" help:"Give up when nothing went on for this long, or when the repository was in use by others for as long. Default: 5m."`
+}
+
+// A rate is a number of KiB in a second, or 0 for no limit. An empty text, as of a
+// variable that is set to nothing, means the same as none.
+type rate uint32
+
+// UnmarshalText reads a rate.
+func (r *rate) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseUint(cmp.Or(string(text), "0"), 10, 31)
+	if err != nil {
+		return fmt.Errorf("%q is not a number of KiB in a second", text)
+	}
+	*r = rate(n)
+	return nil
+}
+
+// A patience is a length of time that is not 0. An empty text means the same as
+// none.
+type patience time.Duration
+
+const defaultPatience = "5m"
+
+// UnmarshalText reads a patience.
+func (p *patience) UnmarshalText(text []byte) error {
+	d, err := time.ParseDuration(cmp.Or(string(text), defaultPatience))
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%q is not a length of time such as 5m or 90s", text)
+	}
+	*p = patience(d)
+	return nil
 }
 
 // repository returns what the flags describe.
 func (f *repositoryFlags) repository() *offsite.Repository {
-	r := &offsite.Repository{Location: f.Repo, PasswordFile: f.PasswordFile, Program: f.Restic, Patience: f.Patience}
+	r := &offsite.Repository{Location: f.Repo, PasswordFile: f.PasswordFile, Program: f.Restic, Patience: time.Duration(f.Patience)}
 	if f.CACert != "" {
 		r.Args = append(r.Args, "--cacert", f.CACert)
 	}
@@ -62,9 +92,6 @@ func (f *repositoryFlags) needRepository() error {
 	}
 	if !isSet("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD_COMMAND", "RESTIC_PASSWORD") {
 		faults = append(faults, need(f.PasswordFile, "password", "--password-file", "ATOCORE_OFFSITE_PASSWORD_FILE"))
-	}
-	if f.Patience <= 0 {
-		faults = append(faults, errors.New("--patience is not positive"))
 	}
 	return errors.Join(faults...)
 }

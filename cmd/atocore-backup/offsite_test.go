@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -21,7 +22,9 @@ func TestOffsiteUsageErrors(t *testing.T) {
 		{"offsite frobnicate", []string{"frobnicate"}},
 		{"offsite init", []string{"--repo", "ATOCORE_OFFSITE_REPO", "--password-file", "ATOCORE_OFFSITE_PASSWORD_FILE"}},
 		{"offsite list --repo r", []string{"offsite list: no password: give --password-file or set ATOCORE_OFFSITE_PASSWORD_FILE"}},
-		{"offsite list HERE --patience 0", []string{"--patience"}},
+		{"offsite list HERE --patience 0", []string{"--patience", `"0" is not a length of time`}},
+		{"offsite list HERE --patience -5m", []string{"--patience"}},
+		{"offsite list HERE --limit-upload 1.5", []string{"--limit-upload", `"1.5" is not a number of KiB`}},
 		{"offsite list HERE x", []string{"x"}},
 		{"offsite push HERE", []string{"--backup-dir", "ATOCORE_BACKUP_DIR"}},
 		{"offsite pull HERE --backup-dir b", []string{"stamp"}},
@@ -37,6 +40,22 @@ func TestOffsiteUsageErrors(t *testing.T) {
 			atocore(t, args...).requireFailed(t, test.words...)
 		})
 	}
+}
+
+// A variable that is set to nothing is as if it were not set.
+func TestEmptyVariables(t *testing.T) {
+	s := newStore(t)
+	cmd := command(t, append([]string{"create"}, s.flags()...)...)
+	parser, err := newParser(new(commandLine), io.Discard, 80, nil)
+	require.NoError(t, err)
+	for _, f := range repositoryFlagsOf(parser.Model.Node) {
+		cmd.Env = append(cmd.Env, f.Envs[0]+"=")
+	}
+	o := do(t, cmd)
+	require.Equal(t, exitDone, o.code, o.stderr)
+	cmd = command(t, "offsite", "list", "--repo", filepath.Join(t.TempDir(), "absent"), "--restic", filepath.Join(t.TempDir(), "absent"))
+	cmd.Env = append(cmd.Env, "ATOCORE_OFFSITE_PATIENCE=", "ATOCORE_OFFSITE_LIMIT_UPLOAD=", "RESTIC_PASSWORD=x")
+	do(t, cmd).requireFailed(t, "restic is not installed")
 }
 
 // --read-data alone means all, and takes a share only with an equals sign, so that
