@@ -63,7 +63,7 @@ func printMan(out io.Writer, app *kong.Node) error {
 		w.item(flagForm(f), kong.DefaultHelpValueFormatter(f.Value))
 	}
 	w.line(".SH THE REPOSITORY")
-	w.text("The commands of offsite take these flags, and so does create for its --push.")
+	w.text("The commands of offsite take these flags, and so do create and run for their --push.")
 	for _, f := range repositoryFlagsOf(app) {
 		w.item(flagForm(f), kong.DefaultHelpValueFormatter(f.Value))
 	}

@@ -16,6 +16,7 @@ import (
 
 type runCommand struct {
 	storeFlags
+	repositoryFlags
 	keepFlags
 
 	Every         period        `placeholder:"TIME" help:"Take a snapshot when the newest one is this old, for example 1h, 24h or 7d."`
@@ -24,6 +25,7 @@ type runCommand struct {
 	Verify        bool          `help:"Validate each snapshot and record the verdict. One that is damaged is replaced soon."`
 	DrillEvery    period        `placeholder:"TIME" help:"Rehearse a restore when the last drill was this long ago."`
 	Scratch       *string       `placeholder:"DIR" help:"Create the scratch directory of a drill in DIR instead of the directory for temporary files."`
+	Push          bool          `help:"Copy each snapshot to the repository, as offsite push does. A push that fails is tried again later, for the newest snapshot."`
 	IncludeChroma bool          `help:"Include the Chroma directory. Nothing may write to it during the copy; see --guard-file."`
 	GuardFile     *string       `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is read, as create does."`
 	Wait          time.Duration `default:"5m" placeholder:"TIME" help:"Try again later after waiting this long for a database that somebody keeps from being read, for a restore that is running, or for the guard file. 0 waits for ever. Default: 5m."`
@@ -82,6 +84,9 @@ func (c *runCommand) Run(s *session) error {
 			cancel()
 		}()
 	}
+	if c.Push {
+		plan.Push = c.push(opts, say)
+	}
 	err = schedule.Run(ctx, opts, plan)
 	switch {
 	case web != nil && web.err() != nil:
@@ -102,6 +107,9 @@ func (c *runCommand) plan() (schedule.Plan, error) {
 	}
 	if c.IncludeChroma {
 		faults = append(faults, c.needChroma())
+	}
+	if c.Push {
+		faults = append(faults, c.needRepository())
 	}
 	if c.Wait < 0 {
 		faults = append(faults, errors.New("--wait is negative"))
@@ -127,6 +135,19 @@ func (c *runCommand) scratch() string {
 		return ""
 	}
 	return *c.Scratch
+}
+
+// push returns what copies a snapshot to the repository.
+func (c *runCommand) push(opts backup.Options, say func(string, ...any)) func(context.Context, string) error {
+	repository := c.repository()
+	return func(ctx context.Context, stamp string) error {
+		pushed, err := repository.Push(ctx, opts, stamp)
+		if err != nil {
+			return advise(err)
+		}
+		say("%s", pushSummary(pushed))
+		return nil
+	}
 }
 
 // serve begins to answer requests.

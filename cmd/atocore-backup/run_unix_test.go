@@ -246,6 +246,7 @@ func TestRunRefuses(t *testing.T) {
 		{"--every 1h --scratch=", "--scratch is empty"},
 		{"--every 1h --guard-file=", "--guard-file is empty"},
 		{"--every 1h --keep-last -2", "-2"},
+		{"--every 1h --push", "--repo"},
 		{"--every 1h --listen=", "--listen is empty"},
 		{"--every 1h --listen 0.0.0.0:0", "--token-file"},
 		{"--every 1h --listen [::]:0", "--token-file"},
