@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -160,7 +161,7 @@ func TestOffsiteExitStatuses(t *testing.T) {
 // Forget keeps what the rules keep, and the newest copy in any case.
 func TestOffsiteForget(t *testing.T) {
 	p := newRepository(t)
-	first := p.snapshot(t)
+	first := p.createAt(t, backup.SystemClock().Now().Add(-time.Hour))
 	require.Equal(t, exitDone, p.offsite(t, "push").code)
 	second := p.snapshot(t)
 	require.Equal(t, exitDone, p.offsite(t, "push").code)
