@@ -16,6 +16,9 @@ import (
 // A damaged snapshot is refused, and nothing is stored.
 func TestPushRefusesDamage(t *testing.T) {
 	t.Parallel()
+	r, h := newRepository(t), newHost(t)
+	h.writeFile("small", 1000)
+	h.writeFile("large", mib)
 	for name, c := range map[string]struct {
 		damage func(s *backuptest.Snapshot)
 		code   backup.Code
@@ -40,9 +43,6 @@ func TestPushRefusesDamage(t *testing.T) {
 		}, backup.CodeMetadataShape, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, h := newRepository(t), newHost(t)
-			h.writeFile("small", 1000)
-			h.writeFile("large", mib)
 			s := h.CreateSnapshot()
 			c.damage(s)
 			_, err := r.Push(context.Background(), h.Options, s.Stamp)
@@ -53,9 +53,9 @@ func TestPushRefusesDamage(t *testing.T) {
 			if c.code == backup.CodeFileUnknown || c.code == backup.CodeFileMissing {
 				require.Equal(t, c.path, invalid.Report.Problems[0].Path)
 			}
-			require.Empty(t, stampsIn(t, r))
 		})
 	}
+	require.Empty(t, stampsIn(t, r))
 }
 
 // A delta is made of a file that is what SHA256SUMS says, or not at all.

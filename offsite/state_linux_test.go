@@ -255,6 +255,10 @@ func wrapped(t *testing.T, r *offsite.Repository, lines string) *offsite.Reposit
 	require.NoError(t, err)
 	w := *r
 	w.Program = filepath.Join(t.TempDir(), "restic")
+	// A child that is started meanwhile would hold the script open for writing, and it
+	// could not be run (ETXTBSY, execve(2); go.dev/issue/22315).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	require.NoError(t, os.WriteFile(w.Program, []byte("#!/bin/sh\nreal="+real+"\n"+lines+"\nexec $real \"$@\"\n"), 0o700))
 	return &w
 }

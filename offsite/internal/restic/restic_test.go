@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,6 +87,10 @@ func standIn(t *testing.T, version, body string) *restic.Program {
 	}
 	path := filepath.Join(t.TempDir(), "restic")
 	script := "#!/bin/sh\nif [ \"$1\" = version ]; then echo '" + version + "'; exit; fi\n" + body + "\n"
+	// A child that is started meanwhile would hold the script open for writing, and it
+	// could not be run (ETXTBSY, execve(2); go.dev/issue/22315).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	require.NoError(t, os.WriteFile(path, []byte(script), 0o755))
 	return newProgram(t, path)
 }
