@@ -19,6 +19,11 @@ type Config struct {
 	// rules either, such a prune is an error. DryRun is ignored; the request says it.
 	Keep backup.Retention
 
+	// MaxAge and MaxUnverified are how old the newest snapshot, and the newest one
+	// that was found valid, may be before the page says that something is wrong. If
+	// they are 0, age alone is no fault.
+	MaxAge, MaxUnverified time.Duration
+
 	// DrillDir is the directory in which a drill makes its scratch directory, with
 	// space for a copy of the snapshot. If it is empty, that is made in the directory
 	// for temporary files, which is often in memory.
