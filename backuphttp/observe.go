@@ -25,7 +25,8 @@ func (h *Handler) ObserveProgress(p backup.Progress) {
 // Observe records the end of a call that the host made itself, for the operations,
 // the events and, if kind is "create" and result a *backup.Metadata, the metrics of
 // creates. kind and stamp are those of the operation; began is when it began.
-// result is what the call returned, and is shown in JSON; it may be nil.
+// result is what the call returned, and is shown in JSON; it may be nil. An error is
+// logged, unless it is context.Canceled.
 //
 // With package schedule, it is what Plan.OnResult calls:
 //
@@ -37,6 +38,9 @@ func (h *Handler) Observe(kind, stamp string, began time.Time, result any, err e
 	var p *problem
 	status := http.StatusOK
 	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			h.log.Error("observed_call_failed", "kind", kind, "stamp", stamp, "error", err)
+		}
 		p = problemOf(err, nil)
 		status, body = p.Status, nil
 	}
