@@ -28,7 +28,7 @@ import (
 func TestBackupCodeIsShort(t *testing.T) {
 	code, err := os.ReadFile("backup.go")
 	require.NoError(t, err)
-	require.LessOrEqual(t, bytes.Count(code, []byte("\n")), 80)
+	require.LessOrEqual(t, bytes.Count(code, []byte("\n")), 25)
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
 	for _, file := range files {
@@ -42,45 +42,38 @@ func TestBackupCodeIsShort(t *testing.T) {
 	}
 }
 
-// The timer creates a snapshot at each tick, and removes those that the retention
-// does not keep. A tick that fails is logged, and does not end it.
-func TestTimer(t *testing.T) {
+// The schedule creates a snapshot each hour, and removes those that the retention
+// does not keep. A step that fails is logged, and tried again.
+func TestSchedule(t *testing.T) {
 	var log bytes.Buffer
 	dir := t.TempDir()
-	blocked := filepath.Join(dir, "backups")
-	require.NoError(t, os.WriteFile(blocked, nil, 0o600))
 	synctest.Test(t, func(t *testing.T) {
-		h := &host{store: newStore(dir), log: slog.New(slog.NewTextHandler(&log, nil))}
-		h.backups = newBackups(h, blocked)
-		require.NoError(t, h.store.open(t.Context()))
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			ticker := time.NewTicker(time.Hour)
-			defer ticker.Stop()
-			h.backups.run(ctx, ticker)
-		}()
-		time.Sleep(time.Hour + time.Minute) // the clock of the bubble begins at midnight
-		require.NoError(t, os.Remove(blocked))
-		time.Sleep(71 * time.Hour)
-		cancel()
-		<-ended
-		require.NoError(t, h.store.close())
-		require.Equal(t, 1, strings.Count(log.String(), "periodic_backup_failed"), log.String())
-
-		list, err := backup.ListRuntimeBackups(t.Context(), backup.Options(h.backups))
+		h, err := newHost(t.Context(), dir, time.Hour, slog.New(slog.NewTextHandler(&log, nil)))
 		require.NoError(t, err)
-		var taken, want []string
-		for _, snapshot := range list {
+		blocked := filepath.Join(dir, "backups")
+		require.NoError(t, os.WriteFile(blocked, nil, 0o600))
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- h.schedule(ctx) }()
+		time.Sleep(30 * time.Minute) // the clock of the bubble begins at midnight
+		require.NoError(t, os.Remove(blocked))
+		time.Sleep(72 * time.Hour)
+		cancel()
+		require.ErrorIs(t, <-ended, context.Canceled)
+		require.NoError(t, h.store.close())
+		require.True(t, strings.Contains(log.String(), "msg=observed_call_failed kind="), "the failure is not logged")
+
+		list, err := backup.ListRuntimeBackups(t.Context(), optionsOf(h))
+		require.NoError(t, err)
+		var days []string
+		for i, snapshot := range list {
 			require.True(t, *snapshot.Verified)
-			taken = append(taken, snapshot.Metadata.CreatedAt.Format("02 15h"))
+			if len(list)-i > 24 {
+				days = append(days, snapshot.Metadata.CreatedAt.Format(time.DateOnly))
+			}
 		}
-		for hour := 1; hour <= 23; hour++ { // with midnight, the last 24
-			want = append(want, fmt.Sprintf("03 %02dh", hour))
-		}
-		// The oldest, and the last of each day.
-		require.Equal(t, slices.Concat([]string{"01 02h", "01 23h", "02 23h"}, want, []string{"04 00h"}), taken)
+		// The oldest, the last of each day, and the last 24.
+		require.Equal(t, []string{"2000-01-01", "2000-01-01", "2000-01-02"}, days)
 	})
 }
 
@@ -88,13 +81,13 @@ func TestTimer(t *testing.T) {
 func TestRequestsWaitForTheSwap(t *testing.T) {
 	h, s := newSite(t)
 	require.NoError(t, h.store.putNote(t.Context(), "a", "old"))
-	meta, err := backup.CreateRuntimeBackup(t.Context(), backup.Options(h.backups))
+	meta, err := backup.CreateRuntimeBackup(t.Context(), optionsOf(h))
 	require.NoError(t, err)
 	require.NoError(t, h.store.putNote(t.Context(), "a", "new"))
 
 	answers := make(chan string)
 	var phases []backup.Phase
-	opts := backup.Options(h.backups)
+	opts := optionsOf(h)
 	opts.OnProgress = func(p backup.Progress) {
 		if !slices.Contains(phases, p.Phase) {
 			phases = append(phases, p.Phase)
@@ -130,7 +123,7 @@ func TestStoreThatCannotBeOpened(t *testing.T) {
 	_, err = h.store.db.Exec("DROP INDEX note; ALTER TABLE other RENAME TO note")
 	require.NoError(t, err)
 
-	status, answer := s.send("POST", "/backups/"+bad+"/restore", "")
+	status, answer := s.send("POST", mount+bad+"/restore", "")
 	require.Equal(t, 500, status, answer)
 	var body struct{ Result backup.RestoreResult }
 	require.NoError(t, json.Unmarshal([]byte(answer), &body))
@@ -172,14 +165,14 @@ var killedIn = map[string]struct {
 // the middle of restoring it.
 func roleKilled(p *backuptest.Parent, args []string) error {
 	ctx := context.Background()
-	h, err := newHost(ctx, args[0], slog.New(slog.DiscardHandler))
+	h, err := newHost(ctx, args[0], time.Hour, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	if err := h.store.putNote(ctx, "a", "right"); err != nil {
 		return err
 	}
-	opts := backup.Options(h.backups)
+	opts := optionsOf(h)
 	meta, err := backup.CreateRuntimeBackup(ctx, opts)
 	if err != nil {
 		return err
@@ -212,9 +205,9 @@ func TestStartAfterAnInterruptedRestore(t *testing.T) {
 			defer server.Close()
 			s := &site{t, server.URL}
 			s.must(503, "GET", "/notes/a", nil)
-			s.must(503, "POST", "/backups", nil)
+			s.must(503, "POST", mount, nil)
 			var body struct{ Result []backup.Snapshot }
-			s.must(503, "GET", "/backups", &body)
+			s.must(503, "GET", mount, &body)
 			require.NotEmpty(t, body.Result)
 			require.Equal(t, stamp, body.Result[0].Stamp)
 

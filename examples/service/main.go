@@ -10,16 +10,12 @@
 //	POST /projects/NAME/documents ingests the body into all three, under the ingestion guard
 //	GET  /documents/ID            reads it from all three
 //
-// Its calls of package backup are in backup.go:
+// Its calls of the library are in backup.go: the handler of package backuphttp at
+// /admin/backup/, which docs/server.md describes, with a page for a browser; and
+// package schedule, which creates a snapshot and prunes every -every. While a
+// snapshot is restored, the service goes on; requests wait for the swap.
 //
-//	POST /backups                 creates a snapshot and validates it
-//	GET  /backups                 lists them
-//	POST /backups/STAMP/validate  validates one
-//	GET  /backups/STAMP/archive   streams one as a tar archive
-//	POST /backups/STAMP/restore   restores one while the service goes on; other requests wait for the swap
-//
-// Every -every, a snapshot is created and old ones are pruned. There is no
-// authentication, so the service listens on a loopback address only.
+// There is no authentication, so the service listens on a loopback address only.
 package main
 
 import (
@@ -40,7 +36,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// grace is how long requests may take after the service was told to end.
+// grace is how long requests may take after the service was told to end, and how
+// long a backup waits for the guard or for another one.
 const grace = 30 * time.Second
 
 func main() {
@@ -66,7 +63,7 @@ func run(ctx context.Context, args []string, out, logs io.Writer) (err error) {
 	if *every <= 0 {
 		return fmt.Errorf("-every is %s", *every)
 	}
-	h, err := newHost(ctx, *dir, slog.New(slog.NewTextHandler(logs, nil)))
+	h, err := newHost(ctx, *dir, *every, slog.New(slog.NewTextHandler(logs, nil)))
 	if err != nil {
 		return err
 	}
@@ -76,32 +73,39 @@ func run(ctx context.Context, args []string, out, logs io.Writer) (err error) {
 		return err
 	}
 	fmt.Fprintf(out, "listening on http://%s\n", listener.Addr())
-	return h.serve(ctx, listener, *every)
+	return h.serve(ctx, listener)
 }
 
 // A host is the service without its listener.
 type host struct {
-	store   *store
-	backups backups
-	log     *slog.Logger
+	store *store
+	log   *slog.Logger
+	every time.Duration // from one snapshot to the next
+
+	// backups answers requests about backups, and schedule makes them until its
+	// context ends.
+	backups interface {
+		http.Handler
+		Shutdown(context.Context) error
+	}
+	schedule func(context.Context) error
 }
 
 // newHost opens the store in dir. If a restore of it was interrupted, it stays
 // closed until another one, and requests that need it get 503.
-func newHost(ctx context.Context, dir string, log *slog.Logger) (*host, error) {
+func newHost(ctx context.Context, dir string, every time.Duration, log *slog.Logger) (*host, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	h := &host{store: newStore(dir), log: log}
-	h.backups = newBackups(h, filepath.Join(dir, "backups"))
-	unfinished, err := h.backups.unfinished(ctx)
+	h := &host{store: newStore(dir), log: log, every: every}
+	interrupted, err := h.openBackups(ctx, filepath.Join(dir, "backups"))
 	switch {
-	case err != nil:
-		return nil, err
-	case unfinished:
+	case interrupted:
 		log.Error("restore_unfinished", "do", "restore a snapshot")
 		return h, nil
+	case err != nil:
+		return nil, err
 	}
 	return h, h.store.open(ctx)
 }
@@ -119,10 +123,8 @@ func listen(addr string) (net.Listener, error) {
 }
 
 // serve answers requests, and creates snapshots, until ctx ends. Then it waits for
-// the requests that have begun, at most for grace. Whatever takes longer ends with
-// the process, as if it were killed: a create leaves no snapshot, and a restore is
-// finished or undone by the next one.
-func (h *host) serve(ctx context.Context, listener net.Listener, every time.Duration) error {
+// the requests and operations that have begun, at most for grace.
+func (h *host) serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler:           h.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -130,9 +132,9 @@ func (h *host) serve(ctx context.Context, listener net.Listener, every time.Dura
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		ticker := time.NewTicker(every)
-		defer ticker.Stop()
-		h.backups.run(ctx, ticker)
+		if err := h.schedule(ctx); ctx.Err() == nil {
+			return err
+		}
 		return nil
 	})
 	group.Go(func() error {
@@ -146,7 +148,8 @@ func (h *host) serve(ctx context.Context, listener net.Listener, every time.Dura
 		h.log.Info("stopping")
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 		defer cancel()
-		return server.Shutdown(ctx)
+		// First the backups: the server would wait for those that follow the events.
+		return errors.Join(h.backups.Shutdown(ctx), server.Shutdown(ctx))
 	})
 	return group.Wait()
 }

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +39,18 @@ func TestMain(m *testing.M) {
 func roleService(*backuptest.Parent, []string) error {
 	main()
 	return nil
+}
+
+// mount is where the backups are.
+const mount = "/admin/backup/"
+
+// optionsOf returns options for the test's own calls on the store of a host.
+func optionsOf(h *host) backup.Options {
+	return backup.Options{
+		DatabasePath: h.store.database, RegistryPath: h.store.registry, ChromaPath: h.store.chroma,
+		BackupDir:     filepath.Join(filepath.Dir(filepath.Dir(h.store.database)), "backups"),
+		IncludeChroma: true, Verify: true, Locker: backup.SyncLocker(&h.store.ingestion), Offline: h.store.offline,
+	}
 }
 
 // A site is a running service, as its clients see it.
@@ -78,14 +91,14 @@ func (s *site) must(status int, method, path string, result any) {
 func (s *site) create() string {
 	s.t.Helper()
 	var meta backup.Metadata
-	s.must(201, "POST", "/backups", &meta)
+	s.must(201, "POST", mount, &meta)
 	return meta.Stamp
 }
 
 func (s *site) restore(stamp string) *backup.RestoreResult {
 	s.t.Helper()
 	var result backup.RestoreResult
-	s.must(200, "POST", "/backups/"+stamp+"/restore", &result)
+	s.must(200, "POST", mount+stamp+"/restore", &result)
 	require.Equal(s.t, stamp, result.Stamp)
 	return &result
 }
@@ -93,15 +106,22 @@ func (s *site) restore(stamp string) *backup.RestoreResult {
 // newTestHost opens a host on a store in dir.
 func newTestHost(t *testing.T, dir string) *host {
 	t.Helper()
-	h, err := newHost(t.Context(), dir, slog.New(slog.DiscardHandler))
+	h, err := newHost(t.Context(), dir, time.Hour, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, h.store.close()) })
+	t.Cleanup(func() {
+		require.NoError(t, h.backups.Shutdown(context.Background()))
+		require.NoError(t, h.store.close())
+	})
 	return h
 }
 
+// newSite starts a service whose Chroma directory has what a real server wrote, and
+// what the service writes.
 func newSite(t *testing.T) (*host, *site) {
 	t.Helper()
-	h := newTestHost(t, t.TempDir())
+	dir := t.TempDir()
+	require.NoError(t, backuptest.WriteChroma(filepath.Join(dir, "data", "chroma")))
+	h := newTestHost(t, dir)
 	server := httptest.NewServer(h.handler())
 	t.Cleanup(server.Close)
 	return h, &site{t, server.URL}
@@ -263,9 +283,137 @@ func requireDocuments(t *testing.T, s *store) (ids []string) {
 	return ids
 }
 
+// A driver asks for what a service offers about its backups, and notes which routes
+// it asked for.
+type driver struct {
+	*site
+	driven map[string]bool
+}
+
+func newDriver(s *site) *driver { return &driver{s, make(map[string]bool)} }
+
+// drive asks for a route of the documentation of package backuphttp, with name in
+// the place of what is in braces.
+func (d *driver) drive(status int, route, name, body string, result any) (answer string) {
+	d.t.Helper()
+	d.driven[route] = true
+	method, path, _ := strings.Cut(route, " /")
+	path = regexp.MustCompile(`{\w+}`).ReplaceAllLiteralString(path, name)
+	got, answer := d.send(method, mount+path, body)
+	require.Equal(d.t, status, got, "%s: %s", route, answer)
+	if result != nil {
+		require.NoError(d.t, json.Unmarshal([]byte(answer), result))
+	}
+	return answer
+}
+
+// requireAll requires that every route of the documentation was asked for.
+func (d *driver) requireAll() {
+	d.t.Helper()
+	doc, err := os.ReadFile(filepath.FromSlash("../../backuphttp/doc.go"))
+	require.NoError(d.t, err)
+	documented := make(map[string]bool)
+	for _, found := range regexp.MustCompile(`(?m)^//\t(GET|POST|DELETE) +(/\S*)`).FindAllSubmatch(doc, -1) {
+		documented[string(found[1])+" "+string(found[2])] = true
+	}
+	require.Equal(d.t, documented, d.driven)
+}
+
+// everyRoute asks for all routes but a restore, and returns the archive of a
+// snapshot.
+func (d *driver) everyRoute(stamp string) (archive string) {
+	t := d.t
+	var list []backup.Snapshot
+	d.drive(200, "GET /", "", "", &list)
+	require.Len(t, list, 1)
+	require.Equal(t, stamp, list[0].Stamp)
+	require.True(t, *list[0].Verified)
+	var latest struct{ Snapshot backup.Snapshot }
+	d.drive(200, "GET /latest", "", "", &latest)
+	require.Equal(t, list[0], latest.Snapshot)
+	var report backup.Report
+	d.drive(200, "GET /{stamp}/validate", stamp, "", &report)
+	require.True(t, report.Valid)
+	d.drive(200, "POST /{stamp}/drill", stamp, "", nil)
+	archive = d.drive(200, "GET /{stamp}/export", stamp, "", nil)
+
+	// Another one comes and goes, and comes again.
+	var other backup.Metadata
+	d.drive(201, "POST /", "", `{"include_chroma": false, "verify": true, "note": "to go"}`, &other)
+	d.create() // the newest is not removed
+	d.drive(200, "POST /{stamp}/protect", other.Stamp, "", nil)
+	d.drive(409, "DELETE /{stamp}", other.Stamp, "", nil)
+	d.drive(200, "POST /{stamp}/protect", other.Stamp, `{"protected": false}`, nil)
+	saved := d.drive(200, "GET /{stamp}/export", other.Stamp, "", nil)
+	d.drive(204, "DELETE /{stamp}", other.Stamp, "", nil)
+	d.drive(404, "GET /{stamp}", other.Stamp, "", nil)
+	d.drive(201, "POST /import", "", saved, nil)
+	var found backup.Snapshot
+	d.drive(200, "GET /{stamp}", other.Stamp, "", &found)
+	require.False(t, found.Metadata.ChromaSnapshotIncluded)
+
+	var pruned backup.PruneResult
+	d.drive(200, "POST /prune", "", `{"keep_last": 1, "dry_run": true}`, &pruned)
+	require.True(t, pruned.DryRun)
+	require.NotEmpty(t, pruned.Removed)
+	var operations []struct{ ID string }
+	d.drive(200, "GET /operations", "", "", &operations)
+	require.NotEmpty(t, operations)
+	d.drive(200, "GET /operations/{id}", operations[0].ID, "", nil)
+	d.drive(409, "DELETE /operations/{id}", operations[0].ID, "", nil) // it has ended
+	require.Contains(t, d.drive(200, "GET /metrics", "", "", nil), "atocore_backup_")
+	d.drive(200, "GET /page/{name}", "script.js", "", nil)
+	return archive
+}
+
+// follow follows the events. The kinds of operations that it hears of are sent when
+// the stream ends.
+func (d *driver) follow() <-chan []string {
+	d.t.Helper()
+	d.driven["GET /events"] = true
+	response, err := http.Get(d.url + mount + "events")
+	require.NoError(d.t, err)
+	require.Equal(d.t, 200, response.StatusCode)
+	heard := make(chan []string, 1)
+	go func() {
+		defer response.Body.Close()
+		var kinds []string
+		lines := bufio.NewReader(response.Body)
+		for {
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				heard <- kinds
+				return
+			}
+			var operation struct{ Kind string }
+			if data, ok := strings.CutPrefix(line, "data: "); ok && json.Unmarshal([]byte(data), &operation) == nil {
+				kinds = append(kinds, operation.Kind)
+			}
+		}
+	}()
+	return heard
+}
+
+// watch asks for what only reads until it is told to stop, at least once. It returns
+// the first answer that is wrong.
+func (d *driver) watch(stop <-chan struct{}) (wrong string) {
+	for {
+		for _, path := range []string{"", "latest", "metrics", "operations", "?all=1"} {
+			if status, answer := d.send("GET", mount+path, ""); status != 200 {
+				return fmt.Sprint(path, ": ", status, " ", answer)
+			}
+		}
+		select {
+		case <-stop:
+			return ""
+		default:
+		}
+	}
+}
+
 // Clients write, read and ingest all the time while snapshots are created, listed,
-// validated, exported and restored. Each answer is right, and nothing that was
-// acknowledged is lost.
+// validated, exported, restored and all else. Each answer is right, and nothing that
+// was acknowledged is lost.
 func TestBackupsOfARunningService(t *testing.T) {
 	h, s := newSite(t)
 	clients := []*client{newNotes(s, "a"), newNotes(s, "b"), newNotes(s, "c"), newDocuments(s, "apollo"), newDocuments(s, "gemini")}
@@ -285,21 +433,14 @@ func TestBackupsOfARunningService(t *testing.T) {
 	for _, c := range clients {
 		c.keep.Store(int64(len(c.written())))
 	}
+	d := newDriver(s)
+	events := d.follow()
 	stamp := s.create()
 	next(t, clients)
-
-	var list []backup.Snapshot
-	s.must(200, "GET", "/backups", &list)
-	require.Len(t, list, 1)
-	require.Equal(t, stamp, list[0].Stamp)
-	require.True(t, *list[0].Verified)
-	var report backup.Report
-	s.must(200, "POST", "/backups/"+stamp+"/validate", &report)
-	require.True(t, report.Valid)
+	archive := d.everyRoute(stamp)
+	next(t, clients)
 
 	// The archive is a whole snapshot of one moment.
-	status, archive := s.send("GET", "/backups/"+stamp+"/archive", "")
-	require.Equal(t, 200, status, archive)
 	elsewhere := backup.Options{BackupDir: filepath.Join(t.TempDir(), "backups")}
 	meta, err := backup.ImportRuntimeBackup(t.Context(), elsewhere, strings.NewReader(archive))
 	require.NoError(t, err)
@@ -314,24 +455,33 @@ func TestBackupsOfARunningService(t *testing.T) {
 	}
 
 	next(t, clients)
-	created := make(chan int, 1)
+	created, watched := make(chan int, 1), make(chan string, 1)
+	restored := make(chan struct{})
 	go func() { // it and the restore wait for each other
-		status, _ := s.send("POST", "/backups", "")
+		status, _ := s.send("POST", mount, "")
 		created <- status
 	}()
-	result := s.restore(stamp)
+	go func() { watched <- d.watch(restored) }()
+	var result backup.RestoreResult
+	d.drive(200, "POST /{stamp}/restore", stamp, "", &result)
+	close(restored)
 	require.Equal(t, 201, <-created)
+	require.Empty(t, <-watched)
 	next(t, clients)
-	var restored []int // what a client writes from here on was begun after the restore
+	var since []int // what a client writes from here on was begun after the restore
 	for _, c := range clients {
-		restored = append(restored, len(c.written()))
+		since = append(since, len(c.written()))
 	}
 	next(t, clients)
-	again := s.create() // the timer and the endpoints go on
-	s.must(200, "POST", "/backups/"+again+"/validate", nil)
+	again := s.create() // everything goes on
+	s.must(200, "GET", mount+again+"/validate", nil)
 	stopAll()
+	d.drive(200, "POST /prune", "", `{"keep_last": 3, "keep_within": "1y"}`, nil)
+	d.requireAll()
+	require.NoError(t, h.backups.Shutdown(t.Context()))
+	require.Subset(t, <-events, []string{"create", "validate", "drill", "export", "import", "restore", "protect", "remove", "prune"})
 
-	safety, err := backup.ValidateBackup(t.Context(), backup.Options(h.backups), result.SafetyStamp)
+	safety, err := backup.ValidateBackup(t.Context(), optionsOf(h), result.SafetyStamp)
 	require.NoError(t, err)
 	saved := append(notesIn(t, safety.Metadata.DBSnapshotPath), requireDocuments(t, storeOf(safety.Metadata))...)
 	for _, aside := range result.SetAside {
@@ -343,49 +493,12 @@ func TestBackupsOfARunningService(t *testing.T) {
 		require.Empty(t, c.wrong)
 		for n, id := range c.ids {
 			require.True(t, slices.Contains(saved, id) || slices.Contains(present, id), "%s is lost", id)
-			if slices.Contains(inSnapshot, id) || n >= restored[i] {
+			if slices.Contains(inSnapshot, id) || n >= since[i] {
 				require.Contains(t, present, id)
 			}
 		}
 		require.NotSubset(t, present, c.ids, "what was written after the snapshot is there: nothing was restored")
 	}
-}
-
-// The statuses are those of the table in the package's documentation.
-func TestStatuses(t *testing.T) {
-	doc, err := os.ReadFile(filepath.FromSlash("../../doc.go"))
-	require.NoError(t, err)
-	named := map[string]error{
-		"ErrPanic": backup.ErrPanic, "ErrInvalidOptions": backup.ErrInvalidOptions, "ErrRestoreUnfinished": backup.ErrRestoreUnfinished,
-		"ErrBusy": backup.ErrBusy, "ErrNoSnapshot": backup.ErrNoSnapshot, "ErrInvalidBackup": backup.ErrInvalidBackup,
-		"ErrOtherStore": backup.ErrOtherStore, "ErrDatabaseInUse": backup.ErrDatabaseInUse, "ErrCannotReplace": backup.ErrCannotReplace,
-		"ErrSourceChanged": backup.ErrSourceChanged, "ErrSourceInvalid": backup.ErrSourceInvalid, "ErrUnsupportedFile": backup.ErrUnsupportedFile,
-		"ErrNoSpace": backup.ErrNoSpace, "ErrCrossDevice": backup.ErrCrossDevice,
-		"context.Canceled": context.Canceled, "context.DeadlineExceeded": context.DeadlineExceeded,
-	}
-	others := []string{"ErrSnapshotExists", "ErrInvalidArchive", "ErrProtected"} // of calls that the service does not make
-	var rows []string
-	var before []error
-	for line := range strings.Lines(string(doc)) {
-		fields := strings.Fields(strings.TrimPrefix(line, "//\t"))
-		if !strings.HasPrefix(line, "//\t") || len(fields) < 3 || fields[0] == "error" {
-			continue
-		}
-		rows = append(rows, fields[0])
-		target, ours := named[fields[0]]
-		if !ours {
-			require.Contains(t, others, fields[0])
-			continue
-		}
-		require.Equal(t, fields[len(fields)-1], fmt.Sprint(statusOf(fmt.Errorf("wrapped: %w", target))), fields[0])
-		for _, first := range before { // an error that matches both has the status of the upper row
-			require.Equal(t, statusOf(first), statusOf(errors.Join(target, first)), "%v and %v", first, target)
-		}
-		if status := statusOf(target); status != 500 || target == backup.ErrPanic {
-			before = append(before, target)
-		}
-	}
-	require.Len(t, rows, len(named)+len(others))
 }
 
 func TestErrorsOverHTTP(t *testing.T) {
@@ -394,7 +507,7 @@ func TestErrorsOverHTTP(t *testing.T) {
 	var got struct{ ID string }
 	require.NoError(t, json.Unmarshal([]byte(answer), &got))
 	stamp := s.create()
-	damaged := filepath.Join(h.backups.BackupDir, "snapshots", stamp, "config", "project-registry.json")
+	damaged := filepath.Join(optionsOf(h).BackupDir, "snapshots", stamp, "config", "project-registry.json")
 	require.NoError(t, os.WriteFile(damaged, []byte(`["apollX"]`), 0o600))
 	for _, tt := range []struct {
 		method, path string
@@ -402,39 +515,34 @@ func TestErrorsOverHTTP(t *testing.T) {
 	}{
 		{"GET", "/notes/none", 404},
 		{"GET", "/documents/none", 404},
-		{"POST", "/backups/none/validate", 404},
-		{"POST", "/backups/none/restore", 404},
-		{"GET", "/backups/none/archive", 404},
-		{"POST", "/backups/%2e%2e/validate", 404},
-		{"POST", "/backups/" + stamp + "/validate", 422},
-		{"POST", "/backups/" + stamp + "/restore", 422},
-		{"GET", "/backups/" + stamp + "/archive", 0}, // cut off
-		{"DELETE", "/backups", 405},
+		{"GET", mount + "none", 404},
+		{"POST", mount + "none/drill", 404},
+		{"POST", mount + "none/restore", 404},
+		{"GET", mount + "none/export", 404},
+		{"GET", mount + "%2e%2e/export", 404},
+		{"POST", mount + stamp + "/restore", 422},
+		{"GET", mount + stamp + "/export", 0}, // cut off
+		{"PUT", mount, 405},
 	} {
 		t.Run(tt.method+tt.path, func(t *testing.T) {
 			status, answer := s.send(tt.method, tt.path, "")
 			require.Equal(t, tt.status, status, answer)
-			var body struct {
-				Error  string
-				Result json.RawMessage
-			}
+			var body struct{ Error, Detail string }
 			if status == 404 || status == 422 {
 				require.NoError(t, json.Unmarshal([]byte(answer), &body), answer)
-				require.NotEmpty(t, body.Error)
-			}
-			if strings.HasSuffix(tt.path, stamp+"/validate") {
-				var report backup.Report
-				require.NoError(t, json.Unmarshal(body.Result, &report))
-				require.NotEmpty(t, report.Problems)
+				require.NotEmpty(t, body.Error+body.Detail)
 			}
 		})
 	}
+	var report backup.Report
+	s.must(200, "GET", mount+stamp+"/validate", &report)
+	require.False(t, report.Valid)
 	status, _ := s.send("PUT", "/notes/large", strings.Repeat("x", maxBody+1))
 	require.Equal(t, 413, status)
 	status, answer = s.send("GET", "/documents/"+got.ID, "")
 	require.Equal(t, 200, status, answer)
 
-	request, err := http.NewRequest("POST", s.url+"/backups/"+stamp+"/restore", nil)
+	request, err := http.NewRequest("POST", s.url+mount+stamp+"/restore", nil)
 	require.NoError(t, err)
 	request.Header.Set("Origin", "https://elsewhere.example")
 	response, err := http.DefaultClient.Do(request)
@@ -539,8 +647,13 @@ func TestReadmeCommands(t *testing.T) {
 
 	dir := t.TempDir()
 	_, s := startService(t, dir)
-	script := strings.NewReplacer("127.0.0.1:8080", s.url, "/tmp/service", dir, "curl ", "curl -fsS ").Replace(section)
-	out, err := exec.Command("sh", "-eu", "-c", script).CombinedOutput()
+	var script strings.Builder
+	for line := range strings.Lines(section) {
+		if command, ok := strings.CutPrefix(line, "    "); ok {
+			script.WriteString(strings.NewReplacer("127.0.0.1:8080", s.url, "/tmp/service", dir, "curl ", "curl -fsS ").Replace(command))
+		}
+	}
+	out, err := exec.Command("sh", "-eu", "-c", script.String()).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), `"safety_stamp"`)
 	status, answer := s.send("GET", "/notes/first", "")
