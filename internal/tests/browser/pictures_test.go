@@ -65,7 +65,7 @@ func TestPictures(t *testing.T) {
 func (s *site) history(n int) (stamps []string) {
 	s.T.Helper()
 	now := backup.SystemClock().Now()
-	s.Host = "dalidou"
+	s.Host = "srv1"
 	for i := range n {
 		s.Clock = backuptest.Clock{Time: now.Add(-time.Duration(n-i)*11*time.Hour + 10*time.Hour)}
 		s.Verify, s.IncludeChroma = i%5 != 2, i%4 != 1
@@ -85,7 +85,7 @@ func (s *site) history(n int) (stamps []string) {
 // nameStore replaces the path of the test's store, of which nobody wants a picture.
 func (tb *tab) nameStore() {
 	tb.t.Helper()
-	eval[any](tb, `document.querySelector(".store bdi").textContent = "dalidou:/srv/atocore/data/atocore.db", null`)
+	eval[any](tb, `document.querySelector(".store bdi").textContent = "srv1:/srv/atocore/data/atocore.db", null`)
 }
 
 // picture writes a picture of the page down to some height.
