@@ -30,9 +30,11 @@ type runCommand struct {
 	GuardFile     *string       `placeholder:"PATH" help:"Hold an exclusive flock(2) on PATH while the store is read, as create does."`
 	Wait          time.Duration `default:"5m" placeholder:"TIME" help:"Try again later after waiting this long for a database that somebody keeps from being read, for a restore that is running, or for the guard file. 0 waits for ever. Default: 5m."`
 
-	Listen    *string  `placeholder:"ADDRESS" help:"Serve the page, the routes of docs/server.md and metrics at ADDRESS: a port, or 127.0.0.1:PORT. Any address that is not of this machine alone needs --token-file."`
-	TokenFile *string  `placeholder:"FILE" help:"Answer only requests that have the token in FILE, as Authorization: Bearer TOKEN, or as the password of a browser."`
-	Allow     []string `placeholder:"ROUTES" enum:"restore,remove,protect,prune,import" help:"Also answer requests to restore, remove, protect, prune or import; several are separated by commas."`
+	Listen        *string  `placeholder:"ADDRESS" help:"Serve the page, the routes of docs/server.md and metrics at ADDRESS: a port, or 127.0.0.1:PORT. Any address that is not of this machine alone needs --token-file."`
+	TokenFile     *string  `placeholder:"FILE" help:"Answer only requests that have the token in FILE, as Authorization: Bearer TOKEN, or as the password of a browser."`
+	MaxAge        period   `placeholder:"TIME" help:"Let the page say that something is wrong if the newest snapshot is older, for example 26h."`
+	MaxUnverified period   `placeholder:"TIME" help:"Let the page say that something is wrong if the newest snapshot that was found valid is older, for example 8d."`
+	Allow         []string `placeholder:"ROUTES" enum:"restore,remove,protect,prune,import" help:"Also answer requests to restore, remove, protect, prune or import; several are separated by commas."`
 }
 
 // Help returns the details for the help of this command.
@@ -161,6 +163,7 @@ func (c *runCommand) serve(opts backup.Options, access access, say func(string, 
 	handler := backuphttp.New(opts, backuphttp.Config{
 		AllowRestore: allows("restore"), AllowRemove: allows("remove"), AllowProtect: allows("protect"), AllowPrune: allows("prune"),
 		AllowImport: allows("import"), Keep: c.retention(), DrillDir: c.scratch(),
+		MaxAge: time.Duration(c.MaxAge), MaxUnverified: time.Duration(c.MaxUnverified),
 	})
 	return newSite(listener, handler, access, say), nil
 }

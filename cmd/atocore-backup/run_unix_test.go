@@ -129,7 +129,7 @@ func TestRunSaysWhatFails(t *testing.T) {
 // The handler is served at / beside the schedule, to this machine only.
 func TestRunServes(t *testing.T) {
 	s := newStore(t)
-	v := startRun(t, s, "--every", "24h", "--verify", "--listen", "127.0.0.1:0", "--allow", "protect,remove")
+	v := startRun(t, s, "--every", "24h", "--verify", "--listen", "127.0.0.1:0", "--allow", "protect,remove", "--max-age", "1ms", "--max-unverified", "8d")
 	url := v.hear(`^Listening on (http://127\.0\.0\.1:\d+/)\.$`)[1]
 	stamp := v.hear(`^Snapshot (\S+): database`)[1]
 	v.hear(`is valid`)
@@ -147,6 +147,10 @@ func TestRunServes(t *testing.T) {
 	require.Len(t, s.stamps(t), 2)
 	_, _, body = ask(t, "GET", url+"metrics", nil)
 	require.Regexp(t, `(?m)^atocore_backup_\S+ 2$`, body)
+
+	_, _, body = ask(t, "GET", url, func(r *http.Request) { r.Header.Set("Accept", "text/html") })
+	require.Contains(t, body, "The newest snapshot is older than")
+	require.NotContains(t, body, "found valid is older than")
 
 	_, _, body = ask(t, "GET", url+"operations", nil)
 	require.Contains(t, body, `"verify"`, "what is scheduled is shown, too")
@@ -259,6 +263,7 @@ func TestRunRefuses(t *testing.T) {
 		{"--every 1h --listen 192.0.2.1:0 --token-file " + tokens["good"], "192.0.2.1"}, // not of this machine
 		{"--every 1h --token-file " + tokens["good"], "--listen"},
 		{"--every 1h --allow prune", "--listen"},
+		{"--every 1h --max-unverified 8d", "--listen"},
 		{"--every 1h --listen 0 --allow everything", "everything"},
 		{"--every 1h --listen 0 --token-file " + filepath.Join(dir, "absent"), "absent"},
 		{"--every 1h --listen 0 --token-file=", "--token-file is empty"},

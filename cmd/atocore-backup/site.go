@@ -35,6 +35,8 @@ func (c *runCommand) access() (a access, err error) {
 		return a, errors.New("--token-file is of use with --listen only")
 	case c.Listen == nil && len(c.Allow) > 0:
 		return a, errors.New("--allow is of use with --listen only")
+	case c.Listen == nil && (c.MaxAge != 0 || c.MaxUnverified != 0):
+		return a, errors.New("--max-age and --max-unverified are of use with --listen only")
 	case c.Listen == nil:
 		return a, nil
 	}
