@@ -17,8 +17,6 @@ import (
 func TestPushRefusesDamage(t *testing.T) {
 	t.Parallel()
 	r, h := newRepository(t), newHost(t)
-	h.writeFile("small", 1000)
-	h.writeFile("large", mib)
 	for name, c := range map[string]struct {
 		damage func(s *backuptest.Snapshot)
 		code   backup.Code
@@ -43,6 +41,8 @@ func TestPushRefusesDamage(t *testing.T) {
 		}, backup.CodeMetadataShape, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
+			h.writeFile("small", 1000) // what was stored by the push before is not read again
+			h.writeFile("large", mib)
 			s := h.CreateSnapshot()
 			c.damage(s)
 			_, err := r.Push(context.Background(), h.Options, s.Stamp)
