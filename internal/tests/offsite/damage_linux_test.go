@@ -46,6 +46,7 @@ func (p *place) largestPack() (largest string) {
 // daemons and in a directory repository. Verify finds it, and a pull fails and
 // leaves nothing.
 func TestDamagedStore(t *testing.T) {
+	t.Parallel()
 	flip := func(t *testing.T, pack string) {
 		info, err := os.Stat(pack)
 		require.NoError(t, err)

@@ -17,6 +17,7 @@ import (
 // the proxy what each push sends. Then everything comes back as it was, with this
 // library and without.
 func TestEconomy(t *testing.T) {
+	t.Parallel()
 	const mebibytes = 64
 	p := newBucket(t)
 	s := newStore(t, mebibytes)

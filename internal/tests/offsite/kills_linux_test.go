@@ -164,6 +164,7 @@ func TestKilledPull(t *testing.T) {
 
 // TestKilledAtRequest kills a push to Swift when its n-th request arrives.
 func TestKilledAtRequest(t *testing.T) {
+	t.Parallel()
 	p := newBucket(t)
 	s := newStore(t, 8)
 	stamps := []string{s.Create().Stamp}

@@ -41,6 +41,7 @@ func calls(p *place, s *store, stamp string) map[string]func(ctx context.Context
 
 // TestNoWayIn: each call says what is missing, and leaves nothing.
 func TestNoWayIn(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		lock func(p *place)

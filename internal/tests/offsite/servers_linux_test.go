@@ -14,6 +14,7 @@ import (
 
 // TestBadServer pushes to, and pulls from, a server that fails now and then.
 func TestBadServer(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		fault s3server.Fault
@@ -40,6 +41,7 @@ func TestBadServer(t *testing.T) {
 // within a time that has to do with Patience, and leaves nothing. Afterwards
 // everything works.
 func TestDeadServer(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		die    func(p *place)

@@ -115,6 +115,7 @@ var stateDamages = []struct {
 // stores the right thing, of a store that has changed and of one that has not: then
 // nothing but the damage is a reason to read anything.
 func TestBadState(t *testing.T) {
+	t.Parallel()
 	for _, changed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("changed %v", changed), func(t *testing.T) {
 			t.Parallel()
