@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,11 +21,7 @@ import (
 func TestDamagedState(t *testing.T) {
 	t.Parallel()
 	inTree := func(h *host, name string) string { return filepath.Join(h.stateDir(), "tree", name) }
-	r, h := newRepository(t), newHost(t)
-	h.writeFile(large, mib)
-	h.writeFile("small", 1000)
-	h.push(r, h.Create().Stamp)
-	for _, c := range []struct {
+	cases := []struct {
 		name   string
 		damage func(t *testing.T, r *offsite.Repository, h *host)
 	}{
@@ -128,18 +125,29 @@ func TestDamagedState(t *testing.T) {
 			h.RemoveAll(r.Location)
 			runRestic(t, r, "init")
 		}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			if _, deltas := parts(t, h, large); len(deltas) == 0 {
-				h.change(large, 0, 1000)
-				h.push(r, h.Create().Stamp)
-			}
-			same := h.Create().Stamp // with the end of the row of deltas
-			c.damage(t, r, h)
-			h.push(r, same)
-			h.pull(r, same)
-			h.change(large, 500_000, 1000)
+	}
+	const hosts = 4 // each goes through a part of the cases
+	for first := range hosts {
+		t.Run(fmt.Sprint(first), func(t *testing.T) {
+			t.Parallel()
+			r, h := newRepository(t), newHost(t)
+			h.writeFile(large, mib)
+			h.writeFile("small", 1000)
 			h.push(r, h.Create().Stamp)
+			for i := first; i < len(cases); i += hosts {
+				t.Run(cases[i].name, func(t *testing.T) {
+					if _, deltas := parts(t, h, large); len(deltas) == 0 {
+						h.change(large, 0, 1000)
+						h.push(r, h.Create().Stamp)
+					}
+					same := h.Create().Stamp // with the end of the row of deltas
+					cases[i].damage(t, r, h)
+					h.push(r, same)
+					h.pull(r, same)
+					h.change(large, 500_000, 1000)
+					h.push(r, h.Create().Stamp)
+				})
+			}
 		})
 	}
 }

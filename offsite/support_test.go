@@ -3,6 +3,7 @@ package offsite_test
 import (
 	"context"
 	"crypto/rand"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -19,6 +20,15 @@ import (
 )
 
 const password = "correct horse"
+
+func TestMain(m *testing.M) {
+	// restic waits most of the time: 0.2 seconds for each lock (lockRepo in its
+	// internal/restic/lock.go). More tests than there are processors can wait.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // need skips the test without a program.
 func need(t *testing.T, programs ...string) {
