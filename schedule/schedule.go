@@ -165,7 +165,7 @@ func Run(ctx context.Context, opts backup.Options, plan Plan) (err error) {
 	if err != nil {
 		return err
 	}
-	for {
+	for ctx.Err() == nil {
 		if err := r.round(ctx); err != nil {
 			return err
 		}
@@ -173,6 +173,7 @@ func Run(ctx context.Context, opts backup.Options, plan Plan) (err error) {
 			return err
 		}
 	}
+	return ctx.Err()
 }
 
 // check refuses what cannot work, and fills in defaults.

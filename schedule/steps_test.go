@@ -440,3 +440,13 @@ func TestRestartAtEachStep(t *testing.T) {
 	}
 	require.Greater(t, total, 20)
 }
+
+// A run whose context has ended leaves nothing.
+func TestContextHasEnded(t *testing.T) {
+	s := newTinyStore(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := schedule.Run(ctx, s.Options, schedule.Plan{Every: time.Hour})
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoDirExists(t, s.BackupDir)
+}
