@@ -134,24 +134,41 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, into any) err
 		w.Header().Set("Connection", "close")
 		return err
 	}
-	if len(strings.TrimSpace(string(data))) == 0 {
+	text := strings.TrimSpace(string(data))
+	if text == "" {
 		return nil
 	}
 	if err := checkType(r, "application/json"); err != nil {
 		return err
 	}
-	decoder := json.NewDecoder(strings.NewReader(string(data)))
+	if !strings.HasPrefix(text, "{") { // Decode would accept null
+		return badRequest("the body is not a JSON object")
+	}
+	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
-		return badRequest("the body: %v", err)
+		return describeJSON(err)
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return badRequest("the body has more than one JSON value")
 	}
-	if !strings.HasPrefix(strings.TrimSpace(string(data)), "{") { // null, which Decode accepts
-		return badRequest("the body is not a JSON object")
-	}
 	return nil
+}
+
+// describeJSON returns an error of package json without the names of Go's types.
+func describeJSON(err error) error {
+	wrong := new(json.UnmarshalTypeError)
+	if !errors.As(err, &wrong) {
+		return badRequest("the body: %s", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	article := "a"
+	switch kind, number, _ := strings.Cut(wrong.Value, " "); {
+	case number != "":
+		article = "the"
+	case kind == "array", kind == "object":
+		article = "an"
+	}
+	return badRequest("the body: %s can't be %s %.50s", wrong.Field, article, wrong.Value)
 }
 
 func badRequest(format string, args ...any) error {

@@ -131,6 +131,23 @@ func TestBadBodies(t *testing.T) {
 	require.Equal(t, before, backuptest.ReadTree(t, s.Dir))
 }
 
+// A field of another type is named as in the documentation.
+func TestWrongTypes(t *testing.T) {
+	s := newSite(t, everything)
+	for _, c := range []struct{ path, body, detail string }{
+		{"/", `{"verify": "yes"}`, "the body: verify can't be a string"},
+		{"/", `{"note": {"x": 1}}`, "the body: note can't be an object"},
+		{"/x/restore", `{"parts": [1]}`, "the body: parts can't be a number"},
+		{"/prune", `{"keep_last": 1.5}`, "the body: keep_last can't be the number 1.5"},
+		{"/", `[]`, "the body is not a JSON object"},
+		{"/", `true`, "the body is not a JSON object"},
+		{"/", `{"unknown": 1}`, `the body: unknown field "unknown"`},
+	} {
+		p := s.fails(400, "bad_request", asked{method: "POST", path: c.path, body: c.body})
+		require.Equal(t, c.detail, p.Detail)
+	}
+}
+
 // A body without an end is refused when it is too large, and one that does not come
 // is refused when its time is over.
 func TestEndlessBodies(t *testing.T) {
