@@ -102,8 +102,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	// Over HTTP nobody holds a guard around the call, as a host without a Locker does.
-	if asked.IncludeChroma != nil && *asked.IncludeChroma && !h.opts.IncludeChroma && h.opts.Locker == nil {
+	if asked.IncludeChroma != nil && *asked.IncludeChroma && !mayIncludeChroma(&h.opts) {
 		h.fail(w, r, fmt.Errorf("%w: the server has no ingestion guard, and does not include the Chroma directory", backup.ErrInvalidOptions))
 		return
 	}
@@ -119,6 +118,10 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request) {
 		return answer{http.StatusCreated, meta, meta.Stamp}, err
 	})
 }
+
+// mayIncludeChroma reports whether a request may ask for the Chroma directory: over
+// HTTP nobody holds a guard around the call, as a host without a Locker does.
+func mayIncludeChroma(opts *backup.Options) bool { return opts.IncludeChroma || opts.Locker != nil }
 
 // set sets an option if the request has a value for it.
 func set[T any](option, asked *T) {

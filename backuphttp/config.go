@@ -20,8 +20,8 @@ type Config struct {
 	Keep backup.Retention
 
 	// MaxAge and MaxUnverified are how old the newest snapshot, and the newest one
-	// that was found valid, may be before the page says that something is wrong. If
-	// they are 0, age alone is no fault.
+	// that was found valid, may be before the page says that something is wrong, for
+	// the latter also if there is none. If they are 0, age alone is no fault.
 	MaxAge, MaxUnverified time.Duration
 
 	// DrillDir is the directory in which a drill makes its scratch directory, with

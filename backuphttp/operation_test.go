@@ -214,6 +214,7 @@ func TestChromaNeedsAGuard(t *testing.T) {
 			answer := s.ask(asked{method: "POST", path: "/", body: `{"include_chroma": true}`})
 			require.Equal(t, c.status, answer.StatusCode, answer.body)
 			require.Equal(t, c.status == 201, strings.Contains(answer.body, `"chroma_snapshot_included":true`))
+			require.Equal(t, c.status == 201, !strings.Contains(s.page("").body, `name="include_chroma" disabled`))
 		})
 	}
 }

@@ -105,6 +105,12 @@ func TestPageVerdict(t *testing.T) {
 			level: "bad", headline: "The backups need attention",
 			reasons: []string{"The newest snapshot that was found valid is older than 36 hours.", "The newest snapshot has not been validated yet."},
 		},
+		"never validated": {
+			make:  func(s *backuptest.Store) { at(s, day, false) },
+			cfg:   backuphttp.Config{MaxUnverified: 10 * day},
+			level: "bad", headline: "The backups need attention",
+			reasons: []string{"No snapshot is known to be valid."},
+		},
 		"unreadable, and from the future": {
 			make: func(s *backuptest.Store) {
 				at(s, day, true)

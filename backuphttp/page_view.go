@@ -64,7 +64,7 @@ type pageView struct {
 // pageAllowed says which buttons the page has.
 type pageAllowed struct {
 	Restore, Remove, Protect, Prune, Import bool
-	Chroma                                  bool // there is a Chroma directory to include
+	Chroma                                  bool // a create may include the Chroma directory
 }
 
 // A pageRule is one rule of a prune.
@@ -109,7 +109,7 @@ type pagePart struct {
 // newPageView puts together what the page shows.
 func newPageView(in pageInput) *pageView {
 	v := &pageView{Base: in.base, Now: in.now.UTC(), Free: in.free, IncludeChroma: in.opts.IncludeChroma, Allow: pageAllowed{
-		in.cfg.AllowRestore, in.cfg.AllowRemove, in.cfg.AllowProtect, in.cfg.AllowPrune, in.cfg.AllowImport, in.opts.ChromaPath != ""}, All: in.all}
+		in.cfg.AllowRestore, in.cfg.AllowRemove, in.cfg.AllowProtect, in.cfg.AllowPrune, in.cfg.AllowImport, in.opts.ChromaPath != "" && mayIncludeChroma(in.opts)}, All: in.all}
 	v.Keep, v.Within = pageRules(in.cfg.Keep), pageWithin(in.cfg.Keep)
 	v.Running, v.Ended = pageOperations(in.ops)
 	v.Listed = in.fault == nil || errors.Is(in.fault, backup.ErrRestoreUnfinished)
@@ -215,6 +215,8 @@ func (v *pageView) judge(regular []pageSnapshot, future int, in pageInput) {
 	}
 }
 
+const noneIsValid = "No snapshot is known to be valid."
+
 // faults returns what must be mended before the store is safe.
 func (v *pageView) faults(regular []pageSnapshot, in pageInput) (faults []string) {
 	switch {
@@ -232,7 +234,11 @@ func (v *pageView) faults(regular []pageSnapshot, in pageInput) (faults []string
 	if len(regular) > 0 && regular[0].Verified == "invalid" {
 		faults = append(faults, fmt.Sprintf("The newest snapshot, %s, was not valid when it was last checked.", regular[0].Stamp))
 	}
-	if last := v.Verified; last != nil && in.cfg.MaxUnverified > 0 && v.Now.Sub(last.CreatedAt) > in.cfg.MaxUnverified {
+	switch {
+	case in.cfg.MaxUnverified <= 0 || v.Newest == nil:
+	case v.Verified == nil:
+		faults = append(faults, noneIsValid)
+	case v.Now.Sub(v.Verified.CreatedAt) > in.cfg.MaxUnverified:
 		faults = append(faults, fmt.Sprintf("The newest snapshot that was found valid is older than %s.", words(in.cfg.MaxUnverified)))
 	}
 	return faults
@@ -243,7 +249,9 @@ func (v *pageView) remarks(future int, in pageInput) (remarks []string) {
 	switch {
 	case v.Newest == nil:
 	case v.Verified == nil:
-		remarks = append(remarks, "No snapshot is known to be valid.")
+		if in.cfg.MaxUnverified <= 0 { // else it is a fault
+			remarks = append(remarks, noneIsValid)
+		}
 	case v.Verified != v.Newest:
 		remarks = append(remarks, "The newest snapshot has not been validated yet.")
 	}
