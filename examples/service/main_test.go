@@ -542,13 +542,19 @@ func TestErrorsOverHTTP(t *testing.T) {
 	status, answer = s.send("GET", "/documents/"+got.ID, "")
 	require.Equal(t, 200, status, answer)
 
-	request, err := http.NewRequest("POST", s.url+mount+stamp+"/restore", nil)
-	require.NoError(t, err)
-	request.Header.Set("Origin", "https://elsewhere.example")
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	require.NoError(t, response.Body.Close())
-	require.Equal(t, 403, response.StatusCode, "another site can restore")
+	for path, contentType := range map[string]string{
+		mount + stamp + "/restore":   "application/problem+json",
+		"/projects/apollo/documents": "text/plain; charset=utf-8",
+	} {
+		request, err := http.NewRequest("POST", s.url+path, nil)
+		require.NoError(t, err)
+		request.Header.Set("Origin", "https://elsewhere.example")
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, 403, response.StatusCode, "another site can post to %s", path)
+		require.Equal(t, contentType, response.Header.Get("Content-Type"))
+	}
 }
 
 // startService starts the program with a store in dir.

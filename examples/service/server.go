@@ -11,15 +11,18 @@ import (
 const maxBody = 1 << 20
 
 // handler returns the service's routes. A browser is refused what another site
-// makes it ask for. Put authentication around it in a service that others can reach.
+// makes it ask for; the handler of the backups sees to that itself. Put
+// authentication around it in a service that others can reach.
 func (h *host) handler() http.Handler {
+	own := http.NewServeMux()
+	own.HandleFunc("PUT /notes/{name}", h.putNote)
+	own.HandleFunc("GET /notes/{name}", h.getNote)
+	own.HandleFunc("POST /projects/{project}/documents", h.ingest)
+	own.HandleFunc("GET /documents/{id}", h.getDocument)
 	mux := http.NewServeMux()
-	mux.HandleFunc("PUT /notes/{name}", h.putNote)
-	mux.HandleFunc("GET /notes/{name}", h.getNote)
-	mux.HandleFunc("POST /projects/{project}/documents", h.ingest)
-	mux.HandleFunc("GET /documents/{id}", h.getDocument)
+	mux.Handle("/", http.NewCrossOriginProtection().Handler(own))
 	mux.Handle("/admin/backup/", http.StripPrefix("/admin/backup", h.backups))
-	return http.NewCrossOriginProtection().Handler(mux)
+	return mux
 }
 
 func (h *host) putNote(w http.ResponseWriter, r *http.Request) {
