@@ -119,5 +119,7 @@
 //	shutting_down       503
 //	internal            500  any other error
 //
-// Detail and metadata have the paths of files on the host.
+// What is worth another attempt soon has a Retry-After: busy, database_in_use,
+// source_changed, shutting_down and what is too many. Detail and metadata have the
+// paths of files on the host.
 package backuphttp
