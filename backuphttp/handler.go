@@ -64,7 +64,9 @@ func New(opts backup.Options, cfg Config) *Handler {
 // more when Shutdown returns, but requests that only read.
 //
 // Call it before http.Server.Shutdown, which waits for followers of events, or let
-// that call it, by RegisterOnShutdown.
+// that call it, by RegisterOnShutdown. The server does not wait for what is
+// registered there, so call Shutdown again before the process ends: an operation
+// that a client asked for with respond-async may still be running.
 func (h *Handler) Shutdown(ctx context.Context) error { return h.tracker.shutdown(ctx) }
 
 // ServeHTTP answers a request.
