@@ -8,12 +8,12 @@ import (
 )
 
 // Config says what a Handler allows and where its limits are. The zero value
-// allows what destroys nothing (list, create, validate, drill, export), and has
-// useful limits.
+// allows what destroys nothing (list, create, validate, drill, export, import), and
+// has useful limits.
 type Config struct {
-	// AllowRestore, AllowRemove, AllowProtect, AllowPrune and AllowImport allow the
-	// route of that name. Each is off unless it is set.
-	AllowRestore, AllowRemove, AllowProtect, AllowPrune, AllowImport bool
+	// AllowRestore, AllowRemove, AllowProtect and AllowPrune allow the route of that
+	// name. Each is off unless it is set.
+	AllowRestore, AllowRemove, AllowProtect, AllowPrune bool
 
 	// Keep is the retention of a prune whose request has no rules. If it has no
 	// rules either, such a prune is an error. DryRun is ignored; the request says it.
@@ -29,7 +29,8 @@ type Config struct {
 	// for temporary files, which is often in memory.
 	DrillDir string
 
-	// MaxImport bounds the bytes of an import. If it is 0, the bound is 1 TiB.
+	// MaxImport bounds the bytes of an import. If it is 0, the bound is 1 TiB; if
+	// it is negative, imports are not allowed.
 	MaxImport int64
 
 	// BodyTimeout bounds how long a client may take to send 64 KiB of a body, or its
@@ -67,7 +68,7 @@ const (
 
 // withDefaults returns c with every limit filled in.
 func (c Config) withDefaults() Config {
-	if c.MaxImport <= 0 {
+	if c.MaxImport == 0 {
 		c.MaxImport = defaultMaxImport
 	}
 	if c.BodyTimeout <= 0 {

@@ -22,7 +22,7 @@
 //	GET    /{stamp}/validate   the report, with status 200 whether it is valid or not
 //	POST   /{stamp}/drill      rehearse a restore
 //	GET    /{stamp}/export     the tar archive of backup.ExportRuntimeBackup
-//	POST   /import             the same archive as the body (AllowImport)
+//	POST   /import             the same archive as the body (MaxImport)
 //	POST   /{stamp}/restore    {"parts": ["database"], "despite_findings": false, "from_other_store": false} (AllowRestore)
 //	POST   /{stamp}/protect    {"protected": true} (AllowProtect)
 //	POST   /prune              {"keep_last": 3, "keep_daily": 7, "keep_within": "1y6m", "dry_run": true} (AllowPrune)

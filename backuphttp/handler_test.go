@@ -155,7 +155,7 @@ func TestDamagedSnapshot(t *testing.T) {
 
 // Each route that can be turned off is, and says so; so are HEADs.
 func TestOffUnlessAllowed(t *testing.T) {
-	s := newSite(t, backuphttp.Config{})
+	s := newSite(t, backuphttp.Config{MaxImport: -1})
 	stamp := s.create()
 	archive := s.archive(stamp)
 	for _, a := range []asked{
@@ -169,6 +169,10 @@ func TestOffUnlessAllowed(t *testing.T) {
 		s.fails(403, "not_allowed", a)
 	}
 	require.Equal(t, []string{stamp}, s.Stamps())
+
+	bare := newSite(t, backuphttp.Config{}) // an import destroys nothing
+	bare.fails(403, "not_allowed", asked{method: "POST", path: "/prune", body: `{"keep_last": 1}`})
+	bare.fails(422, "invalid_archive", asked{method: "POST", path: "/import", body: "no archive", header: map[string]string{"Content-Type": "application/x-tar"}})
 }
 
 // Without rules in the request, a prune uses those of the Config.

@@ -109,7 +109,7 @@ type pagePart struct {
 // newPageView puts together what the page shows.
 func newPageView(in pageInput) *pageView {
 	v := &pageView{Base: in.base, Now: in.now.UTC(), Free: in.free, IncludeChroma: in.opts.IncludeChroma, Allow: pageAllowed{
-		in.cfg.AllowRestore, in.cfg.AllowRemove, in.cfg.AllowProtect, in.cfg.AllowPrune, in.cfg.AllowImport, in.opts.ChromaPath != "" && mayIncludeChroma(in.opts)}, All: in.all}
+		in.cfg.AllowRestore, in.cfg.AllowRemove, in.cfg.AllowProtect, in.cfg.AllowPrune, in.cfg.MaxImport > 0, in.opts.ChromaPath != "" && mayIncludeChroma(in.opts)}, All: in.all}
 	v.Keep, v.Within = pageRules(in.cfg.Keep), pageWithin(in.cfg.Keep)
 	v.Running, v.Ended = pageOperations(in.ops)
 	v.Listed = in.fault == nil || errors.Is(in.fault, backup.ErrRestoreUnfinished)

@@ -22,7 +22,7 @@ import (
 
 // everything is a Config that allows everything.
 var everything = backuphttp.Config{
-	AllowRestore: true, AllowRemove: true, AllowProtect: true, AllowPrune: true, AllowImport: true,
+	AllowRestore: true, AllowRemove: true, AllowProtect: true, AllowPrune: true,
 }
 
 const mountedAt = "/admin/backup"

@@ -284,7 +284,7 @@ func parseDigest(value string) ([]byte, error) {
 }
 
 func (h *Handler) importArchive(w http.ResponseWriter, r *http.Request) {
-	if !h.allow(w, r, h.cfg.AllowImport, "import a snapshot") {
+	if !h.allow(w, r, h.cfg.MaxImport > 0, "import a snapshot") {
 		return
 	}
 	if err := checkType(r, "application/x-tar", "application/tar", "application/octet-stream"); err != nil {

@@ -160,9 +160,13 @@ func (c *runCommand) serve(opts backup.Options, access access, say func(string, 
 	}
 	opts.Verify, opts.RecordVerdicts = c.Verify, true
 	allows := func(route string) bool { return slices.Contains(c.Allow, route) }
+	maxImport := int64(-1)
+	if allows("import") {
+		maxImport = 0 // as much as the handler takes by default
+	}
 	handler := backuphttp.New(opts, backuphttp.Config{
 		AllowRestore: allows("restore"), AllowRemove: allows("remove"), AllowProtect: allows("protect"), AllowPrune: allows("prune"),
-		AllowImport: allows("import"), Keep: c.retention(), DrillDir: c.scratch(),
+		MaxImport: maxImport, Keep: c.retention(), DrillDir: c.scratch(),
 		MaxAge: time.Duration(c.MaxAge), MaxUnverified: time.Duration(c.MaxUnverified),
 	})
 	return newSite(listener, handler, access, say), nil

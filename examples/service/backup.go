@@ -17,7 +17,7 @@ func (h *host) openBackups(ctx context.Context, dir string) (interrupted bool, e
 		IncludeChroma: true, Verify: true, RecordVerdicts: true, Logger: h.log,
 	}
 	plan := schedule.Plan{Every: h.every, Verify: true, Keep: backup.Retention{KeepLast: 3, KeepHourly: 24, KeepDaily: 7, KeepWeekly: 4}}
-	handler := backuphttp.New(opts, backuphttp.Config{Keep: plan.Keep, AllowRestore: true, AllowRemove: true, AllowProtect: true, AllowPrune: true, AllowImport: true})
+	handler := backuphttp.New(opts, backuphttp.Config{Keep: plan.Keep, AllowRestore: true, AllowRemove: true, AllowProtect: true, AllowPrune: true})
 	opts.OnProgress, plan.OnResult = handler.ObserveProgress, func(r schedule.Result) { handler.Observe(string(r.Step), r.Stamp, r.Began, r.Created, r.Err) }
 	h.backups, h.schedule = handler, func(ctx context.Context) error { return schedule.Run(ctx, opts, plan) }
 	_, err = backup.ListRuntimeBackups(ctx, opts)

@@ -46,7 +46,7 @@ func newSite(t *testing.T) *site {
 		t.Skip("there is no Chromium here")
 	}
 	s := &site{Store: backuptest.NewSmallStore(t), cfg: backuphttp.Config{
-		AllowRestore: true, AllowRemove: true, AllowProtect: true, AllowPrune: true, AllowImport: true,
+		AllowRestore: true, AllowRemove: true, AllowProtect: true, AllowPrune: true,
 		DrillDir: t.TempDir(),
 	}}
 	s.Verify, s.RecordVerdicts = true, true

@@ -86,21 +86,21 @@ func TestWithoutScript(t *testing.T) {
 
 // What the Config does not allow has no button.
 func TestButtonsThatAreNotAllowed(t *testing.T) {
-	buttons := map[string]func(*backuphttp.Config) *bool{
-		`[data-open="import"]`: func(c *backuphttp.Config) *bool { return &c.AllowImport },
-		`[data-open="prune"]`:  func(c *backuphttp.Config) *bool { return &c.AllowPrune },
-		`[data-do="protect"]`:  func(c *backuphttp.Config) *bool { return &c.AllowProtect },
-		`[data-do="remove"]`:   func(c *backuphttp.Config) *bool { return &c.AllowRemove },
-		`[data-do="restore"]`:  func(c *backuphttp.Config) *bool { return &c.AllowRestore },
+	buttons := map[string]func(*backuphttp.Config){
+		`[data-open="import"]`: func(c *backuphttp.Config) { c.MaxImport = 1 << 20 },
+		`[data-open="prune"]`:  func(c *backuphttp.Config) { c.AllowPrune = true },
+		`[data-do="protect"]`:  func(c *backuphttp.Config) { c.AllowProtect = true },
+		`[data-do="remove"]`:   func(c *backuphttp.Config) { c.AllowRemove = true },
+		`[data-do="restore"]`:  func(c *backuphttp.Config) { c.AllowRestore = true },
 	}
 	s := newSite(t)
 	s.Create()
 	tb := newTab(t)
 	tb.expect("net::ERR_") // while the server starts anew
-	for allowed, of := range buttons {
+	for allowed, allow := range buttons {
 		s.stop()
-		s.cfg = backuphttp.Config{}
-		*of(&s.cfg) = true
+		s.cfg = backuphttp.Config{MaxImport: -1}
+		allow(&s.cfg)
 		s.start()
 		tb.visit(s.url("/admin/backup/"))
 		tb.wait(`document.querySelector("#connection").dataset.state === "live"`)
