@@ -2,9 +2,7 @@ package backuphttp
 
 import (
 	"context"
-	"errors"
 	"sync"
-	"time"
 
 	"github.com/atocore/backup"
 )
@@ -113,37 +111,11 @@ func (l *lister) readSafely(ctx context.Context) (list *listing, err error) {
 	return l.read(ctx)
 }
 
-// readList reads the list. While a restore begins or ends, there is an instant in
-// which it looks unfinished, because its journal is there and not locked; so the
-// list is read again before that is believed.
+// readList reads the list.
 func (h *Handler) readList(ctx context.Context) (*listing, error) {
-	const tries, pause = 5, 20 * time.Millisecond
-	for n := 1; ; n++ {
-		list, err := backup.ListRuntimeBackups(ctx, h.opts)
-		if list == nil {
-			return nil, err
-		}
-		if !errors.Is(err, backup.ErrRestoreUnfinished) || n == tries {
-			return &listing{list, encode(list)}, err
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, ctx.Err()
-		}
+	list, err := backup.ListRuntimeBackups(ctx, h.opts)
+	if list == nil {
+		return nil, err
 	}
-}
-
-// confirm returns err, of a call that has its result, or nil if it is
-// backup.ErrRestoreUnfinished and the list does not confirm that.
-func (h *Handler) confirm(ctx context.Context, err error) error {
-	if !errors.Is(err, backup.ErrRestoreUnfinished) {
-		return err
-	}
-	if _, listErr := h.list(ctx); errors.Is(listErr, backup.ErrRestoreUnfinished) {
-		return err
-	}
-	return nil
+	return &listing{list, encode(list)}, err
 }
