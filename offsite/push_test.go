@@ -319,9 +319,11 @@ func TestByHand(t *testing.T) {
 	}
 	script, err := filepath.Abs("testdata/by-hand.sh")
 	require.NoError(t, err)
-	for _, stamp := range []string{stamps[0], stamps[3]} {
-		target := filepath.Join(t.TempDir(), "restored")
-		cmd := exec.Command("sh", script, stamp, target)
+	for i, stamp := range []string{stamps[0], stamps[3]} {
+		dir := t.TempDir()
+		target := filepath.Join(dir, "restored")
+		cmd := exec.Command("sh", script, stamp, []string{target, "restored/"}[i])
+		cmd.Dir = dir
 		cmd.Env = append(os.Environ(), "RESTIC_REPOSITORY="+r.Location, "RESTIC_PASSWORD_FILE="+r.PasswordFile, "RESTIC_CACHE_DIR="+t.TempDir())
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, string(out))

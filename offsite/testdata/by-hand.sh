@@ -9,12 +9,14 @@
 # snapshot can be given. Empty directories are there; for modes and times, see
 # recipe.json in the copy.
 set -eu
-copy=$1 target=$2
+copy=$1 target=${2%/}
+[ ! -e "$target" ] || { echo "$target exists" >&2; exit 1; }
 case $copy in
 *T*Z*) restic restore latest --tag "atocore,stamp=$copy" --target "$target.copy" ;;
 *) restic restore "$copy" --target "$target.copy" ;;
 esac
 mv "$target.copy/files" "$target"
+target=$(cd "$target" && pwd)
 # A large file is a base, and differences that have to be applied in their order.
 (cd "$target.copy/large" && find . -type f -name 'base-*' -exec sh -eu -c '
 	target=$1; shift
@@ -26,7 +28,7 @@ mv "$target.copy/files" "$target"
 			rdiff patch "$target/$parts" "$delta" "$target/$parts.next"
 			mv "$target/$parts.next" "$target/$parts"
 		done
-	done' sh "$(cd "$target" && pwd)" {} +)
+	done' sh "$target" {} +)
 rm -r "$target.copy"
 cd "$target"
 sha256sum --quiet -c SHA256SUMS
