@@ -145,7 +145,7 @@ func (r *Repository) program() *restic.Program {
 func copiesIn(ctx context.Context, p *restic.Program) ([]Copy, error) {
 	snapshots, err := p.Snapshots(ctx, ownTag)
 	if err != nil {
-		return nil, fmt.Errorf("list the copies: %w", err)
+		return nil, err
 	}
 	return copiesAmong(snapshots), nil
 }

@@ -131,11 +131,14 @@ func (f *forgetting) plan(ctx context.Context, opts backup.Options, rules restic
 	result := &Forgotten{Kept: []KeptCopy{}, Removed: []Copy{}, DryRun: f.keep.DryRun}
 	snapshots, err := f.program.Snapshots(ctx, ownTag)
 	if err != nil {
-		return nil, fmt.Errorf("list the copies: %w", err)
+		return nil, err
 	}
 	own, store, err := ofStore(opts, copiesAmong(snapshots))
-	if err != nil || len(own) == 0 {
-		return result, err
+	if err != nil {
+		return nil, err
+	}
+	if len(own) == 0 {
+		return result, nil
 	}
 	slices.Reverse(own)
 	reasons := f.reasons(own)

@@ -141,7 +141,8 @@ func TestForgetOneOfTwoStores(t *testing.T) {
 	kept = append(kept, storeCopy(t, r, at(3), "h", database), storeCopy(t, r, at(2), "h", database),
 		storeCopy(t, r, at(2), "h", database)) // as two pushers at a time make it
 
-	_, err := r.Forget(t.Context(), backup.Options{BackupDir: "/srv"}, backup.Retention{KeepLast: 1})
+	none, err := r.Forget(t.Context(), backup.Options{BackupDir: "/srv"}, backup.Retention{KeepLast: 1})
+	require.Nil(t, none)
 	require.ErrorIs(t, err, offsite.ErrOtherStore)
 	require.ErrorContains(t, err, "other:"+database)
 	requireIDs(t, r, append(kept, gone, gone2)...)

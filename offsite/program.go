@@ -45,6 +45,23 @@ func wrapCall(err *error, call string, args ...any) {
 	}
 }
 
+// hold calls use as backup.HoldRuntimeBackup does. It returns errors without that
+// call's name: what holds the snapshot adds its own.
+func hold(ctx context.Context, opts backup.Options, stamp string, use func(ctx context.Context, dir string) error) error {
+	var used error
+	err := backup.HoldRuntimeBackup(ctx, opts, stamp, func(ctx context.Context, dir string) error {
+		used = use(ctx, dir)
+		return used
+	})
+	if used != nil {
+		return used
+	}
+	if reason := errors.Unwrap(err); reason != nil {
+		return reason
+	}
+	return err
+}
+
 // watch calls do on another goroutine, and on this one passes on what do reports,
 // because functions of the host are called on the goroutine of the call. It waits
 // for do, also after a panic.

@@ -88,7 +88,7 @@ func (r *Repository) newPull(opts backup.Options, stamp string) (*pull, error) {
 // backup directory. The metadata are nil if it cannot be read. The errors are those
 // of backup.HoldRuntimeBackup.
 func (p *pull) local(ctx context.Context, stamp string) (meta *backup.Metadata, manifest sum, err error) {
-	err = backup.HoldRuntimeBackup(ctx, p.opts, stamp, func(_ context.Context, dir string) error {
+	err = hold(ctx, p.opts, stamp, func(_ context.Context, dir string) error {
 		snap, err := openSnapshot(dir, p.opts.DatabasePath)
 		if err != nil {
 			return nil // it is another one than any copy

@@ -59,7 +59,7 @@ func (r *Repository) Push(ctx context.Context, opts backup.Options, stamp string
 			err = errors.Join(err, p.state.Close())
 		}
 	}()
-	if err := backup.HoldRuntimeBackup(ctx, opts, stamp, p.read); err != nil {
+	if err := hold(ctx, opts, stamp, p.read); err != nil {
 		return nil, err
 	}
 	if !p.result.AlreadyThere {
