@@ -35,9 +35,11 @@ func (s *state) newScratch(log *slog.Logger) (x *scratch, err error) {
 		if locked, err = x.make(); err == nil && locked {
 			return x, nil
 		}
-		err = errors.Join(err, x.remove())
+		if err = errors.Join(err, x.remove()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
-	return nil, fmt.Errorf("another pull removes it again and again: %w", err)
+	return nil, errors.Join(errors.New("another pull removes it again and again"), err)
 }
 
 func (x *scratch) make() (locked bool, err error) {
