@@ -47,8 +47,8 @@ type offsiteVerifyCommand struct {
 	storeFlags
 	repositoryFlags
 
-	Stamp    string `arg:"" optional:"" help:"The snapshot whose copy is pulled into a scratch directory below the backup directory, validated and deleted, or latest for the newest copy. Without it, the repository is checked."`
-	ReadData share  `placeholder:"SHARE" help:"Read all of the stored data, or with --read-data=5% such a share of it, chosen at random, or with --read-data=0 none. Default: 5%. What is not read may be damaged."`
+	Stamp    *string `arg:"" optional:"" help:"The snapshot whose copy is pulled into a scratch directory below the backup directory, validated and deleted, or latest for the newest copy. Without it, the repository is checked."`
+	ReadData share   `placeholder:"SHARE" help:"Read all of the stored data, or with --read-data=5% such a share of it, chosen at random, or with --read-data=0 none. Default: 5%. What is not read may be damaged."`
 }
 
 // Help returns the details for the help of this command.
@@ -64,9 +64,14 @@ Example: ` + commandName + ` offsite verify --read-data=10%`
 
 func (c *offsiteVerifyCommand) Run(s *session) error {
 	faults := []error{c.needRepository()}
-	if c.Stamp != "" {
-		faults = append(faults, c.needBackupDir())
-		if c.ReadData != "" {
+	stamp := ""
+	if c.Stamp != nil {
+		stamp = *c.Stamp
+		faults = append(faults, c.needBackupDir(), notEmpty(c.Stamp, "the stamp"))
+		switch {
+		case c.ReadData != "" && strings.HasSuffix(stamp, "%"):
+			faults = append(faults, fmt.Errorf("%q is not a stamp: a share of the data is given as --read-data=%s", stamp, stamp))
+		case c.ReadData != "":
 			faults = append(faults, errors.New("give a stamp or --read-data, not both: the data of one copy are read in full"))
 		}
 	}
@@ -77,7 +82,7 @@ func (c *offsiteVerifyCommand) Run(s *session) error {
 	s.watchCopying(&verify.Options)
 	repository := c.repository()
 	var err error
-	if verify.Stamp, err = s.findCopy(repository, verify.Options, c.Stamp); err != nil {
+	if verify.Stamp, err = s.findCopy(repository, verify.Options, stamp); err != nil {
 		return advise(err)
 	}
 	report, err := repository.Verify(s.ctx, verify)

@@ -31,12 +31,17 @@ func TestOffsiteUsageErrors(t *testing.T) {
 		{"offsite pull HERE latest", []string{"--backup-dir"}},
 		{"offsite verify HERE latest", []string{"--backup-dir"}},
 		{"offsite verify HERE latest --backup-dir b --read-data", []string{"a stamp or --read-data, not both"}},
+		{"offsite verify HERE --backup-dir b --read-data 5%", []string{"--read-data=5%"}},
+		{"offsite verify HERE --backup-dir b EMPTY", []string{"the stamp is empty"}},
 		{"offsite verify HERE --read-data=half", []string{`"half" is not a share of the data`}},
 		{"offsite forget HERE --backup-dir b", []string{"--keep-last"}},
 		{"create --push --db d --backup-dir b", []string{"--repo", "--password-file"}},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			args := strings.Fields(strings.ReplaceAll(test.args, "HERE", strings.Join(here, " ")))
+			if last := len(args) - 1; args[last] == "EMPTY" { // as of a variable that is not set
+				args[last] = ""
+			}
 			atocore(t, args...).requireFailed(t, test.words...)
 		})
 	}
