@@ -16,10 +16,11 @@ import (
 
 	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/backuptest"
+	"github.com/atocore/backup/internal/backuptest/resticrepo"
 	"github.com/atocore/backup/offsite"
 )
 
-const password = "correct horse"
+const password = resticrepo.Password
 
 func TestMain(m *testing.M) {
 	// restic waits most of the time: 0.2 seconds for each lock (lockRepo in its
@@ -48,10 +49,7 @@ func newRepository(t *testing.T) *offsite.Repository {
 	file := filepath.Join(dir, "password")
 	require.NoError(t, os.WriteFile(file, []byte(password+"\n"), 0o600))
 	r := &offsite.Repository{Location: filepath.Join(dir, "repository"), PasswordFile: file, Patience: time.Minute}
-	require.NoError(t, os.CopyFS(r.Location, os.DirFS("testdata/repository")))
-	for _, name := range []string{"data", "index", "locks", "snapshots"} {
-		require.NoError(t, os.Mkdir(filepath.Join(r.Location, name), 0o700))
-	}
+	require.NoError(t, resticrepo.Make(r.Location))
 	return r
 }
 

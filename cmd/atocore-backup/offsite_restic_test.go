@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/atocore/backup"
+	"github.com/atocore/backup/internal/backuptest/resticrepo"
 	"github.com/atocore/backup/offsite"
 )
 
@@ -31,7 +32,7 @@ func newPlace(t *testing.T) place {
 	}
 	dir := t.TempDir()
 	p := place{newStore(t), filepath.Join(dir, "repo"), filepath.Join(dir, "password")}
-	require.NoError(t, os.WriteFile(p.password, []byte("correct horse\n"), 0o600))
+	require.NoError(t, os.WriteFile(p.password, []byte(resticrepo.Password+"\n"), 0o600))
 	return p
 }
 
@@ -39,10 +40,7 @@ func newPlace(t *testing.T) place {
 func newRepository(t *testing.T) place {
 	t.Helper()
 	p := newPlace(t)
-	require.NoError(t, os.CopyFS(p.repo, os.DirFS(repository("offsite", "testdata", "repository"))))
-	for _, name := range []string{"data", "index", "locks", "snapshots"} {
-		require.NoError(t, os.Mkdir(filepath.Join(p.repo, name), 0o700))
-	}
+	require.NoError(t, resticrepo.Make(p.repo))
 	return p
 }
 
@@ -246,7 +244,7 @@ func TestOffsiteFailures(t *testing.T) {
 			o := do(t, cmd)
 			o.requireFailed(t, test.words...)
 			require.NotContains(t, o.stderr, "hunter2")
-			require.NotContains(t, o.stderr, "correct horse")
+			require.NotContains(t, o.stderr, resticrepo.Password)
 		})
 	}
 	t.Run("no restic in PATH", func(t *testing.T) {

@@ -19,13 +19,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/atocore/backup/internal/backuptest/resticrepo"
 	"github.com/atocore/backup/offsite/internal/restic"
 )
 
 // programsEnv lists further programs to test with, separated like PATH.
 const programsEnv = "ATOCORE_TEST_RESTIC"
 
-const password = "correct horse"
+const password = resticrepo.Password
 
 // withEach runs a test with every restic that there is. The tests of different
 // programs run side by side.
@@ -62,10 +63,7 @@ func newProgram(t *testing.T, path string) *restic.Program {
 // tests that run restic often.
 func withRepository(t *testing.T, p *restic.Program) {
 	t.Helper()
-	require.NoError(t, os.CopyFS(p.Location, os.DirFS("../../testdata/repository")))
-	for _, name := range []string{"data", "index", "locks", "snapshots"} {
-		require.NoError(t, os.Mkdir(filepath.Join(p.Location, name), 0o700))
-	}
+	require.NoError(t, resticrepo.Make(p.Location))
 }
 
 // with returns another program for the same repository.
