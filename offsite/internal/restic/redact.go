@@ -2,7 +2,6 @@ package restic
 
 import (
 	"net/url"
-
 	"regexp"
 	"slices"
 	"strings"
@@ -10,6 +9,11 @@ import (
 
 // userinfo matches the credentials in a URL.
 var userinfo = regexp.MustCompile(`(://[^/\s:@"']*):[^/\s@"']+@`)
+
+// passwordIn matches the same in a location, and its group is the password. One with
+// a slash should be escaped; if it is not, restic still says what it has read. So a
+// port is taken for a password if there is an @ further on.
+var passwordIn = regexp.MustCompile(`://[^/\s:@"']*:([^\s"']+)@`)
 
 // secretName matches the names of variables whose values are secret. Those of
 // files are not: the name of a file helps whoever has to look.
@@ -32,11 +36,14 @@ func newRedactor(env, own []string, location string) *redactor {
 			r.add(value)
 		}
 	}
-	if found := userinfo.FindString(location); found != "" {
-		_, password, _ := strings.Cut(strings.TrimSuffix(found, "@")[len("://"):], ":")
+	if found := passwordIn.FindStringSubmatch(location); found != nil {
+		password := found[1]
 		r.add(password)
 		if plain, err := url.PathUnescape(password); err == nil {
 			r.add(plain)
+		}
+		for _, piece := range strings.FieldsFunc(password, func(c rune) bool { return strings.ContainsRune("/:@", c) }) {
+			r.add(piece) // a parser of URLs ends the host there, and complains of that piece
 		}
 	}
 	// A secret that contains another one goes first, or its rest would be left.
@@ -61,6 +68,3 @@ func (r *redactor) clean(text string) string {
 	}
 	return userinfo.ReplaceAllString(text, "$1:***@")
 }
-
-// Redact returns the location of a repository without its password.
-func Redact(location string) string { return (&redactor{}).clean(location) }

@@ -536,3 +536,19 @@ exit 11`)
 		})
 	}
 }
+
+// A password with a slash is not escaped as it should be, and its place in the
+// location is a guess. It is a secret nevertheless, in one piece and in several.
+func TestRedactionOfASlash(t *testing.T) {
+	p := standIn(t, "restic 0.19.1", `
+printf 'Fatal: %s: invalid port ":sehr" after host, geheim@host\n' "$RESTIC_REPOSITORY" >&2
+exit 1`)
+	for _, location := range []string{"rest:http://ann:sehr/geheim@host/dir", "s3:https://ann:sehr/gehe@geheim@host/dir"} {
+		p.Location = location
+		_, err := p.ID(t.Context())
+		require.ErrorContains(t, err, "ann:***@host/dir")
+		for _, secret := range []string{"sehr", "gehe", "geheim"} {
+			require.NotContains(t, err.Error(), secret)
+		}
+	}
+}
