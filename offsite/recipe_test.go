@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/atocore/backup"
 	"github.com/atocore/backup/internal/format"
 )
 
@@ -43,6 +44,24 @@ func TestRecipe(t *testing.T) {
 	later := strings.Replace(string(encoded(t, want)), `"version":1`, `"more":[{"x":[]}],"version":1`, 1)
 	_, err = parseRecipe([]byte(later))
 	require.NoError(t, err, "with a field of a later writer")
+}
+
+// What no pull takes is not written: the copy would be worth nothing.
+func TestRecipeTooLarge(t *testing.T) {
+	r := sampleRecipe()
+	r.files = make([]file, maxEntries)
+	require.NoError(t, r.write(io.Discard))
+	for i := range r.files {
+		r.files[i].path = strings.Repeat("a", 90)
+	}
+	require.NoError(t, r.write(io.Discard), "so many files with names of usual length")
+	r.files = append(r.files, file{})
+	require.ErrorIs(t, r.write(io.Discard), backup.ErrUnsupportedFile)
+	r.files = r.files[:maxRecipe/maxPath]
+	for i := range r.files {
+		r.files[i].path = strings.Repeat("a", maxPath)
+	}
+	require.ErrorIs(t, r.write(io.Discard), backup.ErrUnsupportedFile)
 }
 
 func TestBadRecipes(t *testing.T) {

@@ -161,7 +161,7 @@ func (p *Program) Dump(ctx context.Context, id, path string, limit int64) ([]byt
 	if _, err := p.do(ctx, run{args: []string{"dump", "--", id, path}, out: out}); err != nil {
 		return nil, err
 	}
-	return bytes.Clone(out.Bytes()), nil
+	return out.Bytes(), nil
 }
 
 // List calls each for every file and directory of a snapshot, parents first. It
