@@ -135,7 +135,7 @@ func (r *Repository) identify(ctx context.Context, p *restic.Program, backupDir 
 // known returns the ID of the repository at r.Location, or "" if the backup directory
 // does not have the state of one, or of several; and the hash of the location.
 func (r *Repository) known(backupDir string) (id, location string) {
-	hash := sha256.Sum256([]byte(r.Location))
+	hash := sha256.Sum256([]byte(restic.AbsoluteLocation(r.Location)))
 	location = hex.EncodeToString(hash[:])
 	entries, _ := os.ReadDir(filepath.Join(backupDir, stateDirName)) // none if it cannot be read
 	var found []string

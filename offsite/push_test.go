@@ -348,6 +348,17 @@ func TestRelativeLocation(t *testing.T) {
 	h.push(r, stamp)
 	require.Len(t, stampsIn(t, r), 1)
 	h.pull(r, stamp)
+
+	// The same words name another repository in another directory.
+	h.BackupDir = filepath.Join(dir, "backups")
+	r.PasswordFile = filepath.Join(dir, "password")
+	t.Chdir(t.TempDir())
+	require.NoError(t, r.Init(t.Context())) // with an ID of its own
+	h.push(r, stamp)
+	require.Len(t, stampsIn(t, r), 1)
+	states, err := os.ReadDir(filepath.Join(h.BackupDir, ".atocore-offsite"))
+	require.NoError(t, err)
+	require.Len(t, states, 2)
 }
 
 // The progress goes forward, on the goroutine of the call, and ends.

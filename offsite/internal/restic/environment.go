@@ -24,7 +24,7 @@ func (p *Program) environment(dir string) (env []string, location string) {
 	}
 	if p.Location != "" {
 		unset("RESTIC_REPOSITORY", "RESTIC_REPOSITORY_FILE") // restic refuses both
-		set("RESTIC_REPOSITORY", absoluteLocation(p.Location))
+		set("RESTIC_REPOSITORY", AbsoluteLocation(p.Location))
 	}
 	if p.PasswordFile != "" {
 		unset("RESTIC_PASSWORD", "RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD_COMMAND")

@@ -16,8 +16,8 @@ var remoteSchemes = []string{"azure", "b2", "gs", "rclone", "rest", "s3", "sftp"
 // pathFlags are the flags of restic's that name files.
 var pathFlags = []string{"--cacert", "--tls-client-cert", "--cache-dir", "--password-file", "-p", "--repository-file"}
 
-// absoluteLocation returns a location that is the same in any directory.
-func absoluteLocation(location string) string {
+// AbsoluteLocation returns a location that is the same in any directory.
+func AbsoluteLocation(location string) string {
 	scheme, rest, found := strings.Cut(location, ":")
 	switch {
 	case location == "", found && slices.Contains(remoteSchemes, scheme):
@@ -43,7 +43,7 @@ func absoluteEnv(env []string) []string {
 		name, value, _ := strings.Cut(entry, "=")
 		switch name {
 		case "RESTIC_REPOSITORY":
-			env[i] = name + "=" + absoluteLocation(value)
+			env[i] = name + "=" + AbsoluteLocation(value)
 		case "RESTIC_REPOSITORY_FILE", "RESTIC_PASSWORD_FILE", "RESTIC_CACHE_DIR", "RESTIC_CACERT", "RESTIC_TLS_CLIENT_CERT":
 			env[i] = name + "=" + absolutePath(value)
 		}
@@ -60,7 +60,7 @@ func absoluteArgs(args []string) []string {
 		convert := absolutePath
 		switch {
 		case name == "-r" || name == "--repo":
-			convert = absoluteLocation
+			convert = AbsoluteLocation
 		case !slices.Contains(pathFlags, name):
 			continue
 		}

@@ -14,7 +14,7 @@ func TestAbsolute(t *testing.T) {
 		"x": abs, "./x": abs, "local:x": "local:" + abs, abs: abs, "": "",
 		"s3:https://host/x": "s3:https://host/x", "sftp:user@host:x": "sftp:user@host:x", "rest:http://host/": "rest:http://host/",
 	} {
-		require.Equal(t, want, absoluteLocation(location))
+		require.Equal(t, want, AbsoluteLocation(location))
 	}
 	require.Equal(t,
 		[]string{"--cacert", abs, "--cacert=" + abs, "-r", abs, "--repo=s3:x", "--limit-upload", "x", "--cacert"},
