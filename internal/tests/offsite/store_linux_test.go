@@ -9,7 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -36,6 +38,10 @@ func newStore(t *testing.T, mebibytes int) *store {
 	t.Helper()
 	s := &store{Store: backuptest.NewSmallStore(t), random: rand.New(rand.NewPCG(1, uint64(mebibytes))), pages: mebibytes << 8}
 	t.Cleanup(func() { s.RequireClean() })
+	// A second for each look, because restic keeps the seconds: of two copies of one
+	// second, nobody knows which it takes for the newer.
+	var seconds atomic.Int64
+	s.Clock = backuptest.ClockFunc(func() time.Time { return backuptest.Noon.Time.Add(time.Duration(seconds.Add(1)) * time.Second) })
 	backuptest.InDatabase(t, s.DatabasePath, func(db *sql.DB) {
 		_, err := db.Exec(fmt.Sprintf(`BEGIN;
 			CREATE TABLE page (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
