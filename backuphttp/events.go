@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -198,6 +199,25 @@ func (f *follower) cut() {
 	}
 }
 
+// andQueued returns a message and those behind it, so that a client which is behind
+// costs one write for all of them.
+func (f *follower) andQueued(message []byte) []byte {
+	const most = 64 << 10
+	message = slices.Clip(message) // others send the same bytes
+	for len(message) < most {
+		select {
+		case next, ok := <-f.queue:
+			if !ok { // which the next receive finds again
+				return message
+			}
+			message = append(message, next...)
+		default:
+			return message
+		}
+	}
+	return message
+}
+
 // write sends a message. It reports whether the client took it in time.
 func (f *follower) write(w http.ResponseWriter, rc *http.ResponseController, message []byte) bool {
 	_ = rc.SetWriteDeadline(backup.SystemClock().Now().Add(eventTimeout))
@@ -242,7 +262,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 			if !ok {
 				return
 			}
-			message = next
+			message = f.andQueued(next)
 		case <-heartbeat.C:
 			message = []byte(":\n\n")
 		case <-r.Context().Done():
